@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anti-aliased text on RGB images, cached: the Hershey fonts of OpenCV are not readable at 12 px."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+
+
+@lru_cache(maxsize=32)
+def _font(size_px: int, bold: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    # matplotlib ships DejaVu; its path is read without the cost of importing matplotlib.
+    spec = find_spec("matplotlib")
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / name
+        if path.is_file():
+            return ImageFont.truetype(str(path), size_px)
+    return ImageFont.load_default()
+
+
+@lru_cache(maxsize=2048)
+def _mask(text: str, size_px: int, bold: bool) -> np.ndarray:
+    font = _font(size_px, bold)
+    left, top, right, bottom = font.getbbox(text)
+    # A common line height keeps base lines equal from text to text.
+    line = font.getbbox("Agl|")
+    top, bottom = min(top, line[1]), max(bottom, line[3])
+    image = Image.new("L", (max(1, int(right - left) + 1), max(1, int(bottom - top) + 1)), 0)
+    ImageDraw.Draw(image).text((-left, -top), text, fill=255, font=font)
+    mask = np.asarray(image, dtype=np.uint8)
+    mask.setflags(write=False)
+    return mask
+
+
+def text_size(text: str, size_px: int, bold: bool = False) -> tuple[int, int]:
+    """Width and height in pixels of `text` set at `size_px`."""
+    height, width = _mask(text, size_px, bold).shape
+    return width, height
+
+
+def draw_text(
+    image: np.ndarray, text: str, x: int, y: int, size_px: int, colour: Colour, bold: bool = False
+) -> None:
+    """Blend `text` into image (H, W, 3) uint8 RGB, top-left corner at (x, y); clipped, in place."""
+    mask = _mask(text, size_px, bold)
+    height, width = image.shape[:2]
+    x0, y0 = max(x, 0), max(y, 0)
+    x1, y1 = min(x + mask.shape[1], width), min(y + mask.shape[0], height)
+    if x1 <= x0 or y1 <= y0:
+        return
+    alpha = mask[y0 - y : y1 - y, x0 - x : x1 - x, None].astype(np.uint16)
+    region = image[y0:y1, x0:x1]
+    ink = np.array(colour, dtype=np.uint16)
+    region[...] = ((region * (255 - alpha) + ink * alpha) // 255).astype(np.uint8)
+
+
+def shade_box(image: np.ndarray, x: int, y: int, w: int, h: int, keep: float = 0.35) -> None:
+    """Darken a rectangle of image (H, W, 3) uint8 to `keep` of its brightness; clipped, in place."""
+    region = image[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)]
+    region[...] = (region.astype(np.float32) * keep).astype(np.uint8)
