@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of every complaint about input: which file, which field, what is wrong, what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Input is refused. One line: `file: field: problem; remedy`. The CLI exits with 2.
+
+    Attributes: file, field (may be empty), problem, remedy, all str.
+    """
+
+    def __init__(self, file: str | Path, field: str, problem: str, remedy: str) -> None:
+        self.file = str(file)
+        self.field = field
+        # one line by contract: texts of other libraries may hold line breaks
+        self.problem = " ".join(problem.split())
+        self.remedy = " ".join(remedy.split())
+        where = f"{self.file}: {field}" if field else self.file
+        super().__init__(f"{where}: {self.problem}; {self.remedy}")
+
+
+class CaseError(InputError):
+    """A case folder is refused; nothing of it was loaded."""
+
+
+class RecordingError(InputError):
+    """A recording, or a stream in it, cannot be used."""
+
+
+class OutputError(InputError):
+    """A file that replay or screws wrote cannot be read back."""
+
+
+class TruthError(InputError):
+    """A truth.json is refused."""
