@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quality-of-service profiles, named once. Nothing else in the project builds a QoSProfile."""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+
+def _profile(reliable: bool, latched: bool, depth: int) -> QoSProfile:
+    return QoSProfile(
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+    )
+
+
+SENSOR_IN = _profile(reliable=False, latched=False, depth=5)
+SENSOR_OUT = _profile(reliable=True, latched=False, depth=5)
+POSE = _profile(reliable=True, latched=False, depth=1)
+# Every result counts for whoever records them: the same as POSE, but none is replaced.
+RESULT = _profile(reliable=True, latched=False, depth=50)
+LATCHED = _profile(reliable=True, latched=True, depth=1)
+STATE = _profile(reliable=True, latched=True, depth=10)
+
+_NAMED = {
+    "SENSOR_IN": SENSOR_IN,
+    "SENSOR_OUT": SENSOR_OUT,
+    "POSE": POSE,
+    "RESULT": RESULT,
+    "LATCHED": LATCHED,
+    "STATE": STATE,
+}
+
+
+def qos_named(name: str) -> QoSProfile:
+    """The profile of that name; an unknown name is a start-up error, never a quiet default."""
+    if name not in _NAMED:
+        raise ValueError(f"unknown QoS '{name}'; give one of {', '.join(_NAMED)}")
+    return _NAMED[name]
