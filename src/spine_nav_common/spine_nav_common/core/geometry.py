@@ -200,9 +200,7 @@ def backproject_depth(intrinsics: Intrinsics, depth_m: np.ndarray) -> np.ndarray
     return backproject(intrinsics, np.stack([u, v], axis=-1), depth_m).astype(depth_m.dtype)
 
 
-def kabsch(
-    source: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
+def kabsch(source: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Rigid T_target_source (4, 4) that minimises sum w ||T source - target||^2 (never a mirror).
 
     source, target: (N, 3) metres, corresponding rows; weights: (N,) >= 0.

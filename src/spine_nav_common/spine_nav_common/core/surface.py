@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One vertebra's surface from a mesh file: read, and refused unless it is a closed, sane bone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from .errors import CaseError
+from .types import Mesh
+from .vtp import VtpError, read_vtp
+
+MESH_FORMATS = (".ply", ".stl", ".obj", ".vtp")
+
+# A human vertebra, S1 as the whole sacrum included, measures 25 to 180 mm over everything. Wider
+# here, so that only a wrong unit or a wrong object falls outside.
+SIZE_MM = (15.0, 300.0)
+
+
+def load_surface(path: Path, field: str, m_per_unit: float) -> Mesh:
+    """The closed surface in a PLY, STL, OBJ or VTP file, in metres.
+
+    Args:
+        path: the mesh file.
+        field: the field of case.yaml that names it, for the error.
+        m_per_unit: metres per unit of the file's coordinates.
+
+    Raises:
+        CaseError: missing, unreadable, empty, open, not finite, inside out, or no vertebra's size.
+    """
+    vertices, faces = _read(path, field)
+    if len(faces) == 0:
+        raise CaseError(path, field, "the mesh has no triangles", "export the surface again")
+    if not np.isfinite(vertices).all():
+        raise CaseError(path, field, "the mesh holds NaN or infinity", "export the surface again")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise CaseError(
+            path, field, "a triangle names a vertex that is not there", "export the surface again"
+        )
+    vertices, faces = _closed(path, field, vertices, faces)
+    vertices = vertices * m_per_unit
+    size_mm = 1e3 * float(np.ptp(vertices, axis=0).max())
+    if not SIZE_MM[0] <= size_mm <= SIZE_MM[1]:
+        raise CaseError(
+            path,
+            field,
+            f"with this unit the vertebra measures {size_mm:.4g} mm",
+            "set unit in case.yaml to mm or m, as the mesh was exported",
+        )
+    a, b, c = (vertices[faces[:, i]] - vertices.mean(axis=0) for i in range(3))
+    if np.einsum("ij,ij->", a, np.cross(b, c)) <= 0.0:
+        raise CaseError(
+            path,
+            field,
+            "the mesh is inside out (negative volume), as a mirrored mesh is",
+            "export it again without mirroring; if only the triangles are turned, flip them",
+        )
+    return Mesh(vertices, faces.astype(np.int32))
+
+
+def _read(path: Path, field: str) -> tuple[np.ndarray, np.ndarray]:
+    suffix = path.suffix.lower()
+    if suffix not in MESH_FORMATS:
+        raise CaseError(
+            path, field, f"mesh format {suffix!r} is not supported", "use PLY, STL, OBJ or VTP"
+        )
+    if not path.is_file():
+        raise CaseError(
+            path, field, "the mesh file is missing", "put it there or correct the name in case.yaml"
+        )
+    try:
+        if suffix == ".vtp":
+            return read_vtp(path.read_bytes())
+        mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+        return np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64).reshape(-1, 3)
+    except VtpError as error:
+        problem = str(error)
+    except Exception as error:  # noqa: BLE001 - trimesh raises whatever its parsers meet
+        problem = f"not readable ({type(error).__name__}: {error})"
+    raise CaseError(path, field, problem, "export the surface again as PLY, STL, OBJ or VTP")
+
+
+def _closed(
+    path: Path, field: str, vertices: np.ndarray, faces: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The surface without unused vertices; points that the format repeats are merged if need be."""
+    used, faces = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used], faces.reshape(-1, 3)
+    unmatched = _unmatched_edges(faces)
+    if unmatched:  # STL repeats each corner; other exporters split vertices for colour or normals
+        _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
+        vertices, faces = vertices[first], inverse.reshape(-1)[faces]
+        degenerate = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
+        faces = faces[~degenerate]
+        unmatched = _unmatched_edges(faces)
+    if unmatched or len(faces) == 0:
+        raise CaseError(
+            path,
+            field,
+            f"the surface is not closed: {unmatched} edges have no neighbour that runs the other way",
+            "close the holes and make the triangles' direction consistent, then export again",
+        )
+    return vertices, faces
+
+
+def _unmatched_edges(faces: np.ndarray) -> int:
+    """Directed edges without a partner of the opposite direction; 0 on a closed, oriented mesh."""
+    n = int(faces.max(initial=0)) + 1
+    tail, head = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+    forth, count_forth = np.unique(tail * n + head, return_counts=True)
+    back, count_back = np.unique(head * n + tail, return_counts=True)
+    if np.array_equal(forth, back):
+        return int(np.abs(count_forth - count_back).sum())
+    return len(np.setxor1d(forth, back))
