@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` do their own set-up; `make help` lists the rest.
+VENV ?= .venv
+export VENV
+PY := $(VENV)/bin/python
+# Shared cores: one thread per numerical library keeps runs repeatable.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test lint results lock clean
+
+help:        ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+setup:       ## prepare .venv: system packages, locked wheels, ROS 2, this project
+	@sh scripts/setup.sh
+
+demo: setup  ## the virtual operation through the ROS 2 nodes, with table and pictures
+	$(VENV)/bin/spinenav demo
+
+test: setup  ## the whole test suite
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+lock:        ## rewrite requirements/lock-py3*.txt (needs uv)
+	sh scripts/lock.sh
+
+clean:       ## remove what builds and runs leave behind (not .venv)
+	rm -rf build install log out demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src test training -name __pycache__ -prune -exec rm -rf {} +
