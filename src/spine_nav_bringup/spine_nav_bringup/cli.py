@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `spinenav` command line: usage, exit codes and one-line errors; the work is done elsewhere.
+
+Exit codes: 0 done, 1 the run failed or stopped half-way, 2 the input or the usage is wrong.
+Heavy modules are imported by the command that needs them, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .core.runtime import fix_threads
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+DESCRIPTION = (
+    "Marker-less navigation for pedicle-screw surgery. Research software, not a medical device."
+)
+EXIT_CODES = "exit codes: 0 done, 1 the run failed or stopped half-way, 2 wrong input or usage"
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative; seeds start at 0")
+    return value
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import run_demo
+
+    return run_demo(args.out, seed=args.seed, seconds=args.seconds)
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from spine_nav_sim.core.operation import simulate
+
+    from .core.progress import Progress
+
+    progress = Progress("simulate")
+    simulate(
+        args.out,
+        anatomy=args.anatomy,
+        seed=args.seed,
+        seconds=args.seconds,
+        scenes=tuple(args.scene.split(",")),
+        progress=progress,
+    )
+    progress.close()
+    print(f"wrote {args.out}/case, {args.out}/recording, {args.out}/truth.json")
+    return DONE
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from .core.progress import Progress
+    from .replay import replay
+
+    progress = Progress("replay")
+    summary = replay(
+        args.recording,
+        args.case,
+        args.out,
+        confirm=args.confirm,
+        remap=args.remap,
+        config=args.config,
+        model=args.model,
+        progress=progress,
+    )
+    progress.close()
+    print(summary.text())
+    return summary.exit_code
+
+
+def _live(args: argparse.Namespace) -> int:
+    from .live import run_live
+
+    return run_live(args)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from .evaluation import evaluate_run
+
+    print(evaluate_run(args.out, args.truth, args.case, as_json=args.json))
+    return DONE
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from .bench import run_bench
+
+    return run_bench(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import run_doctor
+
+    return run_doctor()
+
+
+def _not_built(command: str) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        print(
+            f"spinenav {command}: not in this version; replay, live and evaluate work on RGB-D",
+            file=sys.stderr,
+        )
+        return WRONG_INPUT
+
+    return run
+
+
+def _recording_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="ROS 2 parameters file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NODE.NAME=VALUE",
+        help="one parameter, stronger than --config; repeat for more",
+    )  # fmt: skip
+    parser.add_argument("--model", type=Path, metavar="ONNX", help="network instead of the shipped")
+    parser.add_argument(
+        "--remap", type=Path, metavar="FILE", help="YAML: contract topic -> topic of the recording"
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; no command's module is imported here."""
+    parser = argparse.ArgumentParser("spinenav", description=DESCRIPTION, epilog=EXIT_CODES)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
+        sub.set_defaults(run=run, command=name)
+        return sub
+
+    demo = add("demo", _demo, "a virtual operation through the real ROS 2 nodes, with pictures")
+    demo.add_argument("--out", type=Path, default=Path("out/demo"))
+    demo.add_argument("--seed", type=_seed, default=7)
+    demo.add_argument("--seconds", type=_positive, default=12.0)
+
+    simulate = add("simulate", _simulate, "write a virtual operation: case, recording and truth")
+    simulate.add_argument("--out", type=Path, required=True, metavar="DIR")
+    simulate.add_argument(
+        "--anatomy", type=Path, metavar="MESH_DIR", help="folder of real vertebra meshes"
+    )
+    simulate.add_argument("--seed", type=_seed, default=0, metavar="N")
+    simulate.add_argument("--seconds", type=_positive, default=10.0, metavar="S")
+    simulate.add_argument("--scene", default="rgbd", metavar="rgbd,stereo")
+
+    replay = add("replay", _replay, "every frame of a recording, without ROS, deterministic")
+    replay.add_argument("recording", type=Path, metavar="RECORDING")
+    replay.add_argument("--case", type=Path, required=True)
+    replay.add_argument("--out", type=Path, required=True)
+    replay.add_argument(
+        "--confirm", action="store_true", help="accept the best level hypothesis (stands for you)"
+    )
+    _recording_options(replay)
+
+    live = add("live", _live, "the ROS 2 graph; the newest frame wins")
+    live.add_argument("--case", type=Path, required=True)
+    live.add_argument(
+        "--source", required=True, metavar="realsense|stereo|ros|replay:RECORDING|virtual"
+    )
+    live.add_argument("--out", type=Path, required=True)
+    _recording_options(live)
+
+    evaluate = add("evaluate", _evaluate, "measure a run against the truth")
+    evaluate.add_argument("out", type=Path, metavar="OUT")
+    evaluate.add_argument("--truth", type=Path, required=True, metavar="truth.json")
+    evaluate.add_argument("--case", type=Path, required=True)
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+    screws = add("screws", _not_built("screws"), "screw heads, axes and rods from stereo")
+    screws.add_argument("recording", type=Path, metavar="RECORDING")
+    screws.add_argument("--out", type=Path, required=True)
+    screws.add_argument("--case", type=Path)
+    screws.add_argument("--cranial", choices=("left", "right", "up", "down"))
+
+    rod = add("rod", _not_built("rod"), "bending plans for rods")
+    rod_commands = rod.add_subparsers(metavar="plan", required=True)
+    plan = rod_commands.add_parser("plan", help="bending plan from screws.csv", epilog=EXIT_CODES)
+    plan.set_defaults(run=_not_built("rod plan"), command="rod plan")
+    plan.add_argument("--screws", type=Path, required=True)
+    plan.add_argument("--side", choices=("left", "right"))
+    plan.add_argument("--stamp", default="last", metavar="NS|last")
+    plan.add_argument("--out", type=Path, required=True)
+
+    bench = add("bench", _bench, "speed and accuracy beside peer methods on the same data")
+    bench.add_argument("--json", action="store_true", help="print the JSON lines, not the table")
+    bench.add_argument(
+        "--anatomy", type=Path, action="append", default=[], metavar="DIR",
+        help="folder of real vertebra meshes, judged as well; repeat for more",
+    )  # fmt: skip
+    bench.add_argument(
+        "--scenes", type=Path, metavar="DIR", help="recordings made elsewhere: a table of their own"
+    )
+    bench.add_argument("--smoke", action="store_true", help="one short scene, nothing is recorded")
+    bench.add_argument("--only", metavar="PART", help="accuracy, foreign or timing")
+    bench.add_argument("--results", type=Path, default=Path("docs/results"), metavar="DIR")
+
+    add("doctor", _doctor, "what this machine has, and what to do about what is missing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    fix_threads(openmp=2 if args.command == "bench" else 1)
+    from spine_nav_common.core.errors import InputError
+    from spine_nav_common.parameters import ParameterError
+
+    try:
+        return args.run(args)
+    except (InputError, ParameterError) as error:
+        print(f"spinenav {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print(f"spinenav {args.command}: stopped; what was written stays", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
