@@ -10,11 +10,18 @@ import time
 
 import cv2
 import numpy as np
-
 from spine_nav_common.core.types import Rejected, RgbdFrame
 
-from .grid import GRID_SIZE, PITCH_M, Grid, camera_points, centred_grid, covering_grid
-from .grid import sample_colour, sample_depth
+from .grid import (
+    GRID_SIZE,
+    PITCH_M,
+    Grid,
+    camera_points,
+    centred_grid,
+    covering_grid,
+    sample_colour,
+    sample_depth,
+)
 from .quality import check_frame
 from .segmentation import RoiHint, Segmentation
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model file: found, checked against its card, and run through ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+from .features import CENTRE_SCALE_M, CHANNELS
+from .grid import GRID_SIZE
+
+MODEL_NAME = "spine_unet.onnx"
+MODEL_VARIABLE = "SPINENAV_MODEL"
+PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+DEFAULT_THREADS = 2
+
+
+class ModelError(ValueError):
+    """The model cannot be used: says the file, what is wrong and the remedy."""
+
+
+class Network(Protocol):
+    """What the segmenter needs of a network; tests put a small fake here."""
+
+    provider: str
+    model_sha256: str
+
+    def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x (1, C, n, n) float32 to mask logits (2, n, n) and vectors (9, n/2, n/2)."""
+        ...
+
+
+def find_model() -> Path:
+    """The model file: $SPINENAV_MODEL, an installed share folder, or the repository's models/."""
+    named = os.environ.get(MODEL_VARIABLE)
+    if named:
+        return Path(named)
+    tried = [Path(sys.prefix) / "share" / "spinenav" / "models"]
+    tried += [parent / "models" for parent in Path(__file__).resolve().parents]
+    for folder in tried:
+        if (folder / MODEL_NAME).is_file():
+            return folder / MODEL_NAME
+    raise ModelError(
+        f"{MODEL_NAME}: not found in the installation or the repository's models/; "
+        f"reinstall, or set {MODEL_VARIABLE} to the file"
+    )
+
+
+def read_card(model: Path) -> dict:
+    """The model's JSON card; raises ModelError if it is missing, broken or for other inputs."""
+    card_path = model.with_suffix(".json")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{card_path}: missing, so the model cannot be verified; "
+            "restore it or run training/export.py"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{card_path}: unreadable ({error}); run training/export.py") from error
+    expected = {"size": GRID_SIZE, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M}
+    if card.get("input") != expected:
+        raise ModelError(
+            f"{card_path}: field input is {card.get('input')}, this version needs {expected}; "
+            "use the model that came with this version"
+        )
+    return card
+
+
+class OnnxNetwork:
+    """The U-Net in ONNX Runtime with fixed shapes.
+
+    Raises ModelError if the file is missing, is not the one its card describes, or does not load.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        providers: tuple[str, ...] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        try:
+            data = model.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{model}: {error.strerror}; give the path of {MODEL_NAME}") from error
+        self.card = read_card(model)
+        self.model_sha256 = hashlib.sha256(data).hexdigest()
+        if self.card.get("sha256") != self.model_sha256:
+            raise ModelError(
+                f"{model}: sha256 {self.model_sha256[:12]}… is not the card's "
+                f"{str(self.card.get('sha256'))[:12]}…; the file is damaged or replaced: "
+                "restore both from the repository or run training/export.py"
+            )
+        available = ort.get_available_providers()
+        chosen = [p for p in providers or PROVIDERS if p in available]
+        if not chosen:
+            raise ModelError(
+                f"{model}: none of the providers {list(providers or PROVIDERS)} is available "
+                f"(this onnxruntime has {available}); install the GPU build or choose the CPU"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or DEFAULT_THREADS
+        options.inter_op_num_threads = 1
+        # Spinning threads would steal the cores from tracking between two inferences.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(data, options, providers=chosen)
+        except Exception as error:  # onnxruntime raises many unrelated types
+            raise ModelError(
+                f"{model}: ONNX Runtime {ort.__version__} does not load it ({error}); "
+                "run training/export.py with this version"
+            ) from error
+        self.provider = self._session.get_providers()[0]
+
+    def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        masks, vectors = self._session.run(None, {"x": x})
+        return masks[0], vectors[0]

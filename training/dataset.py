@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendered views on disk, and the training samples cut from them.
+
+A view file (npz, not compressed: reading speed counts) holds, for an image of h x w pixels:
+colour (h, w, 3) uint8; depth (h, w) uint16 in 0.05 mm, 0 = none, free of noise; instance (h, w)
+uint8, 0 = not bone, else 1 + index into the rows of centre_m, cranial, dorsal (K, 3) float32 in the
+camera frame; tissue (h, w) uint8, film on the bone in 0.1 mm, 255 = more; camera (4,) fx fy cx cy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from augment import add_occluders, degrade_depth, shift_colour, warp_jitter
+from spine_nav_common.core.types import Intrinsics
+from spine_perception.core.features import CENTRE_SCALE_M, features, roll_of, to_ray_frame, turn
+from spine_perception.core.grid import PITCH_M, camera_points, centred_grid, pixel_maps
+
+DEPTH_UNIT_M = 0.00005
+TISSUE_UNIT_M = 0.0001
+CLEAN_LIMIT_M = 0.0004
+PITCH_RANGE_M = (0.0012, 0.0026)
+
+
+@dataclass(frozen=True)
+class View:
+    """One rendered view; fields as in the module's docstring, depth in metres with NaN."""
+
+    colour: np.ndarray
+    depth_m: np.ndarray
+    instance: np.ndarray
+    tissue_m: np.ndarray
+    centre_m: np.ndarray
+    cranial: np.ndarray
+    dorsal: np.ndarray
+    intrinsics: Intrinsics
+
+
+@dataclass(frozen=True)
+class Sample:
+    """x (C, n, n); bone, clean, weight (n, n); vectors (9, n/2, n/2) and where they hold."""
+
+    x: np.ndarray
+    bone: np.ndarray
+    clean: np.ndarray
+    weight: np.ndarray
+    vectors: np.ndarray
+    holds: np.ndarray
+    instance: np.ndarray
+
+
+def save_view(path: Path, view: View) -> None:
+    """Write a view, whole or not at all."""
+    depth = np.nan_to_num(view.depth_m / DEPTH_UNIT_M, nan=0.0, posinf=0.0)
+    tissue = np.nan_to_num(view.tissue_m / TISSUE_UNIT_M, nan=255.0, posinf=255.0)
+    k = view.intrinsics
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            colour=view.colour,
+            depth=np.round(np.clip(depth, 0, 65535)).astype(np.uint16),
+            instance=view.instance.astype(np.uint8),
+            tissue=np.round(np.clip(tissue, 0, 255)).astype(np.uint8),
+            centre_m=view.centre_m.astype(np.float32),
+            cranial=view.cranial.astype(np.float32),
+            dorsal=view.dorsal.astype(np.float32),
+            camera=np.array([k.fx, k.fy, k.cx, k.cy], np.float64),
+        )
+    part.rename(path)
+
+
+def load_view(path: Path) -> View:
+    """Read a view written by `save_view`."""
+    with np.load(path) as data:
+        depth = data["depth"].astype(np.float32) * np.float32(DEPTH_UNIT_M)
+        depth[depth <= 0] = np.nan
+        height, width = depth.shape
+        return View(
+            data["colour"], depth, data["instance"],
+            data["tissue"].astype(np.float32) * np.float32(TISSUE_UNIT_M),
+            data["centre_m"], data["cranial"], data["dorsal"],
+            Intrinsics(width, height, *map(float, data["camera"])),
+        )
+
+
+def find_views(folder: Path) -> list[Path]:
+    """All view files below a folder, in a fixed order."""
+    return sorted(folder.rglob("*.npz"))
+
+
+def random_grid(rng: np.random.Generator, view: View, size: int) -> np.ndarray:
+    """(2, 3) affine cell-to-pixel map: random pitch, roll and centre, mostly near bone."""
+    k = view.intrinsics
+    bone = np.flatnonzero(view.instance)
+    if len(bone) and rng.random() < 0.9:
+        at = int(bone[rng.integers(len(bone))])
+    else:
+        at = int(rng.integers(view.instance.size))
+    v, u = divmod(at, k.width)
+    depth = view.depth_m[v, u]
+    if not np.isfinite(depth):
+        depth = np.nanmedian(view.depth_m)
+    pitch = np.exp(rng.uniform(*np.log(PITCH_RANGE_M)))
+    scale = pitch * k.fx / depth
+    spread = rng.choice([0.0, 0.02, 0.05]) * k.fx / depth
+    u, v = u + rng.normal(0, 1) * spread, v + rng.normal(0, 1) * spread
+    angle = rng.uniform(-np.pi, np.pi)
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    corner = np.array([u, v]) - linear @ np.full(2, 0.5 * (size - 1))
+    return np.column_stack([linear, corner])
+
+
+def central_grid(view: View, size: int) -> np.ndarray:
+    """(2, 3) the grid that inference would use: on the bone's middle, nominal pitch, no roll."""
+    i, j = np.nonzero(view.instance)
+    if not len(i):
+        raise ValueError("a view without bone has no central grid")
+    depth = float(np.nanmedian(view.depth_m[i, j]))
+    centre = (float(np.median(j)), float(np.median(i)))
+    return centred_grid(view.intrinsics, centre, depth, PITCH_M, size).affine()
+
+
+def make_sample(
+    view: View, affine: np.ndarray, size: int, rng: np.random.Generator, augment: bool
+) -> Sample:
+    """Cut one sample; with `augment` False only the sensor's faults are added."""
+    k = view.intrinsics
+    u, v = pixel_maps(affine, size)
+    scale = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
+    du, dv = warp_jitter(rng, u, v, scale)
+    depth = _nearest(np.nan_to_num(view.depth_m, nan=0.0), du, dv)
+    depth[depth <= 0] = np.nan
+    true_depth = _nearest(np.nan_to_num(view.depth_m, nan=0.0), u, v)
+    label = _nearest(view.instance, u, v)
+    tissue = _nearest(view.tissue_m, u, v)
+    colour = cv2.remap(view.colour, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    colour = colour.astype(np.float32) / 255.0
+    if augment:
+        pitch = scale * float(np.nanmedian(view.depth_m)) / k.fx
+        add_occluders(rng, depth, colour, label, pitch)
+        colour = shift_colour(rng, colour)
+    depth = degrade_depth(rng, depth)
+    points, x, y = camera_points(np.where(true_depth > 0, true_depth, np.nan), affine, k)
+    inputs = features(depth, colour, x, y, affine, (k.fx, k.fy))
+
+    seen = np.isfinite(depth)
+    bone = (label > 0) & seen
+    clean = bone & (tissue < CLEAN_LIMIT_M)
+    half = np.s_[::2, ::2]
+    row = label[half].astype(int) - 1
+    row[row < 0] = 0
+    centres, cranials, dorsals = (
+        a if len(a) else np.zeros((1, 3), np.float32)
+        for a in (view.centre_m, view.cranial, view.dorsal)
+    )
+    offset = (centres[row] - points[half]) / np.float32(CENTRE_SCALE_M)
+    roll = -roll_of(affine)
+    vectors = np.concatenate(
+        [turn(to_ray_frame(a, x[half], y[half]), roll)
+         for a in (offset, cranials[row], dorsals[row])], axis=2,
+    ).transpose(2, 0, 1)
+    holds = bone[half] & np.isfinite(vectors).all(axis=0)
+    return Sample(
+        inputs, bone.astype(np.float32), clean.astype(np.float32), seen.astype(np.float32),
+        np.where(holds, vectors, 0.0).astype(np.float32), holds.astype(np.float32),
+        np.where(bone, label, 0).astype(np.uint8),
+    )
+
+
+def _nearest(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return cv2.remap(
+        image, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+    )
