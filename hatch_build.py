@@ -19,7 +19,11 @@ LAUNCHER = """#!/bin/sh
 exec "$(dirname "$(readlink -f "$0")")/../../bin/python" -c \\
   'import sys; from {module} import {function}; sys.exit({function}())' "$@"
 """
-SHARED_FOLDERS = {"launch": "spine_nav_bringup", "config": "spine_nav_bringup", "models": "spine_perception"}
+SHARED_FOLDERS = {
+    "launch": "spine_nav_bringup",
+    "config": "spine_nav_bringup",
+    "models": "spine_perception",
+}
 
 
 def console_scripts(setup_cfg: Path) -> dict[str, tuple[str, str]]:

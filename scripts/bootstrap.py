@@ -74,7 +74,9 @@ class Venv:
             return
         say(f"creating {self.path} with Python {sys.version.split()[0]}")
         done = subprocess.run(
-            [sys.executable, "-m", "venv", "--clear", str(self.path)], env=clean_environment()
+            [sys.executable, "-m", "venv", "--clear", str(self.path)],
+            check=False,
+            env=clean_environment(),
         )
         if done.returncode:
             die(f"could not create {self.path}. Remedy: sudo apt-get install python3-venv")
@@ -82,7 +84,11 @@ class Venv:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(self.python), *arguments], env=clean_environment(), text=True, capture_output=True
+            [str(self.python), *arguments],
+            check=False,
+            env=clean_environment(),
+            text=True,
+            capture_output=True,
         )
 
     def version(self) -> tuple[int, int]:
@@ -175,7 +181,7 @@ def user_space_libraries(venv: Venv) -> None:
                "-o", "Dir::State::status=/var/lib/dpkg/status"]  # fmt: skip
 
     def attempt(*command: str) -> bool:
-        return not subprocess.run(command, cwd=work, capture_output=True).returncode
+        return not subprocess.run(command, check=False, cwd=work, capture_output=True).returncode
 
     got = attempt(*apt, "download", *packages) or (
         attempt(*apt, *private, "update") and attempt(*apt, *private, "download", *packages)
@@ -197,7 +203,10 @@ def build_tf2_msgs(venv: Venv) -> None:
     if venv.imports("tf2_msgs.msg"):
         return
     include = venv.run("-c", "import sysconfig; print(sysconfig.get_path('include'))").stdout
-    if not shutil.which(os.environ.get("CXX", "g++")) or not Path(include.strip(), "Python.h").exists():
+    if (
+        not shutil.which(os.environ.get("CXX", "g++"))
+        or not Path(include.strip(), "Python.h").exists()
+    ):
         say("no C++ compiler or no Python.h: /tf stays off (sudo apt-get install g++ python3-dev)")
         return
     say("building tf2_msgs (about 15 s)")
