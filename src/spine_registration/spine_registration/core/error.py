@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicted TRE: from a pose's covariance to a 95 % bound at the planned points.
+
+The filter's covariance knows noise that differs from frame to frame. What stays the same in every
+frame (bias of the depth camera, tissue that hides the bone, the mesh's own error) does not average
+out and is added here, with sizes fitted on the `calibrate` anatomies (training/fit_error.py).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+DRAWS = 256
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """Systematic error that fusion cannot average out.
+
+    noise_gain: factor on the filter's standard deviations. lateral_mm, axial_mm: shift across and
+    along the viewing direction; rotation_deg: turn per axis for a level with
+    `reference_area_mm2` of bone in view, growing as its inverse root.
+    """
+
+    noise_gain: float = 1.5
+    lateral_mm: float = 0.3
+    axial_mm: float = 0.5
+    rotation_deg: float = 0.7
+    reference_area_mm2: float = 800.0
+
+
+def load_error_model(path: Path | None = None) -> ErrorModel:
+    """The fitted sizes shipped with the package, or those of another fit.
+
+    Raises:
+        ValueError: the file lacks a size or holds one that is not positive.
+    """
+    file = path or Path(__file__).parent.parent / "error_model.json"
+    content = json.loads(file.read_text())
+    names = [f.name for f in fields(ErrorModel)]
+    bad = [n for n in names if not float(content.get(n, -1.0)) > 0.0]
+    if bad:
+        raise ValueError(f"{file}: {', '.join(bad)} must be positive; run training/fit_error.py")
+    return ErrorModel(**{n: float(content[n]) for n in names})
+
+
+def total_covariance(
+    covariance: np.ndarray, view: np.ndarray, area_mm2: float, model: ErrorModel
+) -> np.ndarray:
+    """(6, 6) covariance with the systematic part.
+
+    Args:
+        covariance: (6, 6) of the filter, translation first, metres and radians.
+        view: (3,) unit direction from the camera to the level.
+        area_mm2: bone surface of the level that is measured now or was when last seen.
+    """
+    out = model.noise_gain**2 * covariance
+    along = np.outer(view, view)
+    scale = model.reference_area_mm2 / np.clip(area_mm2, 60.0, 4.0 * model.reference_area_mm2)
+    out[:3, :3] += 1e-6 * (
+        model.lateral_mm**2 * (np.eye(3) - along) + model.axial_mm**2 * along
+    )
+    out[3:, 3:] += np.deg2rad(model.rotation_deg) ** 2 * scale * np.eye(3)
+    return out
+
+
+def predicted_tre_mm(
+    covariance: np.ndarray, anchor_m: np.ndarray, points_m: np.ndarray, level: float = 0.95
+) -> float:
+    """Bound on the mean distance over the plan points, in mm, that `level` of errors stay under.
+
+    Args:
+        covariance: (6, 6) total, translation first, about `anchor_m` (3,).
+        points_m: (K, 3) plan points, same frame as the anchor.
+    """
+    root = np.linalg.cholesky(covariance + 1e-14 * np.eye(6))
+    xi = _normal_draws() @ root.T
+    arm = points_m - anchor_m
+    shift = xi[:, None, :3] + np.cross(xi[:, None, 3:], arm[None])
+    tre = np.sqrt((shift**2).sum(axis=2)).mean(axis=1)
+    return float(1e3 * np.quantile(tre, level))
+
+
+@lru_cache(maxsize=1)
+def _normal_draws() -> np.ndarray:
+    """(DRAWS, 6) fixed quasi-random normal numbers: the same covariance gives the same bound."""
+    return ndtri(np.clip(qmc.Sobol(6, seed=7).random(DRAWS), 1e-6, 1 - 1e-6))

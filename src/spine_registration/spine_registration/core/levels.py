@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Status of one level over time: when a pose may be shown, is held, or is withdrawn, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spine_nav_common.core.types import Status
+
+from .config import NavigatorConfig
+
+MIN_AREA_MM2 = 60.0
+DROP_SHARE, RETURN_SHARE = 0.18, 0.28
+"""Of the bone area seen at its best: below the first a level is occluded, above the second it may
+return. Two thresholds, so that a tool's edge does not make the guidance flicker."""
+MAX_CONTRADICTED = 0.45
+MIN_INLIERS = 0.5
+MAX_VOTE_GAP_M = 15e-3
+"""Half a vertebra: the network sees another vertebra here than the pose claims."""
+PATIENCE = 3
+"""Frames of contradiction before a pose is given up; one bad frame is noise."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one frame says of a level's pose."""
+
+    area_mm2: float
+    inlier_share: float
+    contradicted: float
+    vote_gap_m: float
+    predicted_tre_mm: float
+
+
+@dataclass(frozen=True)
+class LevelState:
+    """Status with its memory; times in ns of the frames' clock."""
+
+    status: Status = Status.SEARCHING
+    reason: str = ""
+    reference_area_mm2: float = 0.0
+    seen_ns: int = 0
+    contradictions: int = 0
+
+
+def advance(
+    state: LevelState, evidence: Evidence | None, stamp_ns: int, config: NavigatorConfig, why: str
+) -> LevelState:
+    """The next status of a level that has a pose.
+
+    Args:
+        evidence: None when the frame told nothing (`why` says what was wrong with it).
+    """
+    if evidence is None:
+        return _without(state, stamp_ns, config, why)
+    reference = max(0.98 * state.reference_area_mm2, evidence.area_mm2)
+    wrong = _contradiction(evidence)
+    contradictions = state.contradictions + 1 if wrong else max(0, state.contradictions - 1)
+    state = LevelState(state.status, state.reason, reference, state.seen_ns, contradictions)
+    if wrong and contradictions >= PATIENCE:
+        return LevelState(Status.LOST, wrong, 0.0, state.seen_ns, 0)
+    share = DROP_SHARE if state.status is Status.TRACKED else RETURN_SHARE
+    if evidence.area_mm2 < max(MIN_AREA_MM2, share * reference):
+        return _without(
+            state, stamp_ns, config, f"covered: {evidence.area_mm2:.0f} mm2 of bone in view"
+        )
+    if wrong:
+        return _without(state, stamp_ns, config, wrong)
+    if evidence.predicted_tre_mm > config.max_predicted_tre_mm:
+        return _without(
+            state, stamp_ns, config, f"uncertain: predicted TRE {evidence.predicted_tre_mm:.1f} mm"
+        )
+    return LevelState(Status.TRACKED, "", reference, stamp_ns, contradictions)
+
+
+def _contradiction(e: Evidence) -> str:
+    if e.area_mm2 >= MIN_AREA_MM2 and e.inlier_share < MIN_INLIERS:
+        return f"surface does not fit: {100 * e.inlier_share:.0f} % inliers"
+    if e.contradicted > MAX_CONTRADICTED:
+        return f"camera looks through {100 * e.contradicted:.0f} % of where bone should be"
+    if e.vote_gap_m > MAX_VOTE_GAP_M:
+        return f"network sees another vertebra {1e3 * e.vote_gap_m:.0f} mm away"
+    return ""
+
+
+def _without(state: LevelState, stamp_ns: int, config: NavigatorConfig, why: str) -> LevelState:
+    if state.seen_ns == 0 or (stamp_ns - state.seen_ns) * 1e-9 > config.hold_s:
+        return LevelState(Status.LOST, why, 0.0, state.seen_ns, 0)
+    return LevelState(
+        Status.OCCLUDED, why, state.reference_area_mm2, state.seen_ns, state.contradictions
+    )

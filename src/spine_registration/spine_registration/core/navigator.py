@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frame in, poses out: the state machine around registration and tracking."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spine_nav_common.core.types import (
+    BONE_OF_UNKNOWN_LEVEL,
+    LEVEL_CODE,
+    Case,
+    LevelEstimate,
+    NavigationResult,
+    Rejected,
+    RgbdFrame,
+    Status,
+)
+from spine_perception.core.instances import find_instances
+from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFrames
+
+from .config import NavigatorConfig
+from .error import ErrorModel, load_error_model, predicted_tre_mm, total_covariance
+from .estimator import Noise, anchors
+from .levels import Evidence, LevelState, advance
+from .model import SpineModel, build_model
+from .observation import BonePixels, observe
+from .registration import Registration, register
+from .tracker import TrackState, TrackStep, start, step
+from .visibility import view_levels
+
+AGREE_FRAMES = 3
+"""After a refusal, this many frames in a row must give the same clear answer."""
+
+
+@dataclass(frozen=True)
+class _Belief:
+    track: TrackState
+    levels: tuple[LevelState, ...]
+    covariance: tuple[np.ndarray | None, ...]
+    tre_mm: tuple[float, ...]
+
+
+class Navigator:
+    """Keeps the pose of every exposed level current; one instance per operation.
+
+    Not thread-safe: one thread calls `process`, requests of other threads are flags that the
+    next frame honours.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        segmenter: SegmentsFrames,
+        config: NavigatorConfig | None = None,
+        error_model: ErrorModel | None = None,
+        model: SpineModel | None = None,
+    ):
+        self.case = case
+        self.config = config or NavigatorConfig()
+        self.error_model = error_model or load_error_model()
+        self.model = model or build_model(case)
+        self._segmenter = segmenter
+        self._exposed = [self.model.levels.index(level) for level in case.exposed_levels]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that was seen."""
+        self._belief: _Belief | None = None
+        self._pending: Registration | None = None
+        self._answer: bool | None = None
+        self._agreeing: tuple[str, int] = ("", 0)
+        self._refused = False
+        self._rejected_name: str | None = None
+        self._renew = False
+        self._last_stamp: int | None = None
+        self._labels: tuple[Segmentation, np.ndarray] | None = None
+
+    @property
+    def pending(self) -> str | None:
+        """The hypothesis that waits for the surgeon's answer, or None."""
+        if self._pending is None:
+            return None
+        return f"{self._pending.best.name}? ({self._pending.reason})"
+
+    def confirm(self, accept: bool) -> str:
+        """Answer the pending hypothesis; takes effect with the next frame."""
+        if self._pending is None:
+            return "nothing to confirm"
+        self._answer = accept
+        return f"{'accepted' if accept else 'rejected'} {self._pending.best.name}"
+
+    def request_registration(self) -> None:
+        """Register from scratch with the next frame."""
+        self._renew = True
+
+    def process(self, frame: RgbdFrame) -> NavigationResult:
+        """Bring all levels up to date with one frame.
+
+        Raises:
+            ValueError: the frame is older than the last one or its images do not match.
+        """
+        if self._last_stamp is not None and frame.stamp_ns <= self._last_stamp:
+            raise ValueError(f"frame {frame.stamp_ns} is not newer than {self._last_stamp}")
+        if frame.colour.shape[:2] != frame.depth_m.shape:
+            raise ValueError(
+                f"colour {frame.colour.shape[:2]} and depth {frame.depth_m.shape} differ in size"
+            )
+        self._last_stamp = frame.stamp_ns
+        if self._renew:
+            self._belief, self._renew = None, False
+        clock = _Clock()
+        seg = self._segmenter.run(frame, self._hint(frame))
+        clock.lap("network")
+        tracking = self._belief is not None
+        limit = self.config.max_points if tracking else self.config.registration_points
+        pixels: BonePixels | Rejected = (
+            seg
+            if isinstance(seg, Rejected)
+            else observe(frame, seg, self.config.bone_threshold, limit)
+        )
+        events: list[str] = []
+        if self._belief is None:
+            levels = self._search(frame, seg, pixels, events)
+            clock.lap("registration")
+        else:
+            levels = self._follow(frame, pixels, events)
+            clock.lap("update")
+        if not isinstance(seg, Rejected) and self._belief is not None:
+            self._labels = (seg, self._belief.track.T_camera_ct)
+        return NavigationResult(frame.stamp_ns, levels, clock.done(), tuple(events))
+
+    # -- registration ---------------------------------------------------------------------------
+
+    def _search(
+        self,
+        frame: RgbdFrame,
+        seg: Segmentation | Rejected,
+        pixels: BonePixels | Rejected,
+        events: list[str],
+    ) -> tuple[LevelEstimate, ...]:
+        if isinstance(seg, Rejected) or isinstance(pixels, Rejected):
+            reason = seg.reason if isinstance(seg, Rejected) else pixels.reason
+            return self._all(Status.SEARCHING, reason)
+        found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
+        if isinstance(found, Rejected):
+            self._agreeing = ("", 0)
+            return self._all(Status.SEARCHING, found.reason)
+        accepted = found.clear and found.best.name != self._rejected_name
+        if self._pending is not None and self._answer is not None:
+            if self._answer and found.best.name == self._pending.best.name:
+                accepted = True
+                events.append(f"confirmed by the surgeon: {found.best.name}")
+                self._refused = False
+            elif not self._answer:
+                self._rejected_name = self._pending.best.name
+                accepted = False
+                events.append(f"rejected by the surgeon: {self._pending.best.name}")
+            self._pending = self._answer = None
+            if accepted:
+                return self._begin(frame, found, pixels, events)
+        if not accepted:
+            self._refused = True
+            self._agreeing = ("", 0)
+            self._pending = found
+            reason = found.reason or f"{found.best.name} was rejected by the surgeon"
+            return self._all(Status.REJECTED, f"confirm level {found.best.name}: {reason}")
+        if self._refused:
+            name, count = self._agreeing
+            count = count + 1 if name == found.best.name else 1
+            self._agreeing = (found.best.name, count)
+            if count < AGREE_FRAMES:
+                return self._all(Status.REGISTERING, f"{found.best.name}: {count} clear frames")
+        return self._begin(frame, found, pixels, events)
+
+    def _begin(
+        self, frame: RgbdFrame, found: Registration, pixels: BonePixels, events: list[str]
+    ) -> tuple[LevelEstimate, ...]:
+        self._pending, self._refused, self._agreeing = None, False, ("", 0)
+        events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
+        track = start(found.best.estimate, frame.stamp_ns, self.config)
+        blank = LevelState(Status.REGISTERING, seen_ns=frame.stamp_ns)
+        levels = tuple(blank for _ in self.model.levels)
+        self._belief = _Belief(track, levels, (None,) * len(levels), (np.inf,) * len(levels))
+        return self._judge(frame, TrackStep(track, found.best.estimate, (), ()), pixels, events)
+
+    # -- tracking -------------------------------------------------------------------------------
+
+    def _follow(
+        self, frame: RgbdFrame, pixels: BonePixels | Rejected, events: list[str]
+    ) -> tuple[LevelEstimate, ...]:
+        belief = self._belief
+        if isinstance(pixels, Rejected):
+            levels = tuple(
+                advance(s, None, frame.stamp_ns, self.config, pixels.reason)
+                for s in belief.levels
+            )
+            return self._keep(replace(belief, levels=levels), events)
+        result = step(
+            self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config
+        )
+        for k, mm in zip(result.moved, result.moved_mm):
+            events.append(f"{self.model.levels[k]} moved {mm:.1f} mm against its neighbours")
+        return self._judge(frame, result, pixels, events)
+
+    def _judge(
+        self, frame: RgbdFrame, result: TrackStep, pixels: BonePixels, events: list[str]
+    ) -> tuple[LevelEstimate, ...]:
+        belief, T = self._belief, result.state.T_camera_ct
+        views = view_levels(self.model, T, frame.depth_m, frame.intrinsics)
+        levels, covariances, bounds = [], [], []
+        for k, state in enumerate(belief.levels):
+            fit, anchor = result.estimate.fits[k], result.estimate.anchor_camera_m[k]
+            area = fit.area_mm2 * fit.inlier_share
+            covariance = total_covariance(
+                result.state.covariance[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
+                anchor / np.linalg.norm(anchor),
+                max(area, 1.0),
+                self.error_model,
+            )
+            points = self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3]
+            bound = predicted_tre_mm(covariance, anchor, points)
+            mine = result.estimate.level_of_pixel == k
+            gap = np.linalg.norm(pixels.centre_vote_m[mine] - anchor, axis=1)
+            gap = gap[np.isfinite(gap)]
+            evidence = Evidence(
+                area, fit.inlier_share, views[k].contradicted,
+                float(np.median(gap)) if len(gap) else 0.0, bound,
+            )  # fmt: skip
+            levels.append(advance(state, evidence, frame.stamp_ns, self.config, ""))
+            covariances.append(covariance)
+            bounds.append(bound)
+        return self._keep(
+            _Belief(result.state, tuple(levels), tuple(covariances), tuple(bounds)), events
+        )
+
+    def _keep(self, belief: _Belief, events: list[str]) -> tuple[LevelEstimate, ...]:
+        for k in self._exposed:
+            before = self._belief.levels[k].status if self._belief else Status.SEARCHING
+            after = belief.levels[k]
+            if before is not after.status and after.status in (Status.LOST, Status.OCCLUDED):
+                events.append(f"{self.model.levels[k]} {after.status.value}: {after.reason}")
+        out = self._report(belief)
+        alive = any(belief.levels[k].status is not Status.LOST for k in self._exposed)
+        self._belief = belief if alive else None
+        if not alive:
+            events.append("all levels lost: registering again")
+        return out
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def _report(self, belief: _Belief) -> tuple[LevelEstimate, ...]:
+        out = []
+        T = belief.track.T_camera_ct
+        anchor = anchors(self.model, T)
+        for k in self._exposed:
+            state = belief.levels[k]
+            if state.status in (Status.TRACKED, Status.OCCLUDED):
+                out.append(
+                    LevelEstimate(
+                        self.model.levels[k], state.status, T[k].copy(), belief.covariance[k],
+                        anchor[k], belief.tre_mm[k], state.reason,
+                    )  # fmt: skip
+                )
+            else:
+                out.append(LevelEstimate(self.model.levels[k], state.status, reason=state.reason))
+        return tuple(out)
+
+    def _all(self, status: Status, reason: str) -> tuple[LevelEstimate, ...]:
+        return tuple(
+            LevelEstimate(level, status, reason=reason) for level in self.case.exposed_levels
+        )
+
+    def _noise(self) -> Noise:
+        c = self.config
+        return Noise(
+            max(1e-3 * c.noise_floor_mm, 0.8e-3),
+            1e-3 * c.tissue_scale_mm,
+            1e-6 * c.correlation_area_mm2,
+        )
+
+    def _hint(self, frame: RgbdFrame) -> RoiHint | None:
+        if self._belief is None:
+            return None
+        centre = anchors(self.model, self._belief.track.T_camera_ct)[self._exposed].mean(axis=0)
+        cam = frame.intrinsics
+        return RoiHint(
+            float(centre[0] / centre[2] * cam.fx + cam.cx),
+            float(centre[1] / centre[2] * cam.fy + cam.cy),
+            float(centre[2]),
+        )
+
+    def label_image(self, frame: RgbdFrame) -> np.ndarray:
+        """(H, W) uint8 of the last processed frame: level codes, 254 for bone of no known level."""
+        out = np.zeros(frame.depth_m.shape, np.uint8)
+        if self._labels is None or self._belief is None:
+            return out
+        from .labels import paint  # only drawn when somebody subscribes
+
+        return paint(out, frame, *self._labels, self.model, LEVEL_CODE, BONE_OF_UNKNOWN_LEVEL)
+
+
+class _Clock:
+    """Stage durations in ms."""
+
+    def __init__(self) -> None:
+        self._t0 = self._t = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._laps[stage] = 1e3 * (now - self._t)
+        self._t = now
+
+    def done(self) -> dict[str, float]:
+        return {**self._laps, "total": 1e3 * (time.perf_counter() - self._t0)}

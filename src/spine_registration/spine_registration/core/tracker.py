@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frame-to-frame estimation of all levels: predict, correct, notice what moved on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spine_nav_common.core.geometry import skew
+
+from .config import NavigatorConfig
+from .estimator import Estimate, Noise, Prior, anchors, estimate, twist_between
+from .model import SpineModel
+from .observation import BonePixels
+
+OBJECTION = 16.8
+"""Chi-square of 6 at 1 %: above this a level moved by itself, not by noise."""
+MIN_MOVED_AREA_MM2 = 120.0
+"""Less bone than this cannot witness a motion."""
+_FREEDOM = np.r_[np.full(3, 3e-3**2), np.full(3, np.deg2rad(3.0) ** 2)]
+
+
+@dataclass(frozen=True)
+class TrackState:
+    """Belief after a frame: poses (L, 4, 4), joint covariance (6L, 6L), recent common motion."""
+
+    stamp_ns: int
+    T_camera_ct: np.ndarray
+    covariance: np.ndarray
+    common_mm: float
+    common_deg: float
+    sigma_m: float
+
+
+@dataclass(frozen=True)
+class TrackStep:
+    """Belief after the newest frame, its estimate, and the levels that moved on their own."""
+
+    state: TrackState
+    estimate: Estimate
+    moved: tuple[int, ...]
+    moved_mm: tuple[float, ...]
+
+
+def start(estimate_: Estimate, stamp_ns: int, config: NavigatorConfig) -> TrackState:
+    """Begin from a registration."""
+    return TrackState(
+        stamp_ns,
+        estimate_.T_camera_ct,
+        estimate_.covariance,
+        config.common_noise_mm,
+        config.common_noise_deg,
+        estimate_.sigma_m,
+    )
+
+
+def predict(
+    model: SpineModel, state: TrackState, stamp_ns: int, config: NavigatorConfig
+) -> np.ndarray:
+    """(6L, 6L) covariance at `stamp_ns`: random walk of the whole and of each level."""
+    frames = np.clip((stamp_ns - state.stamp_ns) * 15e-9, 0.25, 60.0)  # the noises are per 1/15 s
+    L = len(model.levels)
+    anchor = anchors(model, state.T_camera_ct)
+    J = np.zeros((6 * L, 6))
+    centre = anchor.mean(axis=0)
+    for k in range(L):
+        J[6 * k : 6 * k + 3, :3] = np.eye(3)
+        J[6 * k : 6 * k + 3, 3:] = -skew(anchor[k] - centre)
+        J[6 * k + 3 : 6 * k + 6, 3:] = np.eye(3)
+    common = np.r_[
+        np.full(3, (1e-3 * state.common_mm) ** 2), np.full(3, np.deg2rad(state.common_deg) ** 2)
+    ]
+    own = np.r_[
+        np.full(3, (1e-3 * config.differential_noise_mm) ** 2),
+        np.full(3, np.deg2rad(config.differential_noise_deg) ** 2),
+    ]
+    # A camera sweep is no random walk: its variance grows with the square of the gap.
+    return (
+        state.covariance
+        + frames**2 * (J * common) @ J.T
+        + frames * np.diag(np.tile(own, L))
+    )
+
+
+def step(
+    model: SpineModel,
+    state: TrackState,
+    pixels: BonePixels,
+    stamp_ns: int,
+    noise: Noise,
+    config: NavigatorConfig,
+) -> TrackStep:
+    """Update the belief with one frame's bone pixels.
+
+    The frame is first solved almost free of the past, so that a real motion shows whole instead of
+    being mistaken for outliers. Then past and present are weighed level by level: a level whose
+    own data object to the compromise moved by itself, and its past is worth that much less.
+    """
+    covariance = predict(model, state, stamp_ns, config)
+    L = len(model.levels)
+    noise = replace(noise, sigma_m=state.sigma_m)
+    loose = covariance + np.diag(np.tile(_FREEDOM, L))
+    free = estimate(
+        model, pixels, Prior(state.T_camera_ct, np.linalg.inv(loose)), noise,
+        gates_m=(9e-3, 6e-3, 5e-3), reassign_every=1,
+    )  # fmt: skip
+    xi = twist_between(free.T_camera_ct, state.T_camera_ct, free.anchor_camera_m)
+    objection, gap = _objection(covariance, free.data_information, xi)
+    moved = tuple(
+        k for k in range(L)
+        if objection[k] > OBJECTION and free.fits[k].area_mm2 > MIN_MOVED_AREA_MM2
+    )  # fmt: skip
+    for k in moved:
+        part = np.arange(6 * k, 6 * k + 6)
+        covariance[part, part] += gap[k] ** 2
+    result = estimate(
+        model, pixels, Prior(state.T_camera_ct, np.linalg.inv(covariance)), noise,
+        free.T_camera_ct, gates_m=(5e-3, 5e-3), reassign_every=2,
+    )  # fmt: skip
+    common = _common_motion(model, state.T_camera_ct, result.T_camera_ct, moved)
+    keep, low_mm, low_deg = 0.8, 0.15, 0.05
+    sigma = np.clip(result.sigma_m, 1e-3 * config.noise_floor_mm, 3e-3)
+    new = TrackState(
+        stamp_ns,
+        result.T_camera_ct,
+        result.covariance,
+        float(max(low_mm, keep * state.common_mm, 1.5 * common[0])),
+        float(max(low_deg, keep * state.common_deg, 1.5 * common[1])),
+        float(0.8 * state.sigma_m + 0.2 * sigma),
+    )
+    own_mm = tuple(float(1e3 * np.linalg.norm(gap[k][:3])) for k in moved)
+    return TrackStep(new, result, moved, own_mm)
+
+
+def _objection(
+    covariance: np.ndarray, information: np.ndarray, xi: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much each level's data lose by the compromise with the past (chi-square, (L,)), and by
+    how far the compromise differs from what the data alone say ((L, 6) twists)."""
+    L = len(xi)
+    H = np.zeros((6 * L, 6 * L))
+    for k in range(L):
+        H[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] = information[k]
+    fused = np.linalg.solve(np.linalg.inv(covariance) + H, H @ xi.ravel()).reshape(L, 6)
+    gap = xi - fused
+    return np.einsum("li,lij,lj->l", gap, information, gap), gap
+
+
+def _common_motion(
+    model: SpineModel, before: np.ndarray, after: np.ndarray, moved: tuple[int, ...]
+) -> tuple[float, float]:
+    """Median shift (mm) of the anchors and median turn (deg) of the levels since the last frame."""
+    keep = [k for k in range(len(before)) if k not in moved] or list(range(len(before)))
+    shift = anchors(model, after)[keep] - anchors(model, before)[keep]
+    trace = np.einsum("lij,lij->l", after[keep, :3, :3], before[keep, :3, :3])
+    angle = np.arccos(np.clip(0.5 * (trace - 1.0), -1.0, 1.0))
+    return (
+        float(1e3 * np.linalg.norm(np.median(shift, axis=0))),
+        float(np.rad2deg(np.median(angle))),
+    )
