@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ray casting of rigid solids and shading, on the CPU (Open3D's Embree).
+
+Each solid is cast in its own frame inside its projected box, so that per-frame motion rebuilds no
+search tree; the nearest hit wins. Rays have unit z in the camera, so the hit parameter is depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import open3d as o3d
+
+from spine_nav_common.core.types import Intrinsics
+from spine_nav_sim.core.motion import invert
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A triangle surface ready for casting, in its own frame (metres)."""
+
+    tree: o3d.t.geometry.RaycastingScene
+    faces: np.ndarray  # (M, 3)
+    normals: np.ndarray  # (N, 3) float32 unit, per vertex
+    values: np.ndarray  # (N,) float32 carried to the pixels: residual tissue in metres
+    corners: np.ndarray  # (8, 3) of the bounding box
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Where one solid is seen: window (row slice, column slice) and (h, w) arrays in it."""
+
+    window: tuple[slice, slice]
+    depth: np.ndarray  # inf where missed
+    rows: np.ndarray  # indices of the hits in the window
+    columns: np.ndarray
+    normals: np.ndarray  # (K, 3) in the solid's frame
+    values: np.ndarray  # (K,)
+    points: np.ndarray  # (K, 3) in the solid's frame
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Area-weighted unit normals (N, 3) float32."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    area = np.cross(b - a, c - a)
+    index = faces.ravel()
+    normals = np.column_stack(
+        [np.bincount(index, np.repeat(area[:, k], 3), len(vertices)) for k in range(3)]
+    )
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return (normals / np.maximum(length, 1e-20)).astype(np.float32)
+
+
+def make_solid(vertices: np.ndarray, faces: np.ndarray, values: np.ndarray | None = None) -> Solid:
+    """Build the search tree. vertices (N, 3) metres, faces (M, 3)."""
+    tree = o3d.t.geometry.RaycastingScene(nthreads=1)
+    tree.add_triangles(
+        o3d.core.Tensor.from_numpy(np.ascontiguousarray(vertices, np.float32)),
+        o3d.core.Tensor.from_numpy(np.ascontiguousarray(faces, np.uint32)),
+    )
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    corners = np.array([[(low, high)[i >> k & 1][k] for k in range(3)] for i in range(8)])
+    if values is None:
+        values = np.zeros(len(vertices), np.float32)
+    return Solid(tree, faces, vertex_normals(vertices, faces), values, corners)
+
+
+def pixel_rays(intrinsics: Intrinsics) -> np.ndarray:
+    """(H, W, 3) float32 directions with unit z, optical frame."""
+    u = (np.arange(intrinsics.width, dtype=np.float32) - intrinsics.cx) / intrinsics.fx
+    v = (np.arange(intrinsics.height, dtype=np.float32) - intrinsics.cy) / intrinsics.fy
+    rays = np.ones((intrinsics.height, intrinsics.width, 3), np.float32)
+    rays[..., 0] = u[None, :]
+    rays[..., 1] = v[:, None]
+    return rays
+
+
+def _window(
+    corners: np.ndarray, T_camera_solid: np.ndarray, intrinsics: Intrinsics
+) -> tuple[slice, slice] | None:
+    p = corners @ T_camera_solid[:3, :3].T + T_camera_solid[:3, 3]
+    if np.all(p[:, 2] < 0.01):
+        return None
+    if np.any(p[:, 2] < 0.01):
+        return slice(0, intrinsics.height), slice(0, intrinsics.width)
+    u = intrinsics.fx * p[:, 0] / p[:, 2] + intrinsics.cx
+    v = intrinsics.fy * p[:, 1] / p[:, 2] + intrinsics.cy
+    u0, u1 = max(int(u.min()), 0), min(int(u.max()) + 2, intrinsics.width)
+    v0, v1 = max(int(v.min()), 0), min(int(v.max()) + 2, intrinsics.height)
+    return (slice(v0, v1), slice(u0, u1)) if u0 < u1 and v0 < v1 else None
+
+
+def cast(
+    solid: Solid, T_camera_solid: np.ndarray, rays: np.ndarray, intrinsics: Intrinsics, threads: int
+) -> Hits | None:
+    """Cast the camera's rays on one solid; None when it is out of view."""
+    window = _window(solid.corners, T_camera_solid, intrinsics)
+    if window is None:
+        return None
+    T_solid_camera = invert(T_camera_solid).astype(np.float32)
+    directions = rays[window] @ T_solid_camera[:3, :3].T
+    origin = T_solid_camera[:3, 3]
+    bundle = np.empty((*directions.shape[:2], 6), np.float32)
+    bundle[..., :3] = origin
+    bundle[..., 3:] = directions
+    answer = solid.tree.cast_rays(o3d.core.Tensor.from_numpy(bundle), nthreads=threads)
+    depth = answer["t_hit"].numpy()
+    rows, columns = np.nonzero(np.isfinite(depth))
+    if len(rows) == 0:
+        return None
+    triangle = solid.faces[answer["primitive_ids"].numpy()[rows, columns]]
+    uv = answer["primitive_uvs"].numpy()[rows, columns]
+    weights = np.column_stack([1.0 - uv.sum(axis=1), uv])
+    normals = np.einsum("kij,ki->kj", solid.normals[triangle], weights)
+    values = np.einsum("ki,ki->k", solid.values[triangle], weights)
+    points = origin + directions[rows, columns] * depth[rows, columns, None]
+    return Hits(window, depth, rows, columns, normals, values, points)
+
+
+@dataclass
+class GBuffer:
+    """What each pixel shows: (H, W) arrays. normal in the world frame, facing the camera."""
+
+    depth: np.ndarray  # inf = nothing
+    normal: np.ndarray
+    albedo: np.ndarray
+    gloss: np.ndarray
+    sharpness: np.ndarray
+    instance: np.ndarray
+    tissue: np.ndarray
+
+    @classmethod
+    def empty(cls, height: int, width: int, background: np.ndarray) -> GBuffer:
+        """Nothing but a background colour."""
+        return cls(
+            np.full((height, width), np.inf, np.float32),
+            np.zeros((height, width, 3), np.float32),
+            np.broadcast_to(background, (height, width, 3)).astype(np.float32),
+            np.zeros((height, width), np.float32),
+            np.full((height, width), 20.0, np.float32),
+            np.zeros((height, width), np.uint8),
+            np.zeros((height, width), np.float32),
+        )
+
+    def copy(self) -> GBuffer:
+        """A deep copy."""
+        return GBuffer(*(getattr(self, name).copy() for name in self.__dataclass_fields__))
+
+    def nearer(self, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(index of hits that win, their rows, columns in the image); writes their depth."""
+        rows = hits.rows + hits.window[0].start
+        columns = hits.columns + hits.window[1].start
+        depth = hits.depth[hits.rows, hits.columns]
+        win = np.flatnonzero(depth < self.depth[rows, columns])
+        rows, columns = rows[win], columns[win]
+        self.depth[rows, columns] = depth[win]
+        return win, rows, columns
+
+
+@dataclass(frozen=True)
+class Lamp:
+    """A surgical lamp: position and aim in the world (metres), spot radius at the aim."""
+
+    position_m: np.ndarray
+    aim_m: np.ndarray
+    radius_m: float
+    colour: np.ndarray  # (3,) linear, with intensity
+
+
+def shade(
+    buffer: GBuffer,
+    points_m: np.ndarray,
+    eye_m: np.ndarray,
+    lamps: tuple[Lamp, ...],
+    lit: np.ndarray | None,
+    ambient: np.ndarray,
+    open_sky: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lambert plus Blinn-Phong.
+
+    points_m (H, W, 3) and eye_m in the world; lit (L, H, W) 0 to 1 per lamp or None (no shadows);
+    open_sky (H, W) scales ambient light. Returns (radiance (H, W, 3), highlight (H, W)).
+    """
+    radiance = buffer.albedo * (ambient * open_sky[..., None])
+    highlight = np.zeros(buffer.depth.shape, np.float32)
+    view = eye_m.astype(np.float32) - points_m
+    view /= np.linalg.norm(view, axis=2, keepdims=True) + 1e-9
+    for i, lamp in enumerate(lamps):
+        to_lamp = lamp.position_m.astype(np.float32) - points_m
+        distance = np.linalg.norm(to_lamp, axis=2) + 1e-9
+        to_lamp /= distance[..., None]
+        axis = (lamp.aim_m - lamp.position_m).astype(np.float32)
+        reach = float(np.linalg.norm(axis))
+        cosine = -(to_lamp @ (axis / reach))
+        off_axis = distance * np.sqrt(np.maximum(1.0 - cosine**2, 0.0))
+        spot = 1.0 / (1.0 + (off_axis / lamp.radius_m) ** 4) * (cosine > 0.0)
+        strength = spot * (reach / distance) ** 2
+        if lit is not None:
+            strength = strength * lit[i]
+        diffuse = np.maximum(np.einsum("hwk,hwk->hw", buffer.normal, to_lamp), 0.0) * strength
+        half = to_lamp + view
+        half /= np.linalg.norm(half, axis=2, keepdims=True) + 1e-9
+        cos_half = np.maximum(np.einsum("hwk,hwk->hw", buffer.normal, half), 0.0)
+        specular = buffer.gloss * cos_half**buffer.sharpness * strength
+        radiance = radiance + buffer.albedo * lamp.colour * diffuse[..., None]
+        radiance = radiance + lamp.colour * (0.6 * specular)[..., None]
+        highlight = np.maximum(highlight, specular)
+    return radiance, highlight
+
+
+def shadows(
+    occluders: list[tuple[Solid, np.ndarray]],
+    points_m: np.ndarray,
+    normals: np.ndarray,
+    lamps: tuple[Lamp, ...],
+    threads: int,
+    softness_px: float,
+) -> np.ndarray:
+    """(L, H, W) share of each lamp that reaches a pixel, cast at half resolution and softened.
+
+    occluders: (solid, T_world_solid).
+    """
+    height, width = points_m.shape[:2]
+    small = np.ascontiguousarray(points_m[::2, ::2] + 0.0015 * normals[::2, ::2])
+    lit = np.ones((len(lamps), height, width), np.float32)
+    for i, lamp in enumerate(lamps):
+        dark = np.zeros(small.shape[:2], bool)
+        for solid, T_world_solid in occluders:
+            T = invert(T_world_solid).astype(np.float32)
+            origin = small @ T[:3, :3].T + T[:3, 3]
+            target = T[:3, :3] @ lamp.position_m.astype(np.float32) + T[:3, 3]
+            bundle = np.concatenate([origin, target - origin], axis=2)
+            tensor = o3d.core.Tensor.from_numpy(np.ascontiguousarray(bundle, np.float32))
+            dark |= solid.tree.test_occlusions(tensor, 0.0, 1.0, nthreads=threads).numpy()
+        soft = cv2.GaussianBlur(1.0 - dark.astype(np.float32), (0, 0), max(softness_px, 0.4))
+        lit[i] = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
+    return lit
