@@ -91,7 +91,7 @@ def _stack(rng: np.random.Generator, subject: mm.Subject, traits: dict) -> list[
         else:
             shape = shapes[i]
             top, depth = shape.posterior_height / 2, shape.body_depth
-            height = top + {"T12": 0.0, "L5": -1.0}.get(level, 0.0)
+            height = top + mm.FACET_RISE[level]
             facets = vb.superior_facets(
                 joints[i], shape.canal_depth + 1.5, height, coronal=level == "T12"
             )
@@ -165,8 +165,8 @@ def _field(bones: list[_Bone], i: int, rng: np.random.Generator) -> Field:
         above = bones[i - 1]
         T_here_above = np.linalg.inv(bone.pose) @ above.pose
         pair = bone.facets_above.moved(np.linalg.inv(T_here_above))
-        pars, _ = vb.lamina_points(above.shape)
-        for tube in vb.inferior_process(bone.joint_above, pair, root=pars):
+        pars, middle = vb.lamina_points(above.shape)
+        for tube in vb.inferior_process(bone.joint_above, pair, pars, middle):
             field.cut(tube.moved(T_here_above), offset=0.9)
     field.roughen(rng, 9.0, bone.shape.noise_mm)
     field.roughen(rng, 3.5, 0.3 * bone.shape.noise_mm)

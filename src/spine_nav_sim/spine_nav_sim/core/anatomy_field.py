@@ -246,7 +246,10 @@ def _without_ambiguity(v: np.ndarray, depth: float) -> np.ndarray:
 
 _CORNERS = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
 _EDGES = [
-    (a, b) for a in range(8) for b in range(a + 1, 8) if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1
+    (a, b)
+    for a in range(8)
+    for b in range(a + 1, 8)
+    if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1
 ]
 
 

@@ -72,10 +72,12 @@ CANAL_DEPTH = dict(T12=16.2, L1=16.8, L2=16.5, L3=16.5, L4=16.8, L5=17.0)
 SPINOUS_LENGTH = dict(T12=47.0, L1=49.0, L2=52.5, L3=53.5, L4=52.0, L5=48.0)
 SPINOUS_HEIGHT = dict(T12=20.0, L1=23.5, L2=25.5, L3=26.0, L4=23.0, L5=18.5)
 # Facet joint below the level: half distance of the joint centres, angle to the coronal plane.
-JOINT_HALF_WIDTH = dict(T12=12.0, L1=12.5, L2=13.8, L3=15.5, L4=18.5, L5=22.5)
+JOINT_HALF_WIDTH = dict(T12=12.0, L1=12.5, L2=13.8, L3=16.0, L4=19.5, L5=23.0)
 JOINT_ANGLE_DEG = dict(T12=70.0, L1=72.0, L2=68.0, L3=62.0, L4=54.0, L5=46.0)
 JOINT_WIDTH = dict(T12=11.5, L1=12.4, L2=12.7, L3=13.8, L4=14.7, L5=15.6)
 JOINT_HEIGHT = dict(T12=14.5, L1=15.3, L2=16.0, L3=15.7, L4=16.2, L5=17.0)
+# Centre of the superior facet above the upper rim of the posterior wall.
+FACET_RISE = dict(T12=0.0, L1=-1.0, L2=-1.5, L3=-0.5, L4=0.5, L5=-6.0)
 # Rim-to-rim gap of the disc below at mid-depth. The 87 patients have 7.1 (3.1 to 11.4) between the
 # endplates; the rims stand about 1.1 mm proud on both sides.
 DISC_GAP = dict(T12=3.6, L1=4.6, L2=5.2, L3=5.6, L4=5.8, L5=5.6)

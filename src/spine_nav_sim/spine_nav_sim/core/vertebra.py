@@ -52,31 +52,34 @@ def superior_process(joint: Joint, facets: FacetPair, root: np.ndarray, mammilla
         n, c = facets.normal[i], facets.centre[i]
         across = np.cross(facets.up, n)
         across *= np.sign(across[1]) if abs(across[1]) > 0.2 else np.sign(across[0] * SIDES[i])
-        thick, half = 3.1, 0.5 * joint.width[i]
+        thick, half = 3.9, 0.5 * joint.width[i]
         mid = c - n * (thick + 0.5 * joint.gap)
         h = 0.5 * joint.height[i]
         low, high = mid - facets.up * (h + 2.0), mid + facets.up * (h - 2.0)
         tubes.append(
-            Tube.of([low, mid, high], [half * 0.95, half, half * 0.72], [4.2, 3.6, 2.8], across,
-                    2.5, 2.0, cap=3.6)
+            Tube.of([low, mid, high], [half * 1.05, half * 1.15, half * 0.85], [5.0, 4.6, 3.6], across,
+                    2.3, 2.5, cap=4.2)
         )  # fmt: skip
         tubes.append(Tube.of([root[i], low], [6.0, half * 0.9], [5.0, 4.2], across, 2.0, 4.0))
         # The shell curls round the joint: a front lip and the mammillary body behind.
-        front = mid - across * half * 0.8 + n * 1.8
+        front = mid - across * half * 0.85 + n * 2.2
         tubes.append(
             Tube.of([front - facets.up * h * 0.5, front + facets.up * h * 0.45], 2.8, 2.6, across,
                     2.0, 3.0)
         )  # fmt: skip
-        back = mid + across * half * 0.9 - facets.up * h * 0.15 - n * 0.6
+        back = mid + across * half * 1.05 - facets.up * h * 0.1 + n * 0.8
         tubes.append(
-            Tube.of([back - facets.up * 3.5, back + facets.up * 2.5], [3.0 * mammillary] * 2,
-                    [3.2 * mammillary] * 2, across, 2.0, 3.0)
+            Tube.of([back - facets.up * 3.5, back + facets.up * 2.5], [3.2 * mammillary] * 2,
+                    [3.6 * mammillary] * 2, across, 2.0, 3.0)
         )  # fmt: skip
     return tubes
 
 
-def inferior_process(joint: Joint, facets: FacetPair, root: np.ndarray) -> list[Tube]:
-    """Tubes of the two inferior articular processes from the pars (root) down to the joints."""
+def inferior_process(
+    joint: Joint, facets: FacetPair, root: np.ndarray, middle: np.ndarray
+) -> list[Tube]:
+    """Tubes of the two inferior articular processes from the pars (root) down to the joints, and
+    of the sheets of lamina that join them to the midline (middle)."""
     tubes = []
     for i in range(2):
         n, c = facets.normal[i], facets.centre[i]
@@ -87,10 +90,16 @@ def inferior_process(joint: Joint, facets: FacetPair, root: np.ndarray) -> list[
         tubes.append(
             Tube.of(
                 [root[i], mid + facets.up * (h + 1.0), mid, mid - facets.up * (h - 3.0)],
-                [6.5, half * 0.92, half * 0.9, half * 0.62],
-                [3.6, 3.6, 3.7, 3.2],
-                across, 2.3, 3.5, cap=4.0,
+                [6.0, half * 0.95, half * 0.95, half * 0.72],
+                [4.2, 4.8, 4.8, 3.8],
+                across, 2.2, 3.5, cap=4.2,
             )
+        )  # fmt: skip
+        shoulder = mid + facets.up * (0.5 * h) + n * 0.5
+        inner = middle + np.array([0.0, 0.5, -5.0])
+        tubes.append(
+            Tube.of([0.75 * shoulder + 0.25 * root[i], inner], [7.0, 6.0], [3.2, 3.2], Z, 2.3, 4.0,
+                    cap=3.0)
         )  # fmt: skip
     return tubes
 
@@ -112,11 +121,18 @@ def add_body(field: Field, s: Shape, rng: np.random.Generator) -> None:
     ripple = np.zeros_like(theta)
     for k in (2, 3, 5, 7):
         ripple += rng.normal() * np.cos(k * theta + rng.uniform(0, 6.283)) / k
-    half = (s.posterior_height + (s.anterior_height - s.posterior_height) * np.clip(-y / d, 0, 1)) / 2
+    half = (
+        s.posterior_height + (s.anterior_height - s.posterior_height) * np.clip(-y / d, 0, 1)
+    ) / 2
     rel = np.clip(z / half, -1.2, 1.2)
-    lip = s.rim_mm * np.clip(0.4 + ripple, 0, 2.5) * (q < 0.6) * np.exp(-(((1 - np.abs(rel)) * 5) ** 2))
+    lip = (
+        s.rim_mm
+        * np.clip(0.4 + ripple, 0, 2.5)
+        * (q < 0.6)
+        * np.exp(-(((1 - np.abs(rel)) * 5) ** 2))
+    )
     scale = 1.0 - 0.11 * (1 - rel**2) + lip / a
-    n = 2.4
+    n = 2.2
     rho = (np.abs(p) ** n + np.abs(q) ** n + 1e-9) ** (1 / n)
     radial = (rho / scale - 1) * min(a, b) * 0.95
     wall = y - 0.6 + 2.0 * np.clip(1 - (x / (0.6 * a)) ** 2, 0, 1)
@@ -149,7 +165,7 @@ def pedicle_axes(s: Shape) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pedicle_z(s: Shape) -> float:
-    return s.posterior_height / 2 - s.pedicle_height / 2 - 1.0
+    return s.posterior_height / 2 - s.pedicle_height / 2 - 2.0
 
 
 def add_pedicles(field: Field, s: Shape) -> None:
@@ -174,14 +190,14 @@ def add_transverse(field: Field, s: Shape) -> None:
             root = pillar + np.array([sign * 1.0, -5.0, 0.0])
             mid = np.array([sign * (abs(root[0]) * 0.45 + reach * 0.55), 9.0, z + 1.0])
             tip = np.array([sign * (reach - 5.0), tip_y, z + s.process_rise[i]])
-            a, b = [8.0 * g, 7.0 * g, 5.0 * g], [7.5 * g, 6.0 * g, 4.0 * g]
+            a, b = [8.5 * g, 6.5 * g, 3.8 * g], [8.0 * g, 5.4 * g, 3.0 * g]
         else:
             root = pillar + np.array([sign * 1.0, 0.0, -1.0])
             mid = np.array(
                 [sign * (abs(root[0]) * 0.45 + reach * 0.55), 12.5, z + 0.5 * s.process_rise[i]]
             )
             tip = np.array([sign * (reach - 3.0), tip_y, z + s.process_rise[i]])
-            a, b = [6.5 * g, 5.0 * g, 4.6 * g], [4.6 * g, 2.9 * g, 2.3 * g]
+            a, b = [6.5 * g, 4.8 * g, 3.9 * g], [4.8 * g, 3.0 * g, 2.2 * g]
         field.add(Tube.of([root, mid, tip], a, b, Z, 2.3, 5.0, cap=3.0))
         accessory = root + np.array([sign * 3.0, 3.0, -4.0])
         field.add(Tube.of([accessory], 2.4 * g, 2.6 * g, Z, 2.0, 3.0))
@@ -223,9 +239,7 @@ def add_arch(field: Field, s: Shape) -> None:
                     2.8, 3.0, cap=3.0)
         )  # fmt: skip
         pillar = pillar_points(s)[i]
-        field.add(
-            Tube.of([pillar, pars[i]], [6.5, 6.0], [5.0, 4.0], X, 2.2, 4.0)
-        )
+        field.add(Tube.of([pillar, pars[i]], [6.5, 6.0], [5.0, 4.0], X, 2.2, 4.0))
 
 
 def add_spinous(field: Field, s: Shape) -> None:
@@ -241,25 +255,29 @@ def add_spinous(field: Field, s: Shape) -> None:
     )
     tip = np.array([s.spinous_deviation, tip_y, root[2] - tilt])
     field.add(
-        Tube.of([root, waist, tip], [h * 0.82, h * 0.80, h - 1.5], [t * 1.25, t * 0.85, t], Z, 2.8,
+        Tube.of([root, waist, tip], [h * 0.80, h * 0.80, h - 1.5], [t * 1.9, t * 0.9, t], Z, 2.8,
                 5.0, cap=3.5)
     )  # fmt: skip
     field.add(
         Tube.of(
             [tip + Z * (h - 4.0), tip + Y * 0.5, tip - Z * (h - 4.0) - Y * 0.5],
-            [t * 1.0, t * 1.15, t * 1.5], [3.4, 3.4, 3.8], X, 2.0, 3.0,
+            [t * 1.0, t * 1.1, t * 1.3], [3.4, 3.4, 3.8], X, 2.0, 3.0,
         )
     )  # fmt: skip
 
 
-def canal(s: Shape) -> Tube:
-    """The vertebral canal: oval above, triangular below (by its exponent and depth)."""
-    d, w = s.canal_depth / 2, s.canal_width / 2
-    length = s.posterior_height
-    slope = np.tan(np.radians(s.lamina_slope)) * 0.5
-    return Tube.of(
-        [[0, d - slope * length, length], [0, d + slope * length, -length]], w, d, X, 2.0, 2.0
-    )
+def canal(s: Shape) -> list[Tube]:
+    """The vertebral canal: an oval behind the body and a narrower one behind it, which together
+    make the rounded triangle of lumbar levels."""
+    d, w, length = s.canal_depth, s.canal_width, s.posterior_height
+    slope = np.tan(np.radians(s.lamina_slope)) * 0.5 * length
+
+    def tube(y: float, half_x: float, half_y: float) -> Tube:
+        ends = [[0, y - slope, length], [0, y + slope, -length]]
+        return Tube.of(ends, half_x, half_y, X, 2.0, 2.5)
+
+    narrow = {"L4": 0.24, "L5": 0.19}.get(s.level, 0.27)
+    return [tube(0.36 * d, 0.5 * w, 0.36 * d), tube(0.62 * d, narrow * w, 0.38 * d)]
 
 
 def build_field(
@@ -286,11 +304,12 @@ def build_field(
     else:
         add_transverse(field, s)
     add_arch(field, s)
-    field.cut(canal(s))
     add_spinous(field, s)
-    pars, _ = lamina_points(s)
-    for tube in inferior_process(*lower, root=pars):
+    pars, middle = lamina_points(s)
+    for tube in inferior_process(*lower, root=pars, middle=middle):
         field.add(tube)
+    for tube in canal(s):
+        field.cut(tube)
     coronal = s.level == "T12"
     for tube in superior_process(*upper, root=pillar_points(s), mammillary=0.8 if coronal else 1.0):
         field.add(tube)

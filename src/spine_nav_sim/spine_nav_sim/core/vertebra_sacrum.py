@@ -39,7 +39,7 @@ def sample_sacrum(rng: np.random.Generator, subject: Subject) -> SacrumShape:
         half_span=scale * np.clip(rng.normal(53.0, 3.0) + rng.normal(0, 1.0, 2), 44, 62),
         bend=float(np.clip(rng.normal(0, 5.0), -10, 10)),
         crest=np.clip(rng.normal([9.0, 8.5, 6.5, 4.5], 1.8), 2.0, 13.0),
-        facet_height=float(np.clip(rng.normal(7.0, 1.5), 4.0, 10.0)),
+        facet_height=float(np.clip(rng.normal(-3.5, 1.5), -6.5, 0.0)),
         noise_mm=float(rng.uniform(0.3, 0.6)),
     )
 
