@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera messages to arrays and back, for every message object that has the ROS field names.
+
+Works on the attributes of sensor_msgs Image, CompressedImage and CameraInfo, whichever library
+made the object (rosbags, rclpy), so that the core needs no ROS.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .types import Intrinsics
+
+
+class ImageError(ValueError):
+    """A message holds no usable image or camera model; the text says why."""
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    dtype: str
+    channels: int
+    to_rgb: int | None = None  # cv2 conversion code; None = already mono or RGB
+
+
+_ENCODINGS = {
+    "rgb8": _Encoding("u1", 3),
+    "bgr8": _Encoding("u1", 3, cv2.COLOR_BGR2RGB),
+    "rgba8": _Encoding("u1", 4, cv2.COLOR_RGBA2RGB),
+    "bgra8": _Encoding("u1", 4, cv2.COLOR_BGRA2RGB),
+    "mono8": _Encoding("u1", 1),
+    "8UC1": _Encoding("u1", 1),
+    "8UC3": _Encoding("u1", 3, cv2.COLOR_BGR2RGB),  # as OpenCV orders them
+    "16UC1": _Encoding("u2", 1),
+    "mono16": _Encoding("u2", 1),
+    "32FC1": _Encoding("f4", 1),
+}
+
+
+def decode_image(msg: Any) -> np.ndarray:
+    """Pixels of an Image or CompressedImage message, as (H, W) or (H, W, 3) RGB.
+
+    Args:
+        msg: has encoding, height, width, step, is_bigendian, data (Image), or format and data
+            (CompressedImage: jpeg, png, tiff, and image_transport's compressedDepth).
+
+    Returns:
+        uint8 for colour and mono, uint16 for 16UC1 and mono16, float32 for 32FC1; native byte
+        order. It may share memory with the message and be read-only.
+
+    Raises:
+        ImageError: unknown encoding, or data that do not fit the stated size.
+    """
+    if not hasattr(msg, "encoding"):
+        return _decode_compressed(str(msg.format), _bytes(msg.data))
+    encoding = _ENCODINGS.get(msg.encoding)
+    if encoding is None:
+        raise ImageError(f"image encoding {msg.encoding!r} is not supported")
+    height, width, step = int(msg.height), int(msg.width), int(msg.step)
+    dtype = np.dtype((">" if msg.is_bigendian else "<") + encoding.dtype)
+    row = width * encoding.channels * dtype.itemsize
+    data = _bytes(msg.data)
+    if height < 1 or width < 1:
+        raise ImageError(f"image is {width}x{height}")
+    # the last row may lack its padding
+    if step < row or data.size < (height - 1) * step + row:
+        raise ImageError(
+            f"image {width}x{height} {msg.encoding} with step {step} holds {data.size} bytes"
+        )
+    shape = (height, width, encoding.channels) if encoding.channels > 1 else (height, width)
+    strides = (step, *((encoding.channels * dtype.itemsize,) if encoding.channels > 1 else ()))
+    image = np.ndarray(shape, dtype, data.data, strides=(*strides, dtype.itemsize))
+    image = image.astype(dtype.newbyteorder("="), copy=False)
+    return image if encoding.to_rgb is None else cv2.cvtColor(image, encoding.to_rgb)
+
+
+def _bytes(data: Any) -> np.ndarray:
+    """The payload as a contiguous (N,) uint8 view, without a copy where the object allows it."""
+    if not isinstance(data, np.ndarray):
+        data = np.frombuffer(data, np.uint8)
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+
+
+def _decode_compressed(form: str, data: np.ndarray) -> np.ndarray:
+    encoding, _, transport = form.partition(";")
+    if "compressedDepth" in transport:
+        return _decode_compressed_depth(encoding.strip(), data)
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if image is None:
+        raise ImageError(f"compressed image ({form!r}, {data.size} bytes) cannot be decoded")
+    if image.ndim == 3:
+        code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+        return cv2.cvtColor(image, code)
+    return image
+
+
+def _decode_compressed_depth(encoding: str, data: np.ndarray) -> np.ndarray:
+    """image_transport's compressedDepth: int32 format and two float32, then a PNG.
+
+    16UC1 is stored as it is; 32FC1 as inverse depth: a / (png - b), png 0 for none. librealsense's
+    recorder names the transport but leaves the 12 bytes out.
+    """
+    png = data.tobytes().find(b"\x89PNG", 0, 64)
+    image = cv2.imdecode(data[png:], cv2.IMREAD_UNCHANGED) if png >= 0 else None
+    if image is None or image.ndim != 2 or image.dtype != np.uint16:
+        raise ImageError(f"compressedDepth image ({data.size} bytes) cannot be decoded")
+    if encoding != "32FC1":
+        return image
+    if png < 12:
+        raise ImageError("compressedDepth image of 32FC1 lacks its depth quantisation")
+    a, b = struct.unpack("<ff", data[4:12].tobytes())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth = a / (image.astype(np.float32) - np.float32(b))
+    depth[image == 0] = np.nan
+    return depth
+
+
+def decode_colour(msg: Any) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a colour or mono message. Raises ImageError for any other image."""
+    image = decode_image(msg)
+    if image.dtype != np.uint8:
+        raise ImageError(f"a colour image has 8 bits, this one is {image.dtype}")
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
+
+
+def decode_depth(msg: Any) -> np.ndarray:
+    """(H, W) float32 metres of a depth message: 16UC1 in mm with 0 = none, or 32FC1 in m.
+
+    No depth, NaN, infinite and negative values all become NaN. Raises ImageError for any other
+    image.
+    """
+    image = decode_image(msg)
+    if image.ndim != 2 or image.dtype not in (np.uint16, np.float32):
+        raise ImageError("a depth image is 16UC1 (mm) or 32FC1 (m)")
+    depth = image.astype(np.float32)
+    if image.dtype == np.uint16:
+        depth *= np.float32(1e-3)
+    depth[~(np.isfinite(depth) & (depth > 0.0))] = np.nan
+    return depth
+
+
+def encode_image(image: np.ndarray, encoding: str) -> dict[str, Any]:
+    """The fields of an Image message (but header) for an array that fits `encoding`.
+
+    Raises ImageError where dtype or shape do not fit.
+    """
+    known = _ENCODINGS.get(encoding)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if known is None or channels != known.channels or image.dtype != np.dtype(known.dtype):
+        raise ImageError(f"{image.dtype} image of shape {image.shape} is no {encoding}")
+    image = np.ascontiguousarray(image, np.dtype("<" + known.dtype))
+    return {
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "encoding": encoding,
+        "is_bigendian": 0,
+        "step": image.strides[0],
+        "data": image.reshape(-1).view(np.uint8),
+    }
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """What a CameraInfo says: K (3, 3), distortion (N,), R (3, 3), P (3, 4), size in pixels."""
+
+    width: int
+    height: int
+    K: np.ndarray
+    D: np.ndarray
+    R: np.ndarray
+    P: np.ndarray
+    fisheye: bool = False
+
+    @property
+    def distorted(self) -> bool:
+        """Whether raw pixels differ from a pinhole's by more than rounding."""
+        return bool(np.abs(self.D).max(initial=0.0) > 1e-9)
+
+    def same_as(self, other: CameraModel | None) -> bool:
+        """Whether both describe the same camera."""
+        return (
+            other is not None
+            and (self.width, self.height, self.fisheye)
+            == (other.width, other.height, other.fisheye)
+            and all(
+                np.array_equal(getattr(self, m), getattr(other, m)) for m in ("K", "D", "R", "P")
+            )
+        )
+
+    def raw_intrinsics(self) -> Intrinsics:
+        """Pinhole of the raw image, from K."""
+        return _intrinsics(self.width, self.height, self.K)
+
+    def rectified_intrinsics(self) -> Intrinsics:
+        """Pinhole of the rectified image, from P. Raises ImageError where P is zero."""
+        if not (self.P[0, 0] > 0.0 and self.P[1, 1] > 0.0):
+            raise ImageError("camera_info has no projection (P is zero)")
+        return _intrinsics(self.width, self.height, self.P)
+
+    def rectify_maps(self, target: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
+        """cv2.remap maps (H, W) that bring this camera's raw image to `target`, rotated by R."""
+        R = np.eye(3) if not self.R.any() else self.R
+        K = np.array([[target.fx, 0, target.cx], [0, target.fy, target.cy], [0, 0, 1.0]])
+        make = cv2.fisheye.initUndistortRectifyMap if self.fisheye else cv2.initUndistortRectifyMap
+        D = self.D if self.D.size else np.zeros(4)
+        return make(self.K, D, R, K, (target.width, target.height), cv2.CV_32FC1)
+
+
+def _intrinsics(width: int, height: int, K: np.ndarray) -> Intrinsics:
+    return Intrinsics(width, height, float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
+
+
+def decode_camera_info(msg: Any) -> CameraModel:
+    """The camera model of a CameraInfo message (fields k, d, r, p or K, D, R, P).
+
+    Raises ImageError: K is zero or not finite (an uncalibrated camera), or the size is zero.
+    """
+
+    def matrix(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        value = getattr(msg, name) if hasattr(msg, name) else getattr(msg, name.upper())
+        return np.array(value, dtype=np.float64).reshape(shape)
+
+    model = CameraModel(
+        width=int(msg.width),
+        height=int(msg.height),
+        K=matrix("k", (3, 3)),
+        D=matrix("d", (-1,)),
+        R=matrix("r", (3, 3)),
+        P=matrix("p", (3, 4)),
+        fisheye=str(msg.distortion_model) in ("equidistant", "fisheye"),
+    )
+    if not all(np.isfinite(m).all() for m in (model.K, model.D, model.R, model.P)):
+        raise ImageError("camera_info holds NaN or infinity")
+    if not (model.K[0, 0] > 0.0 and model.K[1, 1] > 0.0):
+        raise ImageError("camera_info is zero (K has no focal length)")
+    if model.width < 1 or model.height < 1:
+        raise ImageError("camera_info gives no image size")
+    return model

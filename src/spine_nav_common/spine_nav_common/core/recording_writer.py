@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes recordings as contracts section 2 lays them out (rosbag2, MCAP)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from .images import encode_image
+from .types import Intrinsics, RgbdFrame, StereoFrame
+
+COLOUR = "/camera/camera/color"
+DEPTH = "/camera/camera/aligned_depth_to_color"
+STEREO = {"left": "/stereo/left", "right": "/stereo/right"}
+_IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
+
+
+class RecordingWriter:
+    """A new recording folder; use as a context manager, which closes it.
+
+    Args:
+        path: folder to make; it must not exist (FileExistsError).
+        compress: zstd chunks inside the MCAP file.
+        depth_encoding: '16UC1' (mm, as a RealSense gives it) or '32FC1' (m).
+        sqlite3: write a .db3 storage instead of MCAP (then never compressed).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        compress: bool = True,
+        depth_encoding: str = "16UC1",
+        sqlite3: bool = False,
+    ) -> None:
+        if depth_encoding not in ("16UC1", "32FC1"):
+            raise ValueError(f"depth_encoding {depth_encoding!r}: use 16UC1 or 32FC1")
+        path = Path(path)
+        if path.exists():
+            raise FileExistsError(f"{path} is already there; name another folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._types = get_typestore(Stores.ROS2_JAZZY)
+        plugin = StoragePlugin.SQLITE3 if sqlite3 else StoragePlugin.MCAP
+        self._writer = Writer(path, version=9, storage_plugin=plugin)
+        if compress and not sqlite3:
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        self._depth_encoding = depth_encoding
+        self._connections: dict[str, Connection] = {}
+        self._writer.open()
+
+    def __enter__(self) -> RecordingWriter:  # noqa: PYI034 - Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # closed after an error too: what was recorded so far stays readable
+        self._writer.close()
+
+    def message(self, msgtype: str, **fields: Any) -> Any:
+        """A message object of rosbags' Jazzy types, for `write`."""
+        return self._types.types[msgtype](**fields)
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:
+        """A std_msgs/Header."""
+        sec, nanosec = divmod(stamp_ns, 1_000_000_000)
+        stamp = self.message("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
+        return self.message("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
+
+    def write(self, topic: str, msgtype: str, msg: Any, stamp_ns: int) -> None:
+        """Append any message; stamp_ns is the time of recording."""
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                topic, msgtype, typestore=self._types
+            )
+        data = self._types.serialize_cdr(msg, msgtype)
+        self._writer.write(self._connections[topic], stamp_ns, data)
+
+    def write_rgbd(self, frame: RgbdFrame) -> None:
+        """Append colour, depth and both camera_info; NaN depth becomes 0 in 16UC1."""
+        depth = frame.depth_m.astype(np.float32)
+        if self._depth_encoding == "16UC1":
+            mm = np.rint(1e3 * np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0))
+            depth = np.where(mm > 65535, 0, np.clip(mm, 0, 65535)).astype(np.uint16)
+        self._image(f"{COLOUR}/image_raw", frame, frame.colour, "rgb8")
+        self._info(f"{COLOUR}/camera_info", frame)
+        self._image(f"{DEPTH}/image_raw", frame, depth, self._depth_encoding)
+        self._info(f"{DEPTH}/camera_info", frame)
+
+    def write_stereo(self, frame: StereoFrame) -> None:
+        """Append the rectified pair and both camera_info."""
+        for eye, image, baseline_m in (
+            ("left", frame.left, 0.0),
+            ("right", frame.right, frame.baseline_m),
+        ):
+            encoding = "mono8" if image.ndim == 2 else "rgb8"
+            self._image(f"{STEREO[eye]}/image_rect", frame, image, encoding)
+            self._info(f"{STEREO[eye]}/camera_info", frame, baseline_m)
+
+    def _image(
+        self, topic: str, frame: RgbdFrame | StereoFrame, image: np.ndarray, encoding: str
+    ) -> None:
+        header = self.header(frame.stamp_ns, frame.frame_id)
+        msg = self.message(_IMAGE, header=header, **encode_image(image, encoding))
+        self.write(topic, _IMAGE, msg, frame.stamp_ns)
+
+    def _info(self, topic: str, frame: RgbdFrame | StereoFrame, baseline_m: float = 0.0) -> None:
+        header = self.header(frame.stamp_ns, frame.frame_id)
+        msg = self.message(_INFO, header=header, **self._camera(frame.intrinsics, baseline_m))
+        self.write(topic, _INFO, msg, frame.stamp_ns)
+
+    def _camera(self, camera: Intrinsics, baseline_m: float) -> dict[str, Any]:
+        fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
+        return {
+            "height": camera.height,
+            "width": camera.width,
+            "distortion_model": "plumb_bob",
+            "d": np.zeros(5),
+            "k": np.array([fx, 0, cx, 0, fy, cy, 0, 0, 1], dtype=np.float64),
+            "r": np.eye(3).ravel(),
+            "p": np.array([fx, 0, cx, -fx * baseline_m, 0, fy, cy, 0, 0, 0, 1, 0], np.float64),
+            "binning_x": 0,
+            "binning_y": 0,
+            "roi": self.message(
+                "sensor_msgs/msg/RegionOfInterest",
+                x_offset=0,
+                y_offset=0,
+                height=0,
+                width=0,
+                do_rectify=False,
+            ),
+        }

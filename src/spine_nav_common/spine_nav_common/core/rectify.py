@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings camera images to the pinhole geometry that the rest of the program assumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .images import CameraModel, ImageError
+from .types import Intrinsics
+
+# Principal points closer than this need no resampling: 0.01 px moves a point at 0.5 m, seen with a
+# 60 mm baseline and f = 600 px, by 0.07 mm in depth.
+_SAME_PX = 0.01
+
+
+class RgbdRectifier:
+    """Removes lens distortion from colour and aligned depth; keeps the maps while the model stays."""
+
+    def __init__(self) -> None:
+        self._model: CameraModel | None = None
+        self._maps: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __call__(
+        self, model: CameraModel, colour: np.ndarray, depth_m: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Colour (H, W, 3) and depth (H, W) without distortion, on model.raw_intrinsics()."""
+        if self._maps is None or not model.same_as(self._model):
+            self._model, self._maps = model, model.rectify_maps(model.raw_intrinsics())
+        colour = cv2.remap(colour, *self._maps, cv2.INTER_LINEAR)
+        # nearest: a mean over an edge would invent points between bone and background
+        depth_m = cv2.remap(
+            depth_m,
+            *self._maps,
+            cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=float("nan"),
+        )
+        return colour, depth_m
+
+
+@dataclass(frozen=True)
+class StereoRig:
+    """How a pair is rectified: maps for cv2.remap, None where an image stays as it is."""
+
+    intrinsics: Intrinsics
+    baseline_m: float
+    left_maps: tuple[np.ndarray, np.ndarray] | None
+    right_maps: tuple[np.ndarray, np.ndarray] | None
+
+    def rectify(self, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both images on the rig's common pinhole."""
+        if self.left_maps is not None:
+            left = cv2.remap(left, *self.left_maps, cv2.INTER_LINEAR)
+        if self.right_maps is not None:
+            right = cv2.remap(right, *self.right_maps, cv2.INTER_LINEAR)
+        return left, right
+
+
+def stereo_rig(left: CameraModel, right: CameraModel, raw: bool) -> StereoRig:
+    """The rig of two calibrated cameras; `raw` = images still distorted.
+
+    Raises ImageError: sizes differ, no projection, no baseline, or left and right swapped.
+    """
+    if (left.width, left.height) != (right.width, right.height):
+        raise ImageError(
+            f"left is {left.width}x{left.height} but right {right.width}x{right.height}"
+        )
+    intrinsics, own_right = left.rectified_intrinsics(), right.rectified_intrinsics()
+    baseline_m = -float(right.P[0, 3]) / own_right.fx
+    if baseline_m < 0.0:
+        raise ImageError("the right camera_info has P[3] > 0: left and right are swapped")
+    if baseline_m < 1e-4:
+        raise ImageError("the right camera_info gives no baseline (P[3] = -fx * baseline)")
+    if raw:
+        return StereoRig(
+            intrinsics, baseline_m, left.rectify_maps(intrinsics), right.rectify_maps(intrinsics)
+        )
+    right_maps = None
+    pairs = zip(
+        (intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy),
+        (own_right.fx, own_right.fy, own_right.cx, own_right.cy),
+        strict=True,
+    )
+    if any(abs(a - b) > _SAME_PX for a, b in pairs):
+        # image_proc may leave the principal points apart; disparity must be zero at infinity
+        pinhole = CameraModel(
+            right.width, right.height, right.P[:, :3], np.zeros(4), np.eye(3), right.P
+        )
+        right_maps = pinhole.rectify_maps(intrinsics)
+    return StereoRig(intrinsics, baseline_m, None, right_maps)
