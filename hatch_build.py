@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
         shared = build_data["shared_data"]
-        self.scratch = root / "build" / "launchers"
+        self.scratch = Path(tempfile.mkdtemp(prefix="spinenav-launchers-"))
         for package_xml in sorted(root.glob("src/*/package.xml")):
             folder = package_xml.parent
             package = folder.name
@@ -48,7 +49,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
             shared[str(marker)] = f"share/ament_index/resource_index/packages/{package}"
             for name, (module, function) in console_scripts(folder / "setup.cfg").items():
                 launcher = self.scratch / package / name
-                launcher.parent.mkdir(parents=True, exist_ok=True)
+                launcher.parent.mkdir(exist_ok=True)
                 launcher.write_text(LAUNCHER.format(module=module, function=function))
                 launcher.chmod(0o755)
                 shared[str(launcher)] = f"lib/{package}/{name}"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Protocol
 
@@ -42,8 +41,9 @@ def find_model() -> Path:
     named = os.environ.get(MODEL_VARIABLE)
     if named:
         return Path(named)
-    tried = [Path(sys.prefix) / "share" / "spinenav" / "models"]
-    tried += [parent / "models" for parent in Path(__file__).resolve().parents]
+    above = Path(__file__).resolve().parents  # a pip or colcon prefix, or the repository, is there
+    tried = [p / "share" / "spine_perception" / "models" for p in above]
+    tried += [p / "models" for p in above]
     for folder in tried:
         if (folder / MODEL_NAME).is_file():
             return folder / MODEL_NAME
