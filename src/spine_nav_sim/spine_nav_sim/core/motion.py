@@ -21,14 +21,6 @@ def rigid(rotvec_rad: np.ndarray, pivot_m: np.ndarray, shift_m: np.ndarray) -> n
     return T
 
 
-def invert(T: np.ndarray) -> np.ndarray:
-    """Inverse of a rigid (4, 4) transform."""
-    out = np.eye(4)
-    out[:3, :3] = T[:3, :3].T
-    out[:3, 3] = -T[:3, :3].T @ T[:3, 3]
-    return out
-
-
 def operating_pose(
     centroids_m: dict[str, np.ndarray],
     rng: np.random.Generator,

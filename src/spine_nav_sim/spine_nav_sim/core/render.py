@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import open3d as o3d
 
+from spine_nav_common.core.geometry import invert
 from spine_nav_common.core.types import Intrinsics
-from spine_nav_sim.core.motion import invert
 
 
 @dataclass(frozen=True)

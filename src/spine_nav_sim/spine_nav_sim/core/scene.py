@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spine_nav_common.core.geometry import invert
 from spine_nav_common.core.types import LEVEL_CODE, LEVELS, Intrinsics, RgbdFrame
 from spine_nav_sim.core import sensor as sensors
 from spine_nav_sim.core.materials import Palette, Texture, mix, random_palette, random_texture
 from spine_nav_sim.core.motion import (
-    Breathing, CameraPath, Push, SpineMotion, hand_held, invert, operating_pose, still,
+    Breathing, CameraPath, Push, SpineMotion, hand_held, operating_pose, still,
 )
 from spine_nav_sim.core.render import (
     GBuffer, Lamp, Solid, cast, make_solid, pixel_rays, shade, shadows, vertex_normals,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from spine_nav_sim.core.anatomy import Anatomy
 
 POSTERIOR = np.array([0.0, 1.0, 0.0])  # LPS
+_CAMERA_SHARES = (0.35, 0.25, 0.15, 0.25)  # d415, d435, d405, zedm
 _KEEP_BELOW_FLOOR_M = 0.012  # bone farther under the tissue can never come to light
 
 
@@ -308,9 +310,15 @@ def _choose_levels(
     return tuple(levels[first:first + n])
 
 
-def _surface_points(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Vertices and face centres: dense enough for a height map."""
-    return np.concatenate([vertices, vertices[faces].mean(axis=1)])
+def _surface_points(vertices: np.ndarray, faces: np.ndarray, spacing_m: float) -> np.ndarray:
+    """Points on the surface about `spacing_m` apart, the same barycentric grid on every face."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    area = 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    n = int(np.clip(np.ceil(np.sqrt(2.0 * np.quantile(area, 0.9)) / spacing_m), 1, 6))
+    i, j = (k.ravel() for k in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
+    u, v = i[i + j <= n] / n, j[i + j <= n] / n
+    grid = np.column_stack([1.0 - u - v, u, v])
+    return np.einsum("kc,cfd->kfd", grid, np.array([a, b, c])).reshape(-1, 3)
 
 
 def _residual_tissue(
@@ -354,7 +362,7 @@ def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) 
         mesh = anatomy.meshes[level]
         T = T_wound_world @ rest[level]
         points[level] = mesh.vertices_m @ T[:3, :3].T + T[:3, 3]
-        surfaces[level] = _surface_points(points[level], mesh.faces)
+        surfaces[level] = _surface_points(points[level], mesh.faces, config.wound_step_m)
     middle = np.array([T_wound_world[:3, :3] @ placed[level] + T_wound_world[:3, 3]
                        for level in reversed(levels)])
     posterior_z = np.concatenate([_posterior_part(points[level])[:, 2] for level in exposed])
@@ -371,12 +379,12 @@ def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) 
         props += passing_props(wound, palette, rng, config.seconds, config.tool_busy)
     name = config.camera
     if name == "random":
-        name = str(rng.choice(list(sensors.CAMERAS)))
+        name = str(rng.choice(list(sensors.CAMERAS), p=_CAMERA_SHARES))
     elif name not in sensors.CAMERAS:
         raise ValueError(f"scene: unknown camera {name!r}; known: {', '.join(sensors.CAMERAS)}")
     model = sensors.CAMERAS[name]
     intrinsics = sensors.camera_intrinsics(model, config.width, config.height, rng)
-    camera = _camera_path(T_world_wound, wound, intrinsics, rng, config)
+    camera = _camera_path(T_world_wound, wound, intrinsics, model, rng, config)
     return Scene(
         config=config, exposed=exposed,
         motion=SpineMotion(rest, centroids, _breathing(levels, rng, config),
@@ -418,8 +426,8 @@ def _make_bone(mesh, points, wound, stain, rng, config) -> _Bone | None:
     return _Bone(solid, texture, fine, float(np.clip(stain, 0.0, 1.0)))
 
 
-def _camera_path(T_world_wound, wound, intrinsics, rng, config) -> CameraPath:
-    distance = rng.uniform(*config.distance_m)
+def _camera_path(T_world_wound, wound, intrinsics, model, rng, config) -> CameraPath:
+    distance = min(rng.uniform(*config.distance_m), model.far_m)
     pitch = np.radians(rng.uniform(*config.pitch_deg))
     azimuth, roll = rng.uniform(0.0, 2.0 * np.pi, 2)
     toward = np.array([np.sin(pitch) * np.cos(azimuth), np.cos(pitch),

@@ -103,7 +103,8 @@ def retractors(wound: Wound, palette: Palette, rng: np.random.Generator) -> list
             turn = trimesh.transformations.rotation_matrix(
                 rng.normal(0.0, 0.12), [0.0, 0.0, 1.0], [x, top, z]
             )
-            props.append(Prop(_solid(parts), palette["metal"], 1.0, 40.0, turn))
+            shine = rng.uniform(0.1, 0.7)
+            props.append(Prop(_solid(parts), 0.6 * palette["metal"], shine, 60.0, turn))
     return props
 
 
@@ -123,21 +124,24 @@ def _instrument(rng: np.random.Generator, palette: Palette) -> list[tuple[Solid,
 def _hand(rng: np.random.Generator) -> list[tuple[Solid, str]]:
     """A gloved hand with its sleeve; finger tips near the origin, the arm rising along +x +y."""
     parts = []
-    knuckles = np.array([0.055, 0.05, 0.0])
+    lift = rng.uniform(0.02, 0.06)  # of the wrist over the knuckles
     for k in range(4):
-        spread = (k - 1.5) * 0.019
-        curl = rng.uniform(0.0, 0.02)
-        tip = np.array([curl + rng.normal(0, 0.006), rng.uniform(0.0, 0.012), spread * 0.8])
-        middle = np.array([0.028 + curl, 0.035 + rng.normal(0, 0.004), spread * 0.95])
-        parts += [_capsule(tip, middle, 0.0075),
-                  _capsule(middle, knuckles + [0, 0, spread], 0.009)]
-    parts.append(_capsule([0.02, 0.01, -0.045], [0.075, 0.045, -0.035], 0.0105))
+        across = (k - 1.5) * 0.02
+        curl = rng.uniform(-0.01, 0.02)
+        tip = np.array([curl - 0.006 * abs(k - 1.5), rng.uniform(0.0, 0.012), across * 0.8])
+        middle = np.array([0.03 + curl, 0.03 + rng.normal(0, 0.004), across * 0.95])
+        knuckle = np.array([0.075, 0.035, across])
+        parts += [_capsule(tip, middle, 0.0078), _capsule(middle, knuckle, 0.0095),
+                  _capsule(knuckle, [0.14, 0.035 + 0.6 * lift, 0.6 * across], 0.0125)]
+    thumb = rng.uniform(-0.05, -0.03)
+    parts += [_capsule([0.035, 0.012, thumb], [0.075, 0.025, thumb - 0.008], 0.0095),
+              _capsule([0.075, 0.025, thumb - 0.008], [0.135, 0.03 + 0.6 * lift, -0.02], 0.013)]
     palm = trimesh.creation.icosphere(subdivisions=3, radius=1.0)
-    palm.apply_scale([0.055, 0.02, 0.045]).apply_translation([0.095, 0.06, 0.0])
-    parts.append(palm)
-    wrist = np.array([0.15, 0.08, 0.0])
-    sleeve = [_capsule(wrist, wrist + [0.3, rng.uniform(0.08, 0.22), 0.0], 0.05)]
-    parts.append(_capsule([0.11, 0.065, 0.0], wrist, 0.032))
+    parts.append(palm.apply_scale([0.05, 0.017, 0.042]).apply_translation(
+        [0.115, 0.035 + 0.4 * lift, 0.0]))
+    wrist = np.array([0.175, 0.035 + lift, 0.0])
+    parts.append(_capsule([0.13, 0.035 + 0.5 * lift, 0.0], wrist, 0.027))
+    sleeve = [_capsule(wrist + [0.02, 0.006, 0], wrist + [0.34, rng.uniform(0.08, 0.22), 0], 0.042)]
     return [(_solid(parts), "glove"), (_solid(sleeve), "sleeve")]
 
 

@@ -35,7 +35,7 @@ def render_views(
         scene.intrinsics = intrinsics or sensors.camera_intrinsics(
             scene.camera_model, config.width, config.height, rng)
         scene.camera_path = _camera_path(
-            scene.T_world_wound, scene.wound, scene.intrinsics, rng,
+            scene.T_world_wound, scene.wound, scene.intrinsics, scene.camera_model, rng,
             replace(config, camera_moves=False))
         scene.lamps = _lamps(scene.T_world_wound, scene.wound, rng)
         scene.cast_shadows = bool(rng.uniform() < config.shadows)

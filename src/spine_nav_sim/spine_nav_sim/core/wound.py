@@ -207,6 +207,7 @@ def build_wound(
     albedo, gloss = _colours(x, z, dx, height, skin, open_share, pool, style, palette, rng)
     height, albedo, gloss = _drape(x, z, z_range_m, height, albedo, gloss, style, palette, rng)
     height, albedo, gloss = _gauze(x, z, inside, height, albedo, gloss, style, palette, rng, step_m)
+    height, albedo, gloss = (_calm_rim(a, step_m) for a in (height, albedo, gloss))
     surface = np.maximum(height, top)
     light = 1.0 - (cv2.GaussianBlur(surface, (0, 0), 9 * px) - surface) / 0.035
     vertices, faces = _mesh(x_axis, z_axis, height, style)
@@ -315,6 +316,16 @@ def _gauze(x, z, inside, height, albedo, gloss, style, palette, rng, step_m):
         albedo = mix(albedo, cloth, share)
         gloss = gloss * (1.0 - 0.8 * share)
     return height.astype(np.float32), albedo, gloss
+
+
+def _calm_rim(layer: np.ndarray, step_m: float) -> np.ndarray:
+    """Fade detail out towards the rim, which goes on for ever beyond the map."""
+    layer = layer.astype(np.float32)
+    calm = cv2.GaussianBlur(layer, (0, 0), 0.02 / step_m)
+    rows, columns = (np.minimum(np.arange(n), np.arange(n)[::-1]) * step_m for n in layer.shape[:2])
+    share = np.clip(1.0 - np.minimum(rows[:, None], columns[None, :]) / 0.015, 0.0, 1.0)
+    share = share.astype(np.float32)
+    return mix(layer, calm, share) if layer.ndim == 3 else layer + share * (calm - layer)
 
 
 def _mesh(
