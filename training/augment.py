@@ -39,7 +39,7 @@ def degrade_depth(rng: Rng, depth_m: np.ndarray) -> np.ndarray:
         depth = _nan_blur(depth, int(rng.choice([3, 3, 5])))
     reference = float(np.nanmedian(depth)) if np.isfinite(depth).any() else 0.5
     grain = rng.uniform(0.0, 0.0008) * rng.standard_normal(depth.shape, dtype=np.float32)
-    clump = rng.uniform(0.0, 0.0012) * smooth_noise(rng, size, rng.uniform(1.5, 4.0))
+    clump = rng.uniform(0.0, 0.0018) * smooth_noise(rng, size, rng.uniform(1.5, 7.0))
     swell = rng.uniform(0.0, 0.0020) * smooth_noise(rng, size, rng.uniform(15.0, 60.0))
     strength = (depth / reference) ** 2 if reference > 0 else 1.0
     depth = depth * np.float32(1.0 + rng.normal(0.0, 0.004)) + (grain + clump + swell) * strength
@@ -92,6 +92,23 @@ def add_occluders(
         base = rng.uniform(0, 1, 3) if rng.random() < 0.7 else np.full(3, rng.uniform(0.3, 1.0))
         colour[inside] = np.clip(base + rng.normal(0, 0.04, (len(i), 3)), 0, 1)
         label[inside] = 0
+
+
+def crop_out(
+    rng: Rng, depth_m: np.ndarray, colour: np.ndarray, label: np.ndarray
+) -> None:
+    """In place, sometimes: nothing beyond a random edge, as where the patient or the range ends."""
+    if rng.random() < 0.7:
+        return
+    size = depth_m.shape[0]
+    i, j = np.mgrid[:size, :size] - 0.5 * size
+    for _ in range(rng.integers(1, 4)):
+        angle = rng.uniform(0, 2 * np.pi)
+        beyond = i * np.sin(angle) + j * np.cos(angle) > rng.uniform(0.2, 0.55) * size
+        depth_m[beyond] = np.nan
+        if rng.random() < 0.7:
+            colour[beyond] = 0.0
+        label[beyond] = 0
 
 
 def shift_colour(rng: Rng, colour: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@
 """Rendered views on disk, and the training samples cut from them.
 
 A view file (npz, not compressed: reading speed counts) holds, for an image of h x w pixels:
-colour (h, w, 3) uint8; depth (h, w) uint16 in 0.05 mm, 0 = none, free of noise; instance (h, w)
-uint8, 0 = not bone, else 1 + index into the rows of centre_m, cranial, dorsal (K, 3) float32 in the
+colour (h, w, 3) uint8; depth, free of noise, and measured, by the sensor model, both (h, w) uint16
+in 0.05 mm, 0 = none; instance (h, w) uint8, 0 = not bone, else 1 + index into the rows of centre_m, cranial, dorsal (K, 3) float32 in the
 camera frame; tissue (h, w) uint8, film on the bone in 0.1 mm, 255 = more; camera (4,) fx fy cx cy.
 """
 
@@ -14,15 +14,22 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from augment import add_occluders, degrade_depth, shift_colour, warp_jitter
+from augment import add_occluders, crop_out, degrade_depth, shift_colour, warp_jitter
 from spine_nav_common.core.types import Intrinsics
 from spine_perception.core.features import CENTRE_SCALE_M, features, roll_of, to_ray_frame, turn
-from spine_perception.core.grid import PITCH_M, camera_points, centred_grid, pixel_maps
+from spine_perception.core.grid import (
+    PITCH_M,
+    camera_points,
+    centred_grid,
+    pixel_maps,
+    sample_depth,
+)
 
 DEPTH_UNIT_M = 0.00005
 TISSUE_UNIT_M = 0.0001
 CLEAN_LIMIT_M = 0.0004
-PITCH_RANGE_M = (0.0012, 0.0026)
+MODEL_SENSOR_SHARE = 0.4  # of samples: the simulation's own sensor model; else `augment`'s faults
+PITCH_RANGE_M = (0.0010, 0.0027)
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class View:
 
     colour: np.ndarray
     depth_m: np.ndarray
+    measured_m: np.ndarray
     instance: np.ndarray
     tissue_m: np.ndarray
     centre_m: np.ndarray
@@ -54,7 +62,6 @@ class Sample:
 
 def save_view(path: Path, view: View) -> None:
     """Write a view, whole or not at all."""
-    depth = np.nan_to_num(view.depth_m / DEPTH_UNIT_M, nan=0.0, posinf=0.0)
     tissue = np.nan_to_num(view.tissue_m / TISSUE_UNIT_M, nan=255.0, posinf=255.0)
     k = view.intrinsics
     part = path.with_suffix(".part")
@@ -62,7 +69,8 @@ def save_view(path: Path, view: View) -> None:
         np.savez(
             file,
             colour=view.colour,
-            depth=np.round(np.clip(depth, 0, 65535)).astype(np.uint16),
+            depth=_to_units(view.depth_m),
+            measured=_to_units(view.measured_m),
             instance=view.instance.astype(np.uint8),
             tissue=np.round(np.clip(tissue, 0, 255)).astype(np.uint8),
             centre_m=view.centre_m.astype(np.float32),
@@ -76,15 +84,25 @@ def save_view(path: Path, view: View) -> None:
 def load_view(path: Path) -> View:
     """Read a view written by `save_view`."""
     with np.load(path) as data:
-        depth = data["depth"].astype(np.float32) * np.float32(DEPTH_UNIT_M)
-        depth[depth <= 0] = np.nan
+        depth = _to_metres(data["depth"])
         height, width = depth.shape
         return View(
-            data["colour"], depth, data["instance"],
+            data["colour"], depth, _to_metres(data["measured"]), data["instance"],
             data["tissue"].astype(np.float32) * np.float32(TISSUE_UNIT_M),
             data["centre_m"], data["cranial"], data["dorsal"],
             Intrinsics(width, height, *map(float, data["camera"])),
         )
+
+
+def _to_units(depth_m: np.ndarray) -> np.ndarray:
+    units = np.nan_to_num(depth_m / DEPTH_UNIT_M, nan=0.0, posinf=0.0)
+    return np.round(np.clip(units, 0, 65535)).astype(np.uint16)
+
+
+def _to_metres(units: np.ndarray) -> np.ndarray:
+    depth = units.astype(np.float32) * np.float32(DEPTH_UNIT_M)
+    depth[units == 0] = np.nan
+    return depth
 
 
 def find_views(folder: Path) -> list[Path]:
@@ -127,13 +145,17 @@ def central_grid(view: View, size: int) -> np.ndarray:
 def make_sample(
     view: View, affine: np.ndarray, size: int, rng: np.random.Generator, augment: bool
 ) -> Sample:
-    """Cut one sample; with `augment` False only the sensor's faults are added."""
+    """Cut one sample; without `augment` the sensor model's depth and the plain colour."""
     k = view.intrinsics
     u, v = pixel_maps(affine, size)
     scale = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
-    du, dv = warp_jitter(rng, u, v, scale)
-    depth = _nearest(np.nan_to_num(view.depth_m, nan=0.0), du, dv)
-    depth[depth <= 0] = np.nan
+    if rng.random() < MODEL_SENSOR_SHARE or not augment:
+        depth = sample_depth(view.measured_m, affine, size)
+    else:
+        du, dv = warp_jitter(rng, u, v, scale)
+        depth = _nearest(np.nan_to_num(view.depth_m, nan=0.0), du, dv)
+        depth[depth <= 0] = np.nan
+        depth = degrade_depth(rng, depth)
     true_depth = _nearest(np.nan_to_num(view.depth_m, nan=0.0), u, v)
     label = _nearest(view.instance, u, v)
     tissue = _nearest(view.tissue_m, u, v)
@@ -143,7 +165,7 @@ def make_sample(
         pitch = scale * float(np.nanmedian(view.depth_m)) / k.fx
         add_occluders(rng, depth, colour, label, pitch)
         colour = shift_colour(rng, colour)
-    depth = degrade_depth(rng, depth)
+        crop_out(rng, depth, colour, label)
     points, x, y = camera_points(np.where(true_depth > 0, true_depth, np.nan), affine, k)
     inputs = features(depth, colour, x, y, affine, (k.fx, k.fy))
 

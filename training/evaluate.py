@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers on views of anatomies that training never saw, with sensor faults, no augmentation.
 
-    python training/evaluate.py models/spine_unet.onnx --data training/data/val
+    python training/evaluate.py models/spine_unet.onnx --data training/data/validation
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def main() -> None:
 
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("model", type=Path)
-    p.add_argument("--data", type=Path, default=Path("training/data/val"))
+    p.add_argument("--data", type=Path, default=Path("training/data/validation"))
     p.add_argument("--limit", type=int, default=0)
     p.add_argument("--threads", type=int, default=1)
     args = p.parse_args()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint to models/spine_unet.onnx and its card models/spine_unet.json.
 
-    python training/export.py --run training/runs/a --data training/data/val
+    python training/export.py --run training/runs/a --data training/data/validation
 
 The averaged weights are exported with batch norm folded in; ONNX Runtime must agree with PyTorch.
 """
@@ -80,7 +80,7 @@ def main() -> None:
     """Export, verify, evaluate and write the card."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--run", type=Path, required=True)
-    p.add_argument("--data", type=Path, default=Path("training/data/val"))
+    p.add_argument("--data", type=Path, default=Path("training/data/validation"))
     p.add_argument("--out", type=Path, default=Path("models/spine_unet.onnx"))
     p.add_argument("--command", default="", help="training command, for the card")
     p.add_argument("--limit", type=int, default=0)

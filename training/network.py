@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The U-Net: (B, 10, H, W) features to (B, 2, H, W) mask logits and (B, 9, H/2, W/2) vectors.
+"""The U-Net: (B, 11, H, W) features to (B, 2, H, W) mask logits and (B, 9, H/2, W/2) vectors.
 
 Vector channels, in the ray frame of the cell: 0..2 offset from the cell's point to the dorsal
 centre of its vertebra (unit CENTRE_SCALE_M), 3..5 cranial, 6..8 dorsal direction (unnormalised).
@@ -41,7 +41,7 @@ class SpineUNet(nn.Module):
     """Widths per scale 1/2, 1/4, 1/8, 1/16, 1/32; skips are added, which is cheaper than joining."""
 
     def __init__(
-        self, c_in: int = 10, widths: tuple[int, ...] = (32, 64, 96, 128, 192)
+        self, c_in: int = 11, widths: tuple[int, ...] = (32, 64, 96, 128, 192)
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), ConvBlock(4 * c_in, widths[0]))

@@ -155,8 +155,8 @@ def train(args: argparse.Namespace) -> dict:
             "samples_per_s": round(n * args.batch / (time.perf_counter() - start), 1),
             "loss": {name: round(value, 4) for name, value in totals.items()},
         }
-        if (args.data / "val").exists() and (step % args.validate == 0 or step >= args.steps):
-            report["val"] = evaluate(average, args.data / "val", limit=args.val_views)
+        if (args.data / "validation").exists() and (step % args.validate == 0 or step >= args.steps):
+            report["val"] = evaluate(average, args.data / "validation", limit=args.val_views)
         save_checkpoint(checkpoint, {
             "net": net.state_dict(), "ema": average.state_dict(),
             "optimiser": optimiser.state_dict(), "step": step, "samples": samples,

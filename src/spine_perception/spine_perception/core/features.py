@@ -11,9 +11,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .grid import PITCH_M
+
 CHANNELS: tuple[str, ...] = (
     "depth", "valid", "normal_x", "normal_y", "normal_z", "height_fine", "height_coarse",
-    "red", "green", "blue",
+    "pitch", "red", "green", "blue",
 )
 N_CHANNELS = len(CHANNELS)
 CENTRE_SCALE_M = 0.05  # the network's unit of length for centre offsets
@@ -21,14 +23,14 @@ _DEPTH_SCALE_M, _HEIGHT_SCALE_M, _CLIP = 0.05, 0.008, 2.0
 _SMOOTH, _FINE, _COARSE = 5, 11, 41  # windows in cells
 
 
-def reference_depth(depth_m: np.ndarray) -> float:
-    """Median depth of the middle of a grid, metres; of all of it if the middle is empty; or NaN."""
-    n = depth_m.shape[0]
-    for part in (depth_m[n // 4 : -(n // 4), n // 4 : -(n // 4)], depth_m):
-        valid = part[np.isfinite(part)]
-        if valid.size >= 32:
-            return float(np.median(valid))
-    return float("nan")
+def reference_range(range_m: np.ndarray, valid: np.ndarray) -> float:
+    """Median of the valid middle of a grid, metres; of all of it if the middle is empty; or 0."""
+    n = range_m.shape[0]
+    middle = np.s_[n // 4 : -(n // 4), n // 4 : -(n // 4)]
+    for part in (range_m[middle][valid[middle]], range_m[valid]):
+        if part.size >= 32:
+            return float(np.median(part))
+    return 0.0
 
 
 def features(
@@ -41,24 +43,27 @@ def features(
     of the cells' rays, x/z and y/z. affine: (2, 3) cell to pixel. focal: (fx, fy) pixels.
     """
     valid = np.isfinite(depth_m)
-    reference = reference_depth(depth_m)
     mask = valid.astype(np.float32)
     depth = np.where(valid, depth_m, 0.0).astype(np.float32)
-    if not np.isfinite(reference):
-        reference = 0.0
-    smooth = _masked_blur(_masked_blur(depth, mask, _SMOOTH), mask, _SMOOTH)
-    normals = ray_normals(np.where(valid, smooth, 0.0), x, y, affine, focal)
     # Range instead of z: a surface across the ray is then level wherever it stands in the image.
-    depth *= np.sqrt(1.0 + x * x + y * y)
+    stretch = np.sqrt(1.0 + x * x + y * y)
+    depth *= stretch
+    reference = reference_range(depth, valid)
+    coarse = _masked_blur(depth, mask, _COARSE, reference)
+    smooth = cv2.blur(_masked_blur(depth, mask, _SMOOTH, coarse), (_SMOOTH, _SMOOTH))
+    normals = ray_normals(smooth / stretch, x, y, affine, focal)
+    fine = _masked_blur(depth, mask, _FINE, coarse)
     out = np.empty((N_CHANNELS, *depth.shape), np.float32)
     out[0] = (depth - reference) / _DEPTH_SCALE_M
-    out[1] = mask
+    out[1] = 1.0
     out[2:5] = normals.transpose(2, 0, 1)
-    for channel, window in ((5, _FINE), (6, _COARSE)):
-        out[channel] = (_masked_blur(depth, mask, window) - depth) / _HEIGHT_SCALE_M
-    out[[0, 2, 3, 4, 5, 6]] *= mask
-    out[:7] = np.clip(out[:7], -_CLIP, _CLIP)
-    out[7:] = np.clip(np.nan_to_num(colour), 0.0, 1.0).transpose(2, 0, 1) * 2.0 - 1.0
+    out[5] = (fine - depth) / _HEIGHT_SCALE_M
+    out[6] = (coarse - depth) / _HEIGHT_SCALE_M
+    out[:7] *= mask
+    pitch = reference * np.sqrt(abs(np.linalg.det(affine[:, :2]))) / np.sqrt(focal[0] * focal[1])
+    out[7] = np.log2(pitch / PITCH_M) if pitch > 0 else 0.0
+    np.clip(out[:8], -_CLIP, _CLIP, out=out[:8])
+    out[8:] = np.clip(np.nan_to_num(colour), 0.0, 1.0).transpose(2, 0, 1) * 2.0 - 1.0
     return out
 
 
@@ -118,8 +123,11 @@ def _tilt(vectors: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     )
 
 
-def _masked_blur(image: np.ndarray, mask: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the valid cells of a window; image is 0 where the mask is."""
-    size = (window, window)
-    weight = cv2.blur(mask, size)
-    return cv2.blur(image * mask, size) / np.maximum(weight, 1e-6)
+def _masked_blur(
+    image: np.ndarray, mask: np.ndarray, window: int, otherwise: np.ndarray | float
+) -> np.ndarray:
+    """Mean over the valid cells of a window, `otherwise` where there are none; image is 0 there."""
+    weight = cv2.blur(mask, (window, window))
+    enough = weight > 0.5 / window**2
+    mean = cv2.blur(image, (window, window)) / np.maximum(weight, 1e-6)
+    return np.where(enough, mean, np.float32(1.0) * otherwise).astype(np.float32, copy=False)

@@ -16,7 +16,7 @@ from spine_nav_common.core.types import Intrinsics
 from .quality import usable_depth
 
 GRID_SIZE = 224
-PITCH_M = 0.0016
+PITCH_M = 0.0014
 _BLEND_LIMIT_M = 0.003  # averaging across a larger step would invent points in mid-air
 
 

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The camera node: a virtual operation, a recording or a RealSense on realsense-ros' topics.
+
+A thread fetches frames and keeps the pace; the executor's thread publishes them.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from spine_nav_common.core.types import Rejected, RgbdFrame
+from spine_nav_common.parameters import ParameterError, param
+from spine_nav_common.ros import qos
+from spine_nav_common.ros.conversions import camera_info_message, image_message, stamp_from_ns
+from spine_nav_common.ros.lifecycle import ERROR, OK, WARN, SpineNode, StampAge
+from spine_nav_common.ros.runtime import run_node
+
+from spine_perception.sources import FrameSource
+
+_CLOCK_S = 0.02
+
+
+@dataclass(frozen=True)
+class CameraSourceConfig:
+    """Parameters of the camera node."""
+
+    source: str = param(
+        "virtual", "where frames come from", choices=("virtual", "replay", "realsense")
+    )
+    camera: str = param("/camera/camera", "prefix of the camera's topics")
+    frame_id: str = param("camera_color_optical_frame", "optical frame, where the source has none")
+    wait_for_subscriber: bool = param(True, "replay and virtual start when somebody listens")
+    publish_clock: bool = param(False, "publish /clock (for nodes with use_sim_time)")
+    case: str = param("", "virtual: folder of the case that is operated on")
+    seed: int = param(0, "virtual: seed of the scene", low=0)
+    seconds: float = param(10.0, "virtual: length; 0 = without end", "s", 0.0, 3600.0)
+    prerender: bool = param(True, "virtual: render all frames before the first is published")
+    recording: str = param("", "replay: rosbag2 folder, .mcap or .db3; realsense: file to play")
+    remap: str = param("", "replay: YAML file, contract topic to topic of the recording")
+    rate: float = param(1.0, "replay: speed", "x", 0.05, 20.0)
+    loop: bool = param(False, "replay: begin again at the end")
+    serial: str = param("", "realsense: serial number; empty = the first camera")
+    width: int = param(640, "realsense: image width", "px", 320, 1920)
+    height: int = param(480, "realsense: image height", "px", 240, 1080)
+    fps: int = param(15, "realsense, virtual: frames per second", "Hz", 1, 90)
+
+
+def make_source(config: CameraSourceConfig) -> FrameSource:
+    """The source that the parameters name. Raises with file, field and remedy."""
+    if config.source == "replay":
+        from spine_perception.sources.recorded import Recorded
+
+        if not config.recording:
+            raise ParameterError("source replay: 'recording' is empty; name a recording")
+        remap = Path(config.remap) if config.remap else None
+        return Recorded(Path(config.recording), remap, config.loop)
+    if config.source == "realsense":
+        from spine_perception.sources.realsense import RealSense
+
+        file = Path(config.recording) if config.recording else None
+        return RealSense(config.serial, config.width, config.height, config.fps, file)
+    from spine_perception.sources.virtual import Virtual
+
+    if not config.case:
+        raise ParameterError("source virtual: 'case' is empty; name the folder of a case")
+    return Virtual(Path(config.case), config.seed, config.fps, config.seconds, config.prerender)
+
+
+class CameraSource(SpineNode):
+    """Publishes colour, aligned depth and both camera_infos. Tests hand in another `maker`."""
+
+    config_type = CameraSourceConfig
+
+    def __init__(
+        self,
+        values: Mapping[str, Any] | None = None,
+        namespace: str | None = None,
+        maker: Callable[[CameraSourceConfig], FrameSource] = make_source,
+    ) -> None:
+        super().__init__("camera_source", values, namespace)
+        self._maker = maker
+        self.source: FrameSource | None = None
+        self.finished = False  # the source came to its end; nothing will follow
+        self.failure = ""  # why it ended, if not as it should
+        self.epoch: tuple[float, int] | None = None  # (monotonic s, stamp ns) of the first frame
+        self.ages = StampAge()
+        self._stop = threading.Event()
+
+    def configure(self) -> None:
+        self.source = self._maker(self.config)
+        prefix = self.config.camera
+        self._colour, self._depth = (
+            (
+                self.advertise(Image, f"{prefix}/{stream}/image_raw", qos.SENSOR_OUT),
+                self.advertise(CameraInfo, f"{prefix}/{stream}/camera_info", qos.SENSOR_OUT),
+            )
+            for stream in ("color", "aligned_depth_to_color")
+        )
+        clock = self.config.publish_clock
+        self._clock = self.advertise(Clock, "/clock", qos.POSE) if clock else None
+
+    def activate(self) -> None:
+        self._stop.clear()
+        self.finished, self.failure, self._gap = False, "", ""
+        self._queue: deque[RgbdFrame | Rejected | None] = deque()
+        self._guard = self.create_guard_condition(self._publish_due)
+        self._activated.append(lambda: self.destroy_guard_condition(self._guard))
+        if self._clock is not None:
+            self.every(_CLOCK_S, self._tick)
+        self._thread = threading.Thread(target=self._pump, name="camera_source", daemon=True)
+        self._thread.start()
+
+    def deactivate(self) -> None:
+        self._stop.set()
+        self.source.close()
+        self._thread.join(5.0)
+
+    def cleanup(self) -> None:
+        self.source = None
+
+    # In the thread: fetch, wait for the time of each frame, hand over.
+
+    def _pump(self) -> None:
+        try:
+            if not self._wait_for_listener():
+                return
+            for frame in self.source.frames():
+                if not self._wait_until_due(frame):
+                    return
+                self._hand_over(frame)
+        except Exception as error:  # noqa: BLE001 - told to the health topic and to `spinenav live`
+            self.failure = " ".join(str(error).split()) or repr(error)
+        self._hand_over(None)
+
+    def _hand_over(self, item: RgbdFrame | Rejected | None) -> None:
+        self._queue.append(item)
+        if not self._stop.is_set():
+            self._guard.trigger()
+
+    def _wait_until_due(self, frame: RgbdFrame | Rejected) -> bool:
+        if isinstance(frame, Rejected):
+            return not self._stop.is_set()
+        self.epoch = self.epoch or (time.monotonic(), frame.stamp_ns)
+        if self.source.real_time:
+            return not self._stop.is_set()
+        return not self._stop.wait(max(0.0, self.due(frame.stamp_ns) - time.monotonic()))
+
+    def _wait_for_listener(self) -> bool:
+        publishers = (self._colour[0], self._depth[0], self._colour[1])
+        wait = self.config.wait_for_subscriber and self.config.source != "realsense"
+        while wait and not self._stop.is_set():
+            if all(p.get_subscription_count() for p in publishers):
+                break
+            self._stop.wait(0.02)
+        return not self._stop.is_set()
+
+    def due(self, stamp_ns: int) -> float:
+        """Monotonic time in s at which a frame of the recording is due."""
+        start, first_ns = self.epoch
+        return start + (stamp_ns - first_ns) * 1e-9 / self.config.rate
+
+    # On the executor's thread: publish.
+
+    def _publish_due(self) -> None:
+        while self._queue:
+            item = self._queue.popleft()
+            if item is None:
+                self.finished = True
+                if self.failure:
+                    self.get_logger().error(self.failure)
+            elif isinstance(item, Rejected):
+                self._gap = item.reason
+                self.get_logger().error(item.reason, throttle_duration_sec=5.0)
+            else:
+                self._publish(item)
+
+    def _publish(self, frame: RgbdFrame) -> None:
+        self._gap = ""
+        self.ages.note(frame.stamp_ns)
+        frame_id = frame.frame_id or self.config.frame_id
+        stamp_ns = frame.stamp_ns
+        if self._clock is not None:
+            self._clock.publish(Clock(clock=stamp_from_ns(stamp_ns)))
+        info = camera_info_message(frame.intrinsics, stamp_ns, frame_id)
+        self._colour[1].publish(info)
+        self._depth[1].publish(info)
+        self._colour[0].publish(image_message(frame.colour, "rgb8", stamp_ns, frame_id))
+        # Metres: what the core sees is then bit for bit what `spinenav replay` sees.
+        self._depth[0].publish(image_message(frame.depth_m, "32FC1", stamp_ns, frame_id))
+
+    def _tick(self) -> None:
+        if self.epoch is None or self.finished:
+            return
+        start, first_ns = self.epoch
+        now_ns = first_ns + round((time.monotonic() - start) * self.config.rate * 1e9)
+        self._clock.publish(Clock(clock=stamp_from_ns(now_ns)))
+
+    def health(self) -> tuple[bytes, str, dict[str, object]]:
+        values = {"source": self.config.source, "frames": self.ages.count}
+        if self.failure:
+            return ERROR, self.failure, values
+        if not self.active:
+            return OK, "not active", values
+        if self._gap:
+            return ERROR, self._gap, values
+        if self.finished:
+            return WARN, "end of the recording", values
+        if not self.ages.count:
+            return WARN, "waiting for subscribers or the camera", values
+        values["silent_ms"] = round(self.ages.silent_ms())
+        return OK, "running", values
+
+
+def main() -> int:
+    """`ros2 run spine_perception camera_source`."""
+    return run_node(CameraSource)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

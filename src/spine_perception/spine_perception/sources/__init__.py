@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where RGB-D frames come from, without ROS: a recording, the virtual operation, a RealSense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from spine_nav_common.core.types import Rejected, RgbdFrame
+
+
+class SourceError(RuntimeError):
+    """A source cannot start: says what is missing and the remedy."""
+
+
+class FrameSource(Protocol):
+    """A camera, real or not.
+
+    `real_time`: frames come when the camera makes them, with stamps of the system clock;
+    otherwise `frames` yields as fast as asked and the stamps say when each was taken.
+    """
+
+    real_time: bool
+
+    def frames(self) -> Iterator[RgbdFrame | Rejected]:
+        """Frames in order of time; `Rejected` for each stretch without frames, with the reason."""
+        ...
+
+    def close(self) -> None:
+        """End `frames` soon, from another thread; release the device."""
+        ...

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Render training or validation views; run it again to resume or to add more.
+
+    python training/generate.py --split train --anatomies 2000 --out training/data
+
+Writes OUT/SPLIT/<anatomy>/<view>.npz. An anatomy whose folder exists is done and skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from dataset import View, save_view
+from spine_nav_common.core.landmarks import dorsal_centre
+from spine_nav_common.core.types import LEVEL_CODE, Intrinsics
+from spine_nav_sim.core.anatomy import Anatomy, make_anatomy
+from spine_nav_sim.core.scene import Rendered, SceneConfig
+from spine_nav_sim.core.views import render_views
+
+LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
+WIDTH, HEIGHT = 400, 320
+PIXEL_PITCH_M = (0.00085, 0.00110)
+SPLITS = Path(__file__).with_name("splits.yaml")
+
+
+def scene_config(rng: np.random.Generator, distance_m: float) -> SceneConfig:
+    """A scene to train on: any hardness, single levels too, a wider range than the demo's."""
+    low = rng.uniform(300.0, 1500.0)
+    return SceneConfig(
+        n_exposed=(1, 6),
+        hardness=float(rng.uniform(0.0, 1.0)),
+        distance_m=(0.97 * distance_m, 1.03 * distance_m),
+        pitch_deg=(0.0, 35.0),
+        off_centre=0.4,
+        deviation_deg=3.0,
+        tissue_mm=float(rng.uniform(0.5, 4.0)),
+        visible_area_mm2=(low, low + rng.uniform(500.0, 3000.0)),
+        tool_busy=0.25,
+        threads=1,
+    )
+
+
+def views_of(anatomy: Anatomy, rng: np.random.Generator, scenes: int, views: int) -> list[View]:
+    """Views of an anatomy in `scenes` random operations of `views` frames each."""
+    centres = {level: dorsal_centre(mesh) for level, mesh in anatomy.meshes.items()}
+    out = []
+    for _ in range(scenes):
+        distance = float(rng.uniform(0.35, 0.75))
+        f = distance / rng.uniform(*PIXEL_PITCH_M)
+        camera = Intrinsics(WIDTH, HEIGHT, f, f, 0.5 * (WIDTH - 1), 0.5 * (HEIGHT - 1))
+        config = scene_config(rng, distance)
+        rendered = render_views(anatomy, rng, config, views=views, intrinsics=camera)
+        out += [to_view(r, centres) for r in rendered]
+    return out
+
+
+def to_view(rendered: Rendered, centres_ct: dict[str, np.ndarray]) -> View:
+    """Renderer's truth as training labels: instances numbered, landmarks in the camera frame."""
+    levels = [k for k in rendered.T_camera_ct if rendered.visible_px.get(k, 0) > 0]
+    number = np.zeros(256, np.uint8)
+    for row, level in enumerate(levels):
+        number[LEVEL_CODE[level]] = row + 1
+    poses = [rendered.T_camera_ct[level] for level in levels]
+    tissue = np.where(rendered.instance > 0, rendered.tissue_m, np.inf)
+    return View(
+        colour=rendered.colour,
+        depth_m=rendered.depth_true_m,
+        measured_m=rendered.depth_m,
+        instance=number[rendered.instance],
+        tissue_m=tissue.astype(np.float32),
+        centre_m=np.array([T[:3, :3] @ centres_ct[k] + T[:3, 3]
+                           for T, k in zip(poses, levels, strict=True)]).reshape(-1, 3),
+        cranial=np.array([T[:3, 2] for T in poses]).reshape(-1, 3),
+        dorsal=np.array([T[:3, 1] for T in poses]).reshape(-1, 3),
+        intrinsics=rendered.intrinsics,
+    )
+
+
+def write_anatomy(folder: Path, views: list[View]) -> None:
+    """All views of an anatomy, or none."""
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for index, view in enumerate(views):
+        save_view(part / f"{index:03d}.npz", view)
+    part.rename(folder)
+
+
+def main() -> None:
+    """Generate until the asked number of anatomies exists."""
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--split", choices=("train", "validation"), required=True)
+    p.add_argument("--anatomies", type=int, default=1000, help="parametric ones")
+    p.add_argument("--scenes", type=int, default=2, help="operations per anatomy")
+    p.add_argument("--views", type=int, default=5, help="frames per operation")
+    p.add_argument("--out", type=Path, default=Path("training/data"))
+    args = p.parse_args()
+    cv2.setNumThreads(1)
+    split = yaml.safe_load(SPLITS.read_text(encoding="utf-8"))[args.split]["parametric"]
+    start, made = time.perf_counter(), 0
+    for index in range(min(args.anatomies, split["count"])):
+        folder = args.out / args.split / f"parametric_{index:05d}"
+        if folder.exists():
+            continue
+        anatomy = make_anatomy(np.random.default_rng([split["base"], index]), LEVELS)
+        rng = np.random.default_rng([split["base"], index, 1])
+        try:
+            views = views_of(anatomy, rng, args.scenes, args.views)
+        except ValueError as error:
+            print(f"{folder.name}: skipped: {error}", flush=True)
+            continue
+        write_anatomy(folder, views)
+        made += len(views)
+        print(f"{folder.name}: {made / (time.perf_counter() - start):.2f} views/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
