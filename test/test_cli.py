@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from spine_nav_bringup import cli
 
 COMMANDS = {

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The overlay's promises: only tracked levels of this image are guidance, the rest is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import trimesh
+from spine_nav_bringup.overlay import PLAN_COLOUR, STATUS_COLOUR, draw_overlay, entry_ellipse_px
+from spine_nav_common.core.types import (
+    Case,
+    Intrinsics,
+    LevelEstimate,
+    Mesh,
+    NavigationResult,
+    ScrewPlan,
+    Status,
+)
+
+from spine_nav_bringup import overlay
+
+K = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
+GREY = np.full((240, 320, 3), 90, np.uint8)
+STAMP = 5_000_000_000
+
+
+def box(y_m: float) -> Mesh:
+    shape = trimesh.creation.box((0.06, 0.03, 0.03))
+    return Mesh(np.asarray(shape.vertices) + (0, y_m, 0), np.asarray(shape.faces, np.int32))
+
+
+CASE = Case(
+    "test", "LPS", {"L3": box(-0.02), "L4": box(0.02)}, ("L3", "L4"),
+    (
+        ScrewPlan("L3", "left", np.array([-0.015, -0.02, -0.015]), np.array([-0.015, -0.02, 0.02])),
+        ScrewPlan("L4", "left", np.array([-0.015, 0.02, -0.015]), np.array([-0.015, 0.02, 0.02])),
+    ),
+    "",
+)  # fmt: skip
+
+
+def pose(y_deg: float = 20.0) -> np.ndarray:
+    T = trimesh.transformations.rotation_matrix(np.radians(y_deg), (0, 1, 0))
+    T[:3, 3] = (0.0, 0.0, 0.5)
+    return T
+
+
+def result(l3: Status, l4: Status = Status.SEARCHING, **extra) -> NavigationResult:
+    def estimate(level, status):
+        if status in (Status.TRACKED, Status.OCCLUDED):
+            return LevelEstimate(level, status, pose(), None, None, 1.2, **extra)
+        return LevelEstimate(level, status, reason="the level is not clear, please confirm")
+
+    return NavigationResult(STAMP, (estimate("L3", l3), estimate("L4", l4)))
+
+
+def near(picture: np.ndarray, colour, tolerance: int = 40) -> int:
+    """How many pixels below the legend and above the banner have this colour."""
+    body = picture[45:215].astype(int)
+    return int((np.abs(body - np.array(colour)).max(axis=2) < tolerance).sum())
+
+
+def draw(res, **options) -> np.ndarray:
+    return draw_overlay(GREY, K, CASE, res, **options)
+
+
+def test_a_tracked_level_is_green_with_its_trajectory():
+    picture = draw(result(Status.TRACKED))
+    assert near(picture, STATUS_COLOUR[Status.TRACKED]) > 60
+    assert near(picture, PLAN_COLOUR) > 5
+
+
+def test_the_drawing_lies_where_the_bone_is():
+    picture = draw(result(Status.TRACKED))
+    changed = np.abs(picture.astype(int) - 90).max(axis=2) > 30
+    assert changed[108, 160]  # L3 projects to about (160, 108)
+    assert not changed[160:210, 20:100].any()
+
+
+def test_an_occluded_level_is_an_amber_outline_without_trajectory():
+    picture = draw(result(Status.OCCLUDED))
+    assert near(picture, STATUS_COLOUR[Status.OCCLUDED]) > 60
+    assert near(picture, PLAN_COLOUR) == 0
+    assert near(picture, STATUS_COLOUR[Status.TRACKED]) == 0
+    assert (picture[104:112, 150:156] == 90).all()  # no fill
+
+
+@pytest.mark.parametrize(
+    "status", [Status.SEARCHING, Status.REGISTERING, Status.LOST, Status.REJECTED]
+)
+def test_no_other_status_draws_anything_over_the_anatomy(status):
+    picture = draw(result(status))
+    assert (picture[45:215] == 90).all()
+    assert (picture[:40, :150] != 90).any()  # but the legend names it
+
+
+def test_a_pose_that_came_with_a_wrong_status_is_not_drawn():
+    bad = result(Status.TRACKED)
+    levels = tuple(replace(e, status=Status.LOST) for e in bad.levels)
+    assert (draw(replace(bad, levels=levels))[45:215] == 90).all()
+
+
+def test_a_result_of_another_image_is_stale_and_not_drawn():
+    live = draw(result(Status.TRACKED), stamp_ns=STAMP)
+    assert near(live, STATUS_COLOUR[Status.TRACKED]) > 60
+    stale = draw(result(Status.TRACKED), stamp_ns=STAMP + 66_000_000)
+    assert (stale[45:215] == 90).all()
+
+
+def test_without_a_result_only_banner_and_note():
+    assert (draw(None)[45:215] == 90).all()
+
+
+def test_the_banner_is_always_there():
+    for res in (None, result(Status.TRACKED), result(Status.LOST)):
+        assert (draw(res)[222:, 60:260] != 90).mean() > 0.5
+
+
+def test_a_hand_in_front_stays_in_front():
+    depth = np.full((240, 320), 0.485, np.float32)
+    depth[:, :160] = 0.35
+    bare = replace(CASE, plan=())
+    picture = draw_overlay(GREY, K, bare, result(Status.TRACKED), depth=depth)
+    assert (picture[100:115, 100:152] == 90).all()
+    assert (picture[100:108, 166:172] != 90).any()
+
+
+def test_a_level_out_of_view_is_not_an_error():
+    T = pose()
+    T[0, 3] = 5.0
+    behind = pose()
+    behind[2, 3] = -0.5
+    for away in (T, behind):
+        levels = (LevelEstimate("L3", Status.TRACKED, away, None, None, 1.0),)
+        assert (draw(NavigationResult(STAMP, levels))[45:215] == 90).all()
+
+
+def test_input_is_not_changed_and_scale_enlarges():
+    before = GREY.copy()
+    picture = draw(result(Status.TRACKED), scale=2)
+    assert picture.shape == (480, 640, 3)
+    assert (before == GREY).all()
+
+
+def test_images_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="expected uint8"):
+        draw_overlay(GREY[:100], K, CASE, None)
+    with pytest.raises(ValueError, match="expected uint8"):
+        draw_overlay(GREY.astype(np.float32), K, CASE, None)
+    with pytest.raises(ValueError, match="depth is"):
+        draw(result(Status.TRACKED), depth=np.ones((10, 10), np.float32))
+
+
+def test_the_error_ellipse_is_the_projected_covariance():
+    sigma = np.array([1e-3, 2e-3, 1e-3])
+    covariance = np.diag([*sigma**2, 0, 0, 0])
+    point = np.array([0.0, 0.0, 0.5])
+    estimate = LevelEstimate("L3", Status.TRACKED, pose(), covariance, point, 1.0)
+    (a, b), angle = entry_ellipse_px(estimate, point, K)
+    assert a == pytest.approx(2.4477 * 300 * 2e-3 / 0.5, rel=1e-3)
+    assert b == pytest.approx(2.4477 * 300 * 1e-3 / 0.5, rel=1e-3)
+    assert abs(angle) == pytest.approx(90.0)
+
+
+def test_the_error_ellipse_grows_with_the_lever_arm():
+    covariance = np.diag([0, 0, 0, 0, 0, 0.01**2])
+    anchor = np.array([0.0, 0.0, 0.5])
+    estimate = LevelEstimate("L3", Status.TRACKED, pose(), covariance, anchor, 1.0)
+    (a, _), angle = entry_ellipse_px(estimate, anchor + (0.03, 0, 0), K)
+    assert a == pytest.approx(2.4477 * 300 * 0.01 * 0.03 / 0.5, rel=1e-3)
+    assert abs(angle) == pytest.approx(90.0)
+
+
+def test_a_big_mesh_is_decimated_once():
+    sphere = trimesh.creation.icosphere(subdivisions=5, radius=0.02)
+    mesh = Mesh(np.asarray(sphere.vertices), np.asarray(sphere.faces, np.int32))
+    assert len(overlay._shape(mesh).faces) <= overlay.FACES_PER_LEVEL
+    assert overlay._shape(mesh) is overlay._shape(mesh)
