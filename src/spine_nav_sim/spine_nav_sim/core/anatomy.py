@@ -17,7 +17,8 @@ from spine_nav_sim.core import morphometry as mm
 from spine_nav_sim.core import vertebra as vb
 from spine_nav_sim.core import vertebra_sacrum as sa
 from spine_nav_sim.core.anatomy_field import Field
-from spine_nav_sim.core.planning import raycasting_scene, screw_on_axis
+from spine_nav_sim.core.anatomy_frame import raycasting_scene
+from spine_nav_sim.core.planning import screw_on_axis
 
 GRID_MM = 1.25
 SACRUM_GRID_MM = 1.7

@@ -14,75 +14,56 @@ import numpy as np
 
 MODEL_LEVELS: tuple[str, ...] = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
 
+
+def _levels(*values):
+    """A table column by column: T12, L1 to L5."""
+    return dict(zip(MODEL_LEVELS[:-1], values, strict=True))
+
+
 # (mean, SD) per level, male then female: CTSpinoPelvic1K.
 ANTERIOR_HEIGHT = {
-    "male": dict(
-        T12=(28.0, 2.0), L1=(30.0, 3.1), L2=(31.2, 4.2), L3=(31.8, 4.2), L4=(31.6, 2.4),
-        L5=(32.9, 2.6),
-    ),
-    "female": dict(
-        T12=(26.4, 2.2), L1=(28.6, 3.1), L2=(29.5, 2.4), L3=(30.4, 3.3), L4=(30.5, 2.6),
-        L5=(31.3, 2.5),
-    ),
-}  # fmt: skip
+    "male": _levels((28.0, 2.0), (30.0, 3.1), (31.2, 4.2), (31.8, 4.2), (31.6, 2.4), (32.9, 2.6)),
+    "female": _levels((26.4, 2.2), (28.6, 3.1), (29.5, 2.4), (30.4, 3.3), (30.5, 2.6), (31.3, 2.5)),
+}
 WEDGE_RATIO = {
-    "male": dict(T12=0.94, L1=0.96, L2=0.99, L3=1.02, L4=1.05, L5=1.06),
-    "female": dict(T12=0.96, L1=0.98, L2=1.00, L3=1.03, L4=1.06, L5=1.07),
+    "male": _levels(0.94, 0.96, 0.99, 1.02, 1.05, 1.06),
+    "female": _levels(0.96, 0.98, 1.00, 1.03, 1.06, 1.07),
 }
 CANAL_WIDTH = {
-    "male": dict(
-        T12=(24.1, 2.5), L1=(24.8, 2.9), L2=(25.0, 2.7), L3=(26.1, 2.8), L4=(27.3, 3.6),
-        L5=(31.2, 4.3),
-    ),
-    "female": dict(
-        T12=(22.4, 2.7), L1=(23.4, 2.6), L2=(23.5, 2.8), L3=(24.2, 2.8), L4=(25.5, 2.7),
-        L5=(29.1, 3.8),
-    ),
-}  # fmt: skip
+    "male": _levels((24.1, 2.5), (24.8, 2.9), (25.0, 2.7), (26.1, 2.8), (27.3, 3.6), (31.2, 4.3)),
+    "female": _levels((22.4, 2.7), (23.4, 2.6), (23.5, 2.8), (24.2, 2.8), (25.5, 2.7), (29.1, 3.8)),
+}
 ENDPLATE_WIDTH = {
-    "male": dict(
-        T12=(43.6, 4.3), L1=(43.9, 4.3), L2=(45.3, 4.0), L3=(47.7, 5.2), L4=(49.3, 5.2),
-        L5=(54.5, 5.2),
-    ),
-    "female": dict(
-        T12=(37.1, 3.2), L1=(38.0, 2.9), L2=(39.5, 3.0), L3=(41.4, 3.7), L4=(44.5, 4.1),
-        L5=(47.7, 4.3),
-    ),
-}  # L4 and L5 SDs capped: the source calls its L5 width noisy  # fmt: skip
+    "male": _levels((43.6, 4.3), (43.9, 4.3), (45.3, 4.0), (47.7, 5.2), (49.3, 5.2), (54.5, 5.2)),
+    "female": _levels((37.1, 3.2), (38.0, 2.9), (39.5, 3.0), (41.4, 3.7), (44.5, 4.1), (47.7, 4.3)),
+}  # L4 and L5 SDs capped: the source calls its L5 width noisy
 PROCESS_SPAN = {
-    "male": dict(
-        T12=(54.3, 4.9), L1=(78.4, 7.8), L2=(87.1, 6.9), L3=(96.9, 7.5), L4=(92.7, 8.1),
-        L5=(97.0, 7.7),
-    ),
-    "female": dict(
-        T12=(47.6, 3.8), L1=(68.2, 7.3), L2=(76.3, 5.6), L3=(84.6, 6.5), L4=(82.2, 6.7),
-        L5=(89.3, 7.2),
-    ),
-}  # fmt: skip
+    "male": _levels((54.3, 4.9), (78.4, 7.8), (87.1, 6.9), (96.9, 7.5), (92.7, 8.1), (97.0, 7.7)),
+    "female": _levels((47.6, 3.8), (68.2, 7.3), (76.3, 5.6), (84.6, 6.5), (82.2, 6.7), (89.3, 7.2)),
+}
 # Pedicle isthmus width: means over 13 series; sagittal height: about 15 mm, 12.9 at L5.
-PEDICLE_WIDTH = dict(
-    T12=(8.70, 1.3), L1=(8.35, 1.4), L2=(8.72, 1.4), L3=(10.24, 1.5), L4=(12.56, 1.8),
-    L5=(16.20, 2.2),
-)  # fmt: skip
-PEDICLE_HEIGHT = dict(T12=15.5, L1=15.2, L2=15.0, L3=14.8, L4=14.4, L5=13.6)
+PEDICLE_WIDTH = _levels(
+    (8.70, 1.3), (8.35, 1.4), (8.72, 1.4), (10.24, 1.5), (12.56, 1.8), (16.20, 2.2)
+)
+PEDICLE_HEIGHT = _levels(15.5, 15.2, 15.0, 14.8, 14.4, 13.6)
 # Transverse pedicle angle, dry bone and O-arm series (converging towards the body).
-PEDICLE_ANGLE_DEG = dict(T12=9.0, L1=13.0, L2=14.5, L3=16.0, L4=18.5, L5=23.5)
-CANAL_DEPTH = dict(T12=16.2, L1=16.8, L2=16.5, L3=16.5, L4=16.8, L5=17.0)
+PEDICLE_ANGLE_DEG = _levels(9.0, 13.0, 14.5, 16.0, 18.5, 23.5)
+CANAL_DEPTH = _levels(16.2, 16.8, 16.5, 16.5, 16.8, 17.0)
 # 87 patients: mean over L2 to L5 of length 51.6 and height 23.5; slope between levels from anatomy.
-SPINOUS_LENGTH = dict(T12=47.0, L1=49.0, L2=52.5, L3=53.5, L4=52.0, L5=48.0)
-SPINOUS_HEIGHT = dict(T12=20.0, L1=23.5, L2=25.5, L3=26.0, L4=23.0, L5=18.5)
+SPINOUS_LENGTH = _levels(47.0, 49.0, 52.5, 53.5, 52.0, 48.0)
+SPINOUS_HEIGHT = _levels(20.0, 23.5, 25.5, 26.0, 23.0, 18.5)
 # Facet joint below the level: half distance of the joint centres, angle to the coronal plane.
-JOINT_HALF_WIDTH = dict(T12=12.0, L1=12.5, L2=13.8, L3=16.0, L4=19.5, L5=23.0)
-JOINT_ANGLE_DEG = dict(T12=70.0, L1=72.0, L2=68.0, L3=62.0, L4=54.0, L5=46.0)
-JOINT_WIDTH = dict(T12=11.5, L1=12.4, L2=12.7, L3=13.8, L4=14.7, L5=15.6)
-JOINT_HEIGHT = dict(T12=14.5, L1=15.3, L2=16.0, L3=15.7, L4=16.2, L5=17.0)
+JOINT_HALF_WIDTH = _levels(12.0, 12.5, 13.8, 16.0, 19.5, 23.0)
+JOINT_ANGLE_DEG = _levels(70.0, 72.0, 68.0, 62.0, 54.0, 46.0)
+JOINT_WIDTH = _levels(11.5, 12.4, 12.7, 13.8, 14.7, 15.6)
+JOINT_HEIGHT = _levels(14.5, 15.3, 16.0, 15.7, 16.2, 17.0)
 # Centre of the superior facet above the upper rim of the posterior wall.
-FACET_RISE = dict(T12=0.0, L1=-1.0, L2=-1.5, L3=-0.5, L4=0.5, L5=-6.0)
+FACET_RISE = _levels(0.0, -1.0, -1.5, -0.5, 0.5, -6.0)
 # Rim-to-rim gap of the disc below at mid-depth. The 87 patients have 7.1 (3.1 to 11.4) between the
 # endplates; the rims stand about 1.1 mm proud on both sides.
-DISC_GAP = dict(T12=3.6, L1=4.6, L2=5.2, L3=5.6, L4=5.8, L5=5.6)
+DISC_GAP = _levels(3.6, 4.6, 5.2, 5.6, 5.8, 5.6)
 # Lordosis between the mid-planes of a level and the one below (prone on the table, degrees).
-SEGMENT_LORDOSIS_DEG = dict(T12=0.5, L1=3.0, L2=5.5, L3=8.0, L4=11.5, L5=21.0)
+SEGMENT_LORDOSIS_DEG = _levels(0.5, 3.0, 5.5, 8.0, 11.5, 21.0)
 
 
 @dataclass(frozen=True)
