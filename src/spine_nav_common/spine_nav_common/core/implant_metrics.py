@@ -74,11 +74,15 @@ class ScrewScore:
         """The metrics as lines of text."""
         d = self.to_dict()
         return [
-            f"screws  found {self.found} of {self.visible} visible heads ({percent(d['recall'])}), "
-            f"right {len(self.heads)} of {self.rows} rows ({percent(d['precision'])})",
-            f"        head mm mean/med/p95 {spread(d['head_mm'])}, axis deg {spread(d['axis_deg'])},"
-            f" cover95 {percent(d['coverage95'])}, level wrong {d['level_wrong']}, "
-            f"side wrong {d['side_wrong']}",
+            (
+                f"screws  found {self.found} of {self.visible} visible heads ({percent(d['recall'])}), "
+                f"right {len(self.heads)} of {self.rows} rows ({percent(d['precision'])})"
+            ),
+            (
+                f"        head mm mean/med/p95 {spread(d['head_mm'])}, axis deg {spread(d['axis_deg'])},"
+                f" cover95 {percent(d['coverage95'])}, level wrong {d['level_wrong']}, "
+                f"side wrong {d['side_wrong']}"
+            ),
         ]
 
     @staticmethod
@@ -179,8 +183,10 @@ class RodScore:
         """The metrics as lines of text."""
         d = self.to_dict()
         return [
-            f"rods    found {d['found']} of {d['rods']}, extra {d['extra']}, side wrong "
-            f"{d['side_wrong']}, distance mm mean/med/p95 {spread(d['distance_mm'])}"
+            (
+                f"rods    found {d['found']} of {d['rods']}, extra {d['extra']}, side wrong "
+                f"{d['side_wrong']}, distance mm mean/med/p95 {spread(d['distance_mm'])}"
+            )
         ]
 
     @staticmethod

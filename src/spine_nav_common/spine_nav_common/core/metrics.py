@@ -206,8 +206,10 @@ def evaluate_poses(
     notes = ()
     if set(truth.exposed) != set(case.exposed_levels):
         notes = (
-            f"the case calls {', '.join(case.exposed_levels)} exposed, "
-            f"the truth {', '.join(truth.exposed)}: judged are the case's",
+            (
+                f"the case calls {', '.join(case.exposed_levels)} exposed, "
+                f"the truth {', '.join(truth.exposed)}: judged are the case's"
+            ),
         )
     return Report(
         tuple(outcomes), len(truth.frames), len(set(truth.frames) - stamps), unjudged, notes=notes
