@@ -22,18 +22,33 @@ DRAWS = 256
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Systematic error that fusion cannot average out.
+    """How the parts of a pose's error add up; fitted by training/fit_error.py.
 
-    noise_gain: factor on the filter's standard deviations. lateral_mm, axial_mm: shift across and
-    along the viewing direction; rotation_deg: turn per axis for a level with
-    `reference_area_mm2` of bone in view, growing as its inverse root.
+    filter_gain: on the filter's standard deviations, which assume noise that is new every frame.
+    static_gain: on those of a single frame, for noise that stays the same from frame to frame.
+    lateral_mm, axial_mm: bias across and along the viewing direction. rotation_deg: turn per axis
+    that no pixel count removes.
     """
 
-    noise_gain: float = 1.5
-    lateral_mm: float = 0.3
-    axial_mm: float = 0.5
-    rotation_deg: float = 0.7
-    reference_area_mm2: float = 800.0
+    filter_gain: float
+    static_gain: float
+    lateral_mm: float
+    axial_mm: float
+    rotation_deg: float
+
+
+@dataclass(frozen=True)
+class ErrorInputs:
+    """What the prediction is made of, for one level in one frame.
+
+    filter_covariance (6, 6) and data_information (6, 6) of the frame alone, translation first,
+    about anchor_m (3,) in the camera frame; points_m (K, 3) plan points there.
+    """
+
+    filter_covariance: np.ndarray
+    data_information: np.ndarray
+    anchor_m: np.ndarray
+    points_m: np.ndarray
 
 
 def load_error_model(path: Path | None = None) -> ErrorModel:
@@ -51,23 +66,16 @@ def load_error_model(path: Path | None = None) -> ErrorModel:
     return ErrorModel(**{n: float(content[n]) for n in names})
 
 
-def total_covariance(
-    covariance: np.ndarray, view: np.ndarray, area_mm2: float, model: ErrorModel
-) -> np.ndarray:
-    """(6, 6) covariance with the systematic part.
-
-    Args:
-        covariance: (6, 6) of the filter, translation first, metres and radians.
-        view: (3,) unit direction from the camera to the level.
-        area_mm2: bone surface of the level that is measured now or was when last seen.
-    """
-    out = model.noise_gain**2 * covariance
+def total_covariance(inputs: ErrorInputs, model: ErrorModel) -> np.ndarray:
+    """(6, 6) covariance of a pose, systematic part included; about the anchor."""
+    # A level hardly seen has no information of its own; the floor means 20 mm and 20 degrees.
+    floor = np.diag(np.r_[np.full(3, 20e-3**-2), np.full(3, np.deg2rad(20.0) ** -2)])
+    static = np.linalg.inv(inputs.data_information + floor)
+    view = inputs.anchor_m / np.linalg.norm(inputs.anchor_m)
     along = np.outer(view, view)
-    scale = model.reference_area_mm2 / np.clip(area_mm2, 60.0, 4.0 * model.reference_area_mm2)
-    out[:3, :3] += 1e-6 * (
-        model.lateral_mm**2 * (np.eye(3) - along) + model.axial_mm**2 * along
-    )
-    out[3:, 3:] += np.deg2rad(model.rotation_deg) ** 2 * scale * np.eye(3)
+    out = model.filter_gain**2 * inputs.filter_covariance + model.static_gain**2 * static
+    out[:3, :3] += 1e-6 * (model.lateral_mm**2 * (np.eye(3) - along) + model.axial_mm**2 * along)
+    out[3:, 3:] += np.deg2rad(model.rotation_deg) ** 2 * np.eye(3)
     return out
 
 

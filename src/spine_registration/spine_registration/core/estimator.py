@@ -19,6 +19,13 @@ from .likelihood import OUTLIER_WIDTH_M, point_likelihood
 from .model import SpineModel
 from .observation import BonePixels
 
+MAX_SIGMA_M = 4e-3
+
+
+def gate_m(sigma_m: float) -> float:
+    """Distance beyond which a pixel no longer belongs to a surface, for a settled pose."""
+    return max(5e-3, 3.0 * sigma_m)
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -200,10 +207,11 @@ def _linearise(
                 rms_mm=float(1e3 * np.sqrt((inlier * s[part] ** 2).sum() / max(total, 1e-9))),
             )
         )
-    negative = seen & (s < 0) & (s > -4 * noise.sigma_m)
+    negative = seen & (s < 0) & (s > -4 * MAX_SIGMA_M)
     sigma_hat = noise.sigma_m
     if negative.sum() > 50:  # tissue only lies outside: the inner half shows the sensor's noise
-        sigma_hat = float(np.sqrt(np.mean((s[negative] * noise.sigma_m / sigma[negative]) ** 2)))
+        ratio = s[negative] * noise.sigma_m / sigma[negative]
+        sigma_hat = float(1.48 * np.median(np.abs(ratio)))
     return _Linear(H, grad, weight * lik.log_density, tuple(fits), sigma_hat)
 
 
@@ -293,11 +301,12 @@ def _ridge(L: int) -> np.ndarray:
 
 def springs(
     model: SpineModel, T: np.ndarray, sigma_rotation_rad: float, sigma_translation_m: float
-) -> Prior:
-    """Chain prior: neighbours keep their CT pose, softly, about the disc between them.
+) -> np.ndarray:
+    """(6L, 6L) information that neighbours keep their CT pose, softly, about the disc between.
 
-    All meshes share one CT frame, so the CT's relative pose means equal `T_camera_ct`. The prior's
-    mean is therefore one rigid pose for all levels; `T` gives the linearisation's anchors only.
+    All meshes share one CT frame, so the CT's relative pose means equal `T_camera_ct`: the mean
+    that goes with this information is one rigid pose for all levels. `T` (L, 4, 4) gives the
+    anchors of the linearisation.
     """
     L = len(model.levels)
     anchor = anchors(model, T)
@@ -312,4 +321,4 @@ def springs(
             A[:3, 6 * j + 3 : 6 * j + 6] = -sign * skew(m - anchor[j])
             A[3:, 6 * j + 3 : 6 * j + 6] = sign * np.eye(3)
         information += A.T @ W @ A
-    return Prior(T, information)
+    return information

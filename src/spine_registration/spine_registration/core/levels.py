@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spine_nav_common.core.types import Status
 
@@ -34,13 +34,20 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LevelState:
-    """Status with its memory; times in ns of the frames' clock."""
+    """Status with its memory. seen_ns: last frame in which the level could be tracked, or the
+    registration, in ns of the frames' clock. reference_area_mm2: bone seen at best, slowly
+    forgotten."""
 
-    status: Status = Status.SEARCHING
-    reason: str = ""
-    reference_area_mm2: float = 0.0
-    seen_ns: int = 0
-    contradictions: int = 0
+    status: Status
+    reason: str
+    reference_area_mm2: float
+    seen_ns: int
+    contradictions: int
+
+
+def registered(stamp_ns: int) -> LevelState:
+    """A level that a registration placed and no frame has judged yet."""
+    return LevelState(Status.REGISTERING, "", 0.0, stamp_ns, 0)
 
 
 def advance(
@@ -49,14 +56,14 @@ def advance(
     """The next status of a level that has a pose.
 
     Args:
-        evidence: None when the frame told nothing (`why` says what was wrong with it).
+        evidence: None when the frame told nothing; `why` says what was wrong with it.
     """
     if evidence is None:
         return _without(state, stamp_ns, config, why)
     reference = max(0.98 * state.reference_area_mm2, evidence.area_mm2)
     wrong = _contradiction(evidence)
     contradictions = state.contradictions + 1 if wrong else max(0, state.contradictions - 1)
-    state = LevelState(state.status, state.reason, reference, state.seen_ns, contradictions)
+    state = replace(state, reference_area_mm2=reference, contradictions=contradictions)
     if wrong and contradictions >= PATIENCE:
         return LevelState(Status.LOST, wrong, 0.0, state.seen_ns, 0)
     share = DROP_SHARE if state.status is Status.TRACKED else RETURN_SHARE
@@ -84,8 +91,9 @@ def _contradiction(e: Evidence) -> str:
 
 
 def _without(state: LevelState, stamp_ns: int, config: NavigatorConfig, why: str) -> LevelState:
-    if state.seen_ns == 0 or (stamp_ns - state.seen_ns) * 1e-9 > config.hold_s:
+    """Nothing to show in this frame: hold a pose that was tracked, for a while."""
+    if (stamp_ns - state.seen_ns) * 1e-9 > config.hold_s:
         return LevelState(Status.LOST, why, 0.0, state.seen_ns, 0)
-    return LevelState(
-        Status.OCCLUDED, why, state.reference_area_mm2, state.seen_ns, state.contradictions
-    )
+    held = state.status in (Status.TRACKED, Status.OCCLUDED)
+    status = Status.OCCLUDED if held else Status.REGISTERING
+    return replace(state, status=status, reason=why)

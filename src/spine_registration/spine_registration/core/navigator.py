@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spine_nav_common.core.types import (
-    BONE_OF_UNKNOWN_LEVEL,
-    LEVEL_CODE,
     Case,
     LevelEstimate,
     NavigationResult,
@@ -22,9 +20,10 @@ from spine_perception.core.instances import find_instances
 from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFrames
 
 from .config import NavigatorConfig
-from .error import ErrorModel, load_error_model, predicted_tre_mm, total_covariance
+from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
 from .estimator import Noise, anchors
-from .levels import Evidence, LevelState, advance
+from .labels import label_image
+from .levels import Evidence, LevelState, advance, registered
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
 from .registration import Registration, register
@@ -63,6 +62,8 @@ class Navigator:
         self.error_model = error_model or load_error_model()
         self.model = model or build_model(case)
         self._segmenter = segmenter
+        # Set to a list to collect what each prediction was made of (training/fit_error.py).
+        self.trace: list[tuple[int, str, ErrorInputs]] | None = None
         self._exposed = [self.model.levels.index(level) for level in case.exposed_levels]
         self.reset()
 
@@ -76,7 +77,7 @@ class Navigator:
         self._rejected_name: str | None = None
         self._renew = False
         self._last_stamp: int | None = None
-        self._labels: tuple[Segmentation, np.ndarray] | None = None
+        self._seg: Segmentation | None = None
 
     @property
     def pending(self) -> str | None:
@@ -128,8 +129,7 @@ class Navigator:
         else:
             levels = self._follow(frame, pixels, events)
             clock.lap("update")
-        if not isinstance(seg, Rejected) and self._belief is not None:
-            self._labels = (seg, self._belief.track.T_camera_ct)
+        self._seg = None if isinstance(seg, Rejected) else seg
         return NavigationResult(frame.stamp_ns, levels, clock.done(), tuple(events))
 
     # -- registration ---------------------------------------------------------------------------
@@ -181,8 +181,7 @@ class Navigator:
         self._pending, self._refused, self._agreeing = None, False, ("", 0)
         events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
         track = start(found.best.estimate, frame.stamp_ns, self.config)
-        blank = LevelState(Status.REGISTERING, seen_ns=frame.stamp_ns)
-        levels = tuple(blank for _ in self.model.levels)
+        levels = (registered(frame.stamp_ns),) * len(self.model.levels)
         self._belief = _Belief(track, levels, (None,) * len(levels), (np.inf,) * len(levels))
         return self._judge(frame, TrackStep(track, found.best.estimate, (), ()), pixels, events)
 
@@ -214,14 +213,16 @@ class Navigator:
         for k, state in enumerate(belief.levels):
             fit, anchor = result.estimate.fits[k], result.estimate.anchor_camera_m[k]
             area = fit.area_mm2 * fit.inlier_share
-            covariance = total_covariance(
+            inputs = ErrorInputs(
                 result.state.covariance[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
-                anchor / np.linalg.norm(anchor),
-                max(area, 1.0),
-                self.error_model,
+                result.estimate.data_information[k],
+                anchor,
+                self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3],
             )
-            points = self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3]
-            bound = predicted_tre_mm(covariance, anchor, points)
+            covariance = total_covariance(inputs, self.error_model)
+            bound = predicted_tre_mm(covariance, anchor, inputs.points_m)
+            if self.trace is not None:
+                self.trace.append((frame.stamp_ns, self.model.levels[k], inputs))
             mine = result.estimate.level_of_pixel == k
             gap = np.linalg.norm(pixels.centre_vote_m[mine] - anchor, axis=1)
             gap = gap[np.isfinite(gap)]
@@ -276,7 +277,7 @@ class Navigator:
     def _noise(self) -> Noise:
         c = self.config
         return Noise(
-            max(1e-3 * c.noise_floor_mm, 0.8e-3),
+            1e-3 * c.noise_floor_mm,
             1e-3 * c.tissue_scale_mm,
             1e-6 * c.correlation_area_mm2,
         )
@@ -292,14 +293,12 @@ class Navigator:
             float(centre[2]),
         )
 
-    def label_image(self, frame: RgbdFrame) -> np.ndarray:
-        """(H, W) uint8 of the last processed frame: level codes, 254 for bone of no known level."""
-        out = np.zeros(frame.depth_m.shape, np.uint8)
-        if self._labels is None or self._belief is None:
-            return out
-        from .labels import paint  # only drawn when somebody subscribes
-
-        return paint(out, frame, *self._labels, self.model, LEVEL_CODE, BONE_OF_UNKNOWN_LEVEL)
+    def label_image(self, frame: RgbdFrame) -> np.ndarray | None:
+        """(H, W) uint8 labels of the frame processed last, None if nothing was segmented in it."""
+        if self._seg is None or frame.stamp_ns != self._last_stamp:
+            return None
+        T = self._belief.track.T_camera_ct if self._belief else None
+        return label_image(frame, self._seg, self.model, T)
 
 
 class _Clock:

@@ -8,7 +8,7 @@ A hypothesis without a clear lead is not an answer: shifted by one level, a spin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from spine_nav_common.core.types import Rejected
 from spine_perception.core.instances import Instance
 
 from .config import NavigatorConfig
-from .estimator import Estimate, Noise, estimate, springs
+from .estimator import MAX_SIGMA_M, Estimate, Noise, Prior, estimate, gate_m, springs
 from .model import SpineModel
 from .observation import BonePixels
 
@@ -66,7 +66,11 @@ def register(
     starts = _starts(model, instances)
     if not starts:
         return Rejected("no vertebra recognised in view")
-    tried = [_refine(model, pixels, T, name, noise, config) for name, T in starts]
+    coarse = [(name, _approach(model, pixels, T, noise, config)) for name, T in starts]
+    # One noise level for all hypotheses, the best one's: their scores must be comparable.
+    quiet = min(estimate_.sigma_m for _, estimate_ in coarse)
+    noise = replace(noise, sigma_m=float(np.clip(quiet, noise.sigma_m, MAX_SIGMA_M)))
+    tried = [_settle(model, pixels, e, name, noise, config) for name, e in coarse]
     tried.sort(key=lambda h: -h.score)
     best = tried[0]
     problem = _implausible(model, best.estimate)
@@ -141,33 +145,51 @@ def _rigid(
     return kabsch(np.concatenate(source), np.concatenate(target), np.concatenate(weight))
 
 
-def _refine(
+def _approach(
+    model: SpineModel, pixels: BonePixels, T: np.ndarray, noise: Noise, config: NavigatorConfig
+) -> Estimate:
+    """Coarse to fine: nearly rigid first, so that the chain finds its place before each vertebra
+    finds its own."""
+    poses = np.broadcast_to(T, (len(model.levels), 4, 4)).copy()
+    for stiffness, gates, votes, sigmas in (
+        (0.3, (15e-3,) * 4, (0.4,) * 4, (3e-3,) * 4),
+        (1.0, (10e-3, 8e-3, 6e-3, 6e-3), (0.2, 0.1, 0.05, 0.0), (2.0e-3, 2.0e-3, 1.5e-3, 1.5e-3)),
+    ):
+        prior = _chain(model, poses, stiffness, config)
+        result = estimate(model, pixels, prior, noise, poses, gates, votes, sigmas)
+        poses = result.T_camera_ct
+    return result
+
+
+def _settle(
     model: SpineModel,
     pixels: BonePixels,
-    T: np.ndarray,
+    coarse: Estimate,
     name: str,
     noise: Noise,
     config: NavigatorConfig,
 ) -> Hypothesis:
-    L = len(model.levels)
-    rot, trans = np.deg2rad(config.spring_rotation_deg), 1e-3 * config.spring_translation_mm
-    poses = np.broadcast_to(T, (L, 4, 4)).copy()
-    stages = (
-        # nearly rigid first: the chain finds its place before each vertebra finds its own
-        (0.3, (15e-3,) * 4, (0.4,) * 4, (3e-3,) * 4),
-        (1.0, (10e-3, 8e-3, 6e-3, 6e-3), (0.2, 0.1, 0.05, 0.0), (2.0e-3, 1.5e-3, 1e-3, 1e-3)),
-        (1.0, (5e-3,) * 4, (), ()),
-    )
-    for stiffness, gates, votes, sigmas in stages:
-        centre = _common(model, poses)
-        prior = springs(model, poses, rot * stiffness, trans * stiffness)
-        prior = type(prior)(np.broadcast_to(centre, (L, 4, 4)).copy(), prior.information)
-        result = estimate(model, pixels, prior, noise, poses, gates, votes, sigmas)
-        poses = result.T_camera_ct
+    poses = coarse.T_camera_ct
+    prior = _chain(model, poses, 1.0, config)
+    result = estimate(model, pixels, prior, noise, poses, (gate_m(noise.sigma_m),) * 4)
     missing = sum(
         fit.area_mm2 < MIN_LEVEL_AREA_MM2 for fit, e in zip(result.fits, model.exposed) if e
     )
     return Hypothesis(result, name, result.score - MISSING_LEVEL_NAT * missing)
+
+
+def _chain(
+    model: SpineModel, poses: np.ndarray, stiffness: float, config: NavigatorConfig
+) -> Prior:
+    """Springs about the rigid pose nearest to `poses`."""
+    centre = _common(model, poses)
+    information = springs(
+        model,
+        poses,
+        stiffness * np.deg2rad(config.spring_rotation_deg),
+        stiffness * 1e-3 * config.spring_translation_mm,
+    )
+    return Prior(np.broadcast_to(centre, poses.shape).copy(), information)
 
 
 def _common(model: SpineModel, T: np.ndarray) -> np.ndarray:

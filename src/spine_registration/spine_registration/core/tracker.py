@@ -10,7 +10,16 @@ import numpy as np
 from spine_nav_common.core.geometry import skew
 
 from .config import NavigatorConfig
-from .estimator import Estimate, Noise, Prior, anchors, estimate, twist_between
+from .estimator import (
+    MAX_SIGMA_M,
+    Estimate,
+    Noise,
+    Prior,
+    anchors,
+    estimate,
+    gate_m,
+    twist_between,
+)
 from .model import SpineModel
 from .observation import BonePixels
 
@@ -99,11 +108,11 @@ def step(
     """
     covariance = predict(model, state, stamp_ns, config)
     L = len(model.levels)
-    noise = replace(noise, sigma_m=state.sigma_m)
+    noise, gate = replace(noise, sigma_m=state.sigma_m), gate_m(state.sigma_m)
     loose = covariance + np.diag(np.tile(_FREEDOM, L))
     free = estimate(
         model, pixels, Prior(state.T_camera_ct, np.linalg.inv(loose)), noise,
-        gates_m=(9e-3, 6e-3, 5e-3), reassign_every=1,
+        gates_m=(gate + 4e-3, gate + 1e-3, gate), reassign_every=1,
     )  # fmt: skip
     xi = twist_between(free.T_camera_ct, state.T_camera_ct, free.anchor_camera_m)
     objection, gap = _objection(covariance, free.data_information, xi)
@@ -116,11 +125,11 @@ def step(
         covariance[part, part] += gap[k] ** 2
     result = estimate(
         model, pixels, Prior(state.T_camera_ct, np.linalg.inv(covariance)), noise,
-        free.T_camera_ct, gates_m=(5e-3, 5e-3), reassign_every=2,
+        free.T_camera_ct, gates_m=(gate, gate), reassign_every=2,
     )  # fmt: skip
     common = _common_motion(model, state.T_camera_ct, result.T_camera_ct, moved)
     keep, low_mm, low_deg = 0.8, 0.15, 0.05
-    sigma = np.clip(result.sigma_m, 1e-3 * config.noise_floor_mm, 3e-3)
+    sigma = np.clip(result.sigma_m, 1e-3 * config.noise_floor_mm, MAX_SIGMA_M)
     new = TrackState(
         stamp_ns,
         result.T_camera_ct,
