@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import open3d as o3d
 from scipy.spatial.transform import Rotation
-from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
 
+from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
 from spine_nav_sim.core import morphometry as mm
 from spine_nav_sim.core import vertebra as vb
 from spine_nav_sim.core import vertebra_sacrum as sa
@@ -176,23 +176,25 @@ def _field(bones: list[_Bone], i: int, rng: np.random.Generator) -> Field:
 
 def _to_mesh(field: Field, pose: np.ndarray) -> Mesh:
     """Closed, decimated mesh in the spine's frame, metres."""
-    vertices, faces = field.surface()
+    vertices, faces = close_decimated(*field.surface())
+    return Mesh(1e-3 * (vertices @ pose[:3, :3].T + pose[:3, 3]), faces)
+
+
+def close_decimated(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Decimate a closed surface to about TARGET_FACES, or leave it whole if that would open it."""
     full = o3d.geometry.TriangleMesh(
         o3d.utility.Vector3dVector(vertices), o3d.utility.Vector3iVector(faces)
     )
-    chosen = full
-    for target in (TARGET_FACES, int(1.3 * TARGET_FACES)):
+    for target in (TARGET_FACES, int(1.3 * TARGET_FACES), 2 * TARGET_FACES):
         if target >= len(faces):
             break
         small = full.simplify_quadric_decimation(target)
         small.remove_degenerate_triangles()
         small.remove_unreferenced_vertices()
-        # quadric decimation does not promise a closed result; the full surface is the fallback
-        if is_closed(np.asarray(small.triangles)):
-            chosen = small
-            break
-    v = np.asarray(chosen.vertices) @ pose[:3, :3].T + pose[:3, 3]
-    return Mesh(v * 1e-3, np.asarray(chosen.triangles, np.int32).copy())
+        triangles = np.asarray(small.triangles, np.int32).copy()
+        if is_closed(triangles):  # quadric decimation does not promise it
+            return np.asarray(small.vertices).copy(), triangles
+    return vertices, faces
 
 
 def is_closed(faces: np.ndarray) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import open3d as o3d
 from scipy import ndimage
 from scipy.spatial import cKDTree
+
 from spine_nav_common.core.types import Mesh, Rejected
 
 _VOXEL = 0.0015

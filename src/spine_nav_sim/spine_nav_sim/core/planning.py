@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
 
+from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
 from spine_nav_sim.core.anatomy_frame import (
     VertebraFrame,
     depth_inside,
