@@ -65,19 +65,20 @@ def _replay(args: argparse.Namespace) -> int:
     from .replay import replay
 
     progress = Progress("replay")
-    summary = replay(
+    outcome = replay(
         args.recording,
         args.case,
         args.out,
         confirm=args.confirm,
         remap=args.remap,
         config=args.config,
+        assignments=args.set,
         model=args.model,
         progress=progress,
     )
     progress.close()
-    print(summary.text())
-    return summary.exit_code
+    print(outcome.text())
+    return outcome.exit_code
 
 
 def _live(args: argparse.Namespace) -> int:
@@ -87,9 +88,18 @@ def _live(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from .evaluation import evaluate_run
+    import json
 
-    print(evaluate_run(args.out, args.truth, args.case, as_json=args.json))
+    from spine_nav_common.core.case import load_case
+    from spine_nav_common.core.metrics import evaluate, format_report
+    from spine_nav_common.core.outputs import write_json
+    from spine_nav_common.core.truth import load_truth
+
+    report = evaluate(args.out, load_truth(args.truth), load_case(args.case))
+    table = format_report(report)
+    write_json(args.out / "evaluation.json", report.to_dict())
+    (args.out / "evaluation.txt").write_text(table + "\n", encoding="utf-8")
+    print(json.dumps(report.to_dict(), indent=2) if args.json else table)
     return DONE
 
 
@@ -209,16 +219,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refusal(error: ValueError) -> bool:
+    """Whether an error says that input or settings are wrong; others are faults of the program."""
+    from spine_nav_common.core.errors import InputError
+    from spine_nav_common.parameters import ParameterError
+
+    # Imported only after a failure: it loads ONNX Runtime.
+    from spine_perception.core.inference import ModelError
+
+    return isinstance(error, (InputError, ParameterError, ModelError))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = build_parser().parse_args(argv)
     fix_threads(openmp=2 if args.command == "bench" else 1)
-    from spine_nav_common.core.errors import InputError
-    from spine_nav_common.parameters import ParameterError
-
     try:
         return args.run(args)
-    except (InputError, ParameterError) as error:
+    except ValueError as error:
+        if not _refusal(error):
+            raise
         print(f"spinenav {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
