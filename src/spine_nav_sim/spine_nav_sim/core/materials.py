@@ -29,6 +29,12 @@ def noise_tiles() -> np.ndarray:
     return np.array(tiles, np.float32)
 
 
+def as_square(values: np.ndarray) -> np.ndarray:
+    """(K,) values as a padded square image: cv2.remap refuses rows longer than 32766."""
+    side = int(np.ceil(np.sqrt(len(values))))
+    return np.pad(values, (0, side * side - len(values))).reshape(side, side)
+
+
 @dataclass(frozen=True)
 class Texture:
     """A tile laid over a plane: `period_m` is the length of one repetition."""

@@ -30,15 +30,16 @@ class Solid:
 
 @dataclass(frozen=True)
 class Hits:
-    """Where one solid is seen: window (row slice, column slice) and (h, w) arrays in it."""
+    """Where one solid is seen; K pixels, flat row-major indices into the image."""
 
-    window: tuple[slice, slice]
-    depth: np.ndarray  # inf where missed
-    rows: np.ndarray  # indices of the hits in the window
-    columns: np.ndarray
+    pixels: np.ndarray  # (K,)
+    depth: np.ndarray  # (K,) metres
     normals: np.ndarray  # (K, 3) in the solid's frame
     values: np.ndarray  # (K,)
     points: np.ndarray  # (K, 3) in the solid's frame
+
+    def __getitem__(self, chosen: np.ndarray) -> Hits:
+        return Hits(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -106,17 +107,34 @@ def cast(
     bundle[..., :3] = origin
     bundle[..., 3:] = directions
     answer = solid.tree.cast_rays(o3d.core.Tensor.from_numpy(bundle), nthreads=threads)
-    depth = answer["t_hit"].numpy()
-    rows, columns = np.nonzero(np.isfinite(depth))
-    if len(rows) == 0:
+    depth = answer["t_hit"].numpy().ravel()
+    hit = np.flatnonzero(np.isfinite(depth))
+    if len(hit) == 0:
         return None
-    triangle = solid.faces[answer["primitive_ids"].numpy()[rows, columns]]
-    uv = answer["primitive_uvs"].numpy()[rows, columns]
-    weights = np.column_stack([1.0 - uv.sum(axis=1), uv])
-    normals = np.einsum("kij,ki->kj", solid.normals[triangle], weights)
-    values = np.einsum("ki,ki->k", solid.values[triangle], weights)
-    points = origin + directions[rows, columns] * depth[rows, columns, None]
-    return Hits(window, depth, rows, columns, normals, values, points)
+    width = window[1].stop - window[1].start
+    rows, columns = np.divmod(hit, width)
+    pixels = (rows + window[0].start) * intrinsics.width + columns + window[1].start
+    depth = depth[hit]
+    corners = solid.faces[answer["primitive_ids"].numpy().ravel()[hit]]
+    uv = answer["primitive_uvs"].numpy().reshape(-1, 2)[hit]
+    normals, values = (
+        at[corners[:, 0]] * _column(1.0 - uv[:, 0] - uv[:, 1], at)
+        + at[corners[:, 1]] * _column(uv[:, 0], at)
+        + at[corners[:, 2]] * _column(uv[:, 1], at)
+        for at in (solid.normals, solid.values)
+    )
+    points = origin + directions.reshape(-1, 3)[hit] * depth[:, None]
+    return Hits(pixels, depth, normals, values, points)
+
+
+def _column(weight: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return weight[:, None] if like.ndim == 2 else weight
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3) at length 1, in place; zero stays zero."""
+    vectors /= np.sqrt(np.einsum("...k,...k->...", vectors, vectors))[..., None] + 1e-9
+    return vectors
 
 
 @dataclass
@@ -148,15 +166,40 @@ class GBuffer:
         """A deep copy."""
         return GBuffer(*(getattr(self, name).copy() for name in self.__dataclass_fields__))
 
-    def nearer(self, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(index of hits that win, their rows, columns in the image); writes their depth."""
-        rows = hits.rows + hits.window[0].start
-        columns = hits.columns + hits.window[1].start
-        depth = hits.depth[hits.rows, hits.columns]
-        win = np.flatnonzero(depth < self.depth[rows, columns])
-        rows, columns = rows[win], columns[win]
-        self.depth[rows, columns] = depth[win]
-        return win, rows, columns
+    def nearer(self, hits: Hits) -> Hits:
+        """The hits that win against what is there; their depth is written."""
+        depth = self.depth.reshape(-1)
+        hits = hits[hits.depth < depth[hits.pixels]]
+        depth[hits.pixels] = hits.depth
+        return hits
+
+    def paint(
+        self,
+        hits: Hits,
+        albedo: np.ndarray,
+        gloss: np.ndarray | float,
+        sharpness: float,
+        instance: int = 0,
+    ) -> None:
+        """Write the looks of winning hits; tissue is their carried value on bone, else zero."""
+        at = hits.pixels
+        self.albedo.reshape(-1, 3)[at] = albedo
+        self.gloss.reshape(-1)[at] = gloss
+        self.sharpness.reshape(-1)[at] = sharpness
+        self.instance.reshape(-1)[at] = instance
+        self.tissue.reshape(-1)[at] = hits.values if instance else 0.0
+
+    def orient(
+        self, hits: Hits, normals: np.ndarray, R_world_solid: np.ndarray, view: np.ndarray
+    ) -> None:
+        """Write normals (K, 3) of the solid's frame, turned to face the camera.
+
+        view (H, W, 3): directions of the rays in the world.
+        """
+        world = unit(normals @ R_world_solid.T.astype(np.float32))
+        away = np.einsum("kj,kj->k", world, view.reshape(-1, 3)[hits.pixels]) > 0.0
+        world[away] *= -1.0
+        self.normal.reshape(-1, 3)[hits.pixels] = world
 
 
 @dataclass(frozen=True)
@@ -185,11 +228,10 @@ def shade(
     """
     radiance = buffer.albedo * (ambient * open_sky[..., None])
     highlight = np.zeros(buffer.depth.shape, np.float32)
-    view = eye_m.astype(np.float32) - points_m
-    view /= np.linalg.norm(view, axis=2, keepdims=True) + 1e-9
+    view = unit(eye_m.astype(np.float32) - points_m)
     for i, lamp in enumerate(lamps):
         to_lamp = lamp.position_m.astype(np.float32) - points_m
-        distance = np.linalg.norm(to_lamp, axis=2) + 1e-9
+        distance = np.sqrt(np.einsum("hwk,hwk->hw", to_lamp, to_lamp)) + 1e-9
         to_lamp /= distance[..., None]
         axis = (lamp.aim_m - lamp.position_m).astype(np.float32)
         reach = float(np.linalg.norm(axis))
@@ -200,14 +242,21 @@ def shade(
         if lit is not None:
             strength = strength * lit[i]
         diffuse = np.maximum(np.einsum("hwk,hwk->hw", buffer.normal, to_lamp), 0.0) * strength
-        half = to_lamp + view
-        half /= np.linalg.norm(half, axis=2, keepdims=True) + 1e-9
+        half = unit(to_lamp + view)
         cos_half = np.maximum(np.einsum("hwk,hwk->hw", buffer.normal, half), 0.0)
-        specular = buffer.gloss * cos_half**buffer.sharpness * strength
-        radiance = radiance + buffer.albedo * lamp.colour * diffuse[..., None]
-        radiance = radiance + lamp.colour * (0.6 * specular)[..., None]
+        specular = buffer.gloss * _power(cos_half, buffer.sharpness) * strength
+        radiance += buffer.albedo * (lamp.colour * diffuse[..., None])
+        radiance += lamp.colour * (0.6 * specular)[..., None]
         highlight = np.maximum(highlight, specular)
     return radiance, highlight
+
+
+def _power(base: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """base**exponent for base in [0, 1], only where the result is worth seeing."""
+    out = np.zeros_like(base)
+    bright = base > 0.85  # 0.85**20 < 0.04
+    out[bright] = base[bright] ** exponent[bright]
+    return out
 
 
 def shadows(

@@ -77,8 +77,9 @@ def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> trimesh.Trime
 def _box(extents: np.ndarray, centre: np.ndarray) -> trimesh.Trimesh:
     # Subdivided so that interpolated normals stay nearly those of the faces.
     box = trimesh.creation.box(extents=extents)
-    box = trimesh.Trimesh(box.vertices[box.faces].reshape(-1, 3), np.arange(36).reshape(-1, 3),
-                          process=False)
+    box = trimesh.Trimesh(
+        box.vertices[box.faces].reshape(-1, 3), np.arange(36).reshape(-1, 3), process=False
+    )
     return box.apply_translation(centre)
 
 
@@ -108,7 +109,7 @@ def retractors(wound: Wound, palette: Palette, rng: np.random.Generator) -> list
     return props
 
 
-def _instrument(rng: np.random.Generator, palette: Palette) -> list[tuple[Solid, str]]:
+def _instrument(rng: np.random.Generator) -> list[tuple[Solid, str]]:
     """Shaft and handle along +y from the tip at the origin."""
     shaft, reach = rng.uniform(0.0015, 0.005), rng.uniform(0.08, 0.22)
     tip = rng.uniform(0.002, 0.007)
@@ -131,14 +132,20 @@ def _hand(rng: np.random.Generator) -> list[tuple[Solid, str]]:
         tip = np.array([curl - 0.006 * abs(k - 1.5), rng.uniform(0.0, 0.012), across * 0.8])
         middle = np.array([0.03 + curl, 0.03 + rng.normal(0, 0.004), across * 0.95])
         knuckle = np.array([0.075, 0.035, across])
-        parts += [_capsule(tip, middle, 0.0078), _capsule(middle, knuckle, 0.0095),
-                  _capsule(knuckle, [0.14, 0.035 + 0.6 * lift, 0.6 * across], 0.0125)]
+        parts += [
+            _capsule(tip, middle, 0.0078),
+            _capsule(middle, knuckle, 0.0095),
+            _capsule(knuckle, [0.14, 0.035 + 0.6 * lift, 0.6 * across], 0.0125),
+        ]
     thumb = rng.uniform(-0.05, -0.03)
-    parts += [_capsule([0.035, 0.012, thumb], [0.075, 0.025, thumb - 0.008], 0.0095),
-              _capsule([0.075, 0.025, thumb - 0.008], [0.135, 0.03 + 0.6 * lift, -0.02], 0.013)]
+    parts += [
+        _capsule([0.035, 0.012, thumb], [0.075, 0.025, thumb - 0.008], 0.0095),
+        _capsule([0.075, 0.025, thumb - 0.008], [0.135, 0.03 + 0.6 * lift, -0.02], 0.013),
+    ]
     palm = trimesh.creation.icosphere(subdivisions=3, radius=1.0)
-    parts.append(palm.apply_scale([0.05, 0.017, 0.042]).apply_translation(
-        [0.115, 0.035 + 0.4 * lift, 0.0]))
+    parts.append(
+        palm.apply_scale([0.05, 0.017, 0.042]).apply_translation([0.115, 0.035 + 0.4 * lift, 0.0])
+    )
     wrist = np.array([0.175, 0.035 + lift, 0.0])
     parts.append(_capsule([0.13, 0.035 + 0.5 * lift, 0.0], wrist, 0.027))
     sleeve = [_capsule(wrist + [0.02, 0.006, 0], wrist + [0.34, rng.uniform(0.08, 0.22), 0], 0.042)]
@@ -153,6 +160,7 @@ def passing_props(
     busy: 0 to 1, share of the time in which something is over the wound.
     """
     props: list[Prop] = []
+    kits = [(_hand(rng), _instrument(rng)) for _ in range(2)]
     t = rng.uniform(0.0, 1.5) if busy < 0.9 else -1.0
     while t < seconds:
         stay = rng.uniform(1.2, 3.5)
@@ -161,17 +169,29 @@ def passing_props(
         tilt = rng.uniform(0.1, 0.6) if not hand else rng.uniform(-0.1, 0.3)
         turn = trimesh.transformations.rotation_matrix(yaw, [0, 1, 0])
         turn = turn @ trimesh.transformations.rotation_matrix(-tilt, [0, 0, 1])
-        work = np.array([
-            rng.normal(0.0, 0.015), rng.uniform(0.0, 0.04), rng.uniform(*wound.z_range_m),
-        ])
+        work = np.array(
+            [
+                rng.normal(0.0, 0.015),
+                rng.uniform(0.0, 0.04),
+                rng.uniform(*wound.z_range_m),
+            ]
+        )
         work[1] += wound.skin_y_m - (0.0 if hand else 0.045)
         away = np.array([np.cos(yaw), 0.0, -np.sin(yaw)])
         outside = work + away * rng.uniform(0.25, 0.4) + [0.0, rng.uniform(0.02, 0.1), 0.0]
-        visit = Pass(t, t + stay, outside, work, rng.uniform(0.0, 0.012, 3),
-                     rng.uniform(0.2, 1.2), rng.uniform(0.0, 6.28))
-        solids = _hand(rng) if hand else _instrument(rng, palette)
+        visit = Pass(
+            t,
+            t + stay,
+            outside,
+            work,
+            rng.uniform(0.0, 0.012, 3),
+            rng.uniform(0.2, 1.2),
+            rng.uniform(0.0, 6.28),
+        )
+        gloved, instrument = kits[int(rng.integers(len(kits)))]
+        solids = gloved if hand else instrument
         if hand and rng.uniform() < 0.6:
-            solids += _instrument(rng, palette)
+            solids = gloved + instrument
         for solid, material in solids:
             gloss = {"metal": 1.2, "glove": 0.25, "plastic": 0.4}.get(material, 0.02)
             props.append(Prop(solid, palette[material], gloss, 30.0, turn, (visit,)))

@@ -10,10 +10,18 @@ import numpy as np
 
 from spine_nav_common.core.types import Intrinsics
 from spine_nav_sim.core import sensor as sensors
-from spine_nav_sim.core.scene import Rendered, SceneConfig, _camera_path, _lamps, make_scene
+from spine_nav_sim.core.scene import (
+    Rendered,
+    SceneConfig,
+    make_scene,
+    place_camera,
+    place_lamps,
+)
 
 if TYPE_CHECKING:
     from spine_nav_sim.core.anatomy import Anatomy
+
+_SECONDS = 4.0  # enough for every phase of breathing and of a tool's visit
 
 
 def render_views(
@@ -29,19 +37,21 @@ def render_views(
     intrinsics: camera of the result (any size); default: a random individual of the camera model
     at config.width x config.height.
     """
+    config = replace(config, seconds=min(config.seconds, _SECONDS), camera_moves=False)
     scene = make_scene(anatomy, rng, config)
     frames = []
     for _ in range(views):
         scene.intrinsics = intrinsics or sensors.camera_intrinsics(
-            scene.camera_model, config.width, config.height, rng)
-        scene.camera_path = _camera_path(
-            scene.T_world_wound, scene.wound, scene.intrinsics, scene.camera_model, rng,
-            replace(config, camera_moves=False))
-        scene.lamps = _lamps(scene.T_world_wound, scene.wound, rng)
+            scene.camera_model, config.width, config.height, rng
+        )
+        scene.camera_path = place_camera(
+            scene.T_world_wound, scene.wound, scene.intrinsics, scene.camera_model, rng, config
+        )
+        scene.lamps = place_lamps(scene.T_world_wound, scene.wound, rng)
         scene.cast_shadows = bool(rng.uniform() < config.shadows)
         scene.depth_noise = sensors.random_depth_noise(rng, scene.camera_model, config.hardness)
         scene.colour_sensor = sensors.random_colour_sensor(rng, config.hardness)
-        scene._still = None
+        scene.forget()
         frames.append(scene.render(float(rng.uniform(0.0, config.seconds))))
     return frames
 

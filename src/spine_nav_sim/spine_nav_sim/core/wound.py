@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter1d
 
 from spine_nav_sim.core.materials import Palette, Texture, mix, random_texture
 
-HALF_WIDTH_M = 0.085
-END_M = 0.055  # how far the maps reach beyond the exposed levels
+HALF_WIDTH_M = 0.105
+END_M = 0.075  # how far the maps reach beyond the exposed levels
 NOTHING = -1.0  # height where there is no bone
 
 
@@ -102,9 +102,10 @@ class Wound:
 
 
 def wound_frame(centroids_m: np.ndarray, posterior: np.ndarray) -> np.ndarray:
-    """T_world_wound (4, 4) from the exposed levels' centroids (N, 3), cranial first, N >= 2."""
-    z = centroids_m[0] - centroids_m[-1]
-    z /= np.linalg.norm(z)
+    """T_world_wound (4, 4) from the exposed levels' centroids (N, 3), cranial first, a single one
+    means that the spine runs along the world's z."""
+    z = centroids_m[0] - centroids_m[-1] if len(centroids_m) > 1 else np.array([0.0, 0.0, 1.0])
+    z = z / np.linalg.norm(z)
     y = posterior - z * (posterior @ z)
     y /= np.linalg.norm(y)
     T = np.eye(4)
@@ -175,8 +176,9 @@ def build_wound(
     lamina = _profile(top, (np.abs(dx) > 0.005) & (np.abs(dx) < 0.016), "median", 10 * px)
     tip = np.maximum(_profile(top, np.abs(dx) < 0.006, "max", 8 * px), lamina + 0.002)
 
-    floor = lamina[:, None] + style.ridge * np.exp(-((dx / style.ridge_width) ** 2)) * (
-        (tip - lamina)[:, None]
+    floor = (
+        lamina[:, None]
+        + style.ridge * np.exp(-((dx / style.ridge_width) ** 2)) * ((tip - lamina)[:, None])
     )
     floor = floor + style.lateral_slope * np.maximum(np.abs(dx) - 0.022, 0.0)
     floor += style.bump * _noise(rng, x, z, 0.12) + 0.25 * style.bump * _noise(rng, x, z, 0.04)
@@ -184,10 +186,10 @@ def build_wound(
     outside = np.maximum(np.maximum(z_lo - z, z - z_hi), 0.0)
     floor += np.minimum(outside * 0.6, 0.01)  # neighbours stay covered but for their tips
     floor = floor.astype(np.float32)
-    rim = style.half_width * (1.0 + 0.06 * _noise(rng, x, z, 0.3))
+    rim = style.half_width * (1.0 + 0.05 * cv2.GaussianBlur(_noise(rng, x, z, 0.3), (0, 0), 2 * px))
     z_mid = 0.5 * (z_lo + z_hi + style.end_margin[1] - style.end_margin[0])
     half_length = 0.5 * (z_hi - z_lo + style.end_margin[0] + style.end_margin[1])
-    radial = (np.abs(dx / rim) ** style.corner + np.abs((z - z_mid) / half_length) ** style.corner)
+    radial = np.abs(dx / rim) ** style.corner + np.abs((z - z_mid) / half_length) ** style.corner
     inside = (1.0 - radial ** (1.0 / style.corner)) * rim  # signed distance to the wall, metres
     floor += _cover(tops, exposed, floor, inside > 0.0, style.visible_area_m2, step_m)
 
@@ -205,17 +207,26 @@ def build_wound(
     height = (open_share * floor + (1.0 - open_share) * skin).astype(np.float32)
 
     albedo, gloss = _colours(x, z, dx, height, skin, open_share, pool, style, palette, rng)
-    height, albedo, gloss = _drape(x, z, z_range_m, height, albedo, gloss, style, palette, rng)
+    height, albedo, gloss = _drape(
+        x, z, inside, z_range_m, height, albedo, gloss, style, palette, rng
+    )
     height, albedo, gloss = _gauze(x, z, inside, height, albedo, gloss, style, palette, rng, step_m)
     height, albedo, gloss = (_calm_rim(a, step_m) for a in (height, albedo, gloss))
     surface = np.maximum(height, top)
     light = 1.0 - (cv2.GaussianBlur(surface, (0, 0), 9 * px) - surface) / 0.035
     vertices, faces = _mesh(x_axis, z_axis, height, style)
     return Wound(
-        x0_m=float(x_axis[0]), z0_m=float(z_axis[0]), step_m=step_m, height_m=height,
-        albedo=albedo.astype(np.float32), gloss=gloss.astype(np.float32),
-        light=np.clip(light, 0.25, 1.1).astype(np.float32), vertices_m=vertices, faces=faces,
-        half_width_m=style.half_width, z_range_m=(z_mid - half_length, z_mid + half_length),
+        x0_m=float(x_axis[0]),
+        z0_m=float(z_axis[0]),
+        step_m=step_m,
+        height_m=height,
+        albedo=albedo.astype(np.float32),
+        gloss=gloss.astype(np.float32),
+        light=np.clip(light, 0.25, 1.1).astype(np.float32),
+        vertices_m=vertices,
+        faces=faces,
+        half_width_m=style.half_width,
+        z_range_m=(z_mid - half_length, z_mid + half_length),
         skin_y_m=float(skin[shape[0] // 2, shape[1] // 2]),
         fibre=random_texture(rng, (0.03, 0.08), squeeze=0.35),
     )
@@ -230,12 +241,14 @@ def _cover(
     step_m: float,
 ) -> float:
     """Shift of the floor that leaves `area_m2` of bone visible per exposed level, by bisection."""
-    rise = np.concatenate([(tops[level] - floor)[opening] for level in exposed])
-    wanted = area_m2 * len(exposed) / step_m**2
+    rises = [(tops[level] - floor)[opening] for level in exposed]
+    wanted = area_m2 / step_m**2
     low, high = -0.015, 0.02
     for _ in range(20):
         shift = 0.5 * (low + high)
-        if np.count_nonzero(rise > shift) > wanted:
+        # A broad sacrum must not pay for vertebrae that stay buried.
+        seen = [min(np.count_nonzero(rise > shift), 1.6 * wanted) for rise in rises]
+        if sum(seen) > wanted * len(rises):
             low = shift
         else:
             high = shift
@@ -267,8 +280,8 @@ def _colours(x, z, dx, height, skin, open_share, pool, style, palette, rng):
     albedo = mix(albedo, palette["ligament"], middle.astype(np.float32))
     gloss = np.full(x.shape, palette.wetness, np.float32)
     depth = skin - height
-    fat = np.clip((0.8 * style.fat - depth) / 0.003 + 0.4 * _noise(rng, x, z, 0.1), 0.0, 1.0)
-    albedo = mix(albedo, palette["fat"] * (1 + 0.12 * _noise(rng, x, z, 0.03))[..., None], fat)
+    fat = np.clip((0.8 * style.fat - depth) / 0.003 + 0.4 * _noise(rng, x, z, 0.2), 0.0, 1.0)
+    albedo = mix(albedo, palette["fat"] * (1 + 0.15 * _noise(rng, x, z, 0.08))[..., None], fat)
     stain = np.clip(0.8 * _noise(rng, x, z, 0.18) - 1.2 + 1.6 * style.stain, 0.0, 0.9)
     albedo = mix(albedo, palette["blood"], np.where(pool, 1.0, stain * (open_share > 0.02)))
     gloss = np.where(pool, 1.6 * palette.wetness + 0.4, gloss * (1.0 - 0.5 * fat))
@@ -278,7 +291,7 @@ def _colours(x, z, dx, height, skin, open_share, pool, style, palette, rng):
     return albedo, gloss * (1.0 - 0.8 * skin_share)
 
 
-def _drape(x, z, z_range, height, albedo, gloss, style, palette, rng):
+def _drape(x, z, inside, z_range, height, albedo, gloss, style, palette, rng):
     """Cloth round the field; its edge lies on the skin."""
     half_x = style.drape_half[0]
     reach = np.maximum(
@@ -288,7 +301,7 @@ def _drape(x, z, z_range, height, albedo, gloss, style, palette, rng):
     reach = reach - 0.003 * _noise(rng, x, z, 0.5)
     share = np.clip(reach / 0.0015 + 0.5, 0.0, 1.0)
     # The cloth must not fall into the wound where the window is narrower than the opening.
-    share = np.where(np.abs(x) < style.half_width + 0.008, 0.0, share).astype(np.float32)
+    share = (share * np.clip((-inside - 0.004) / 0.0015, 0.0, 1.0)).astype(np.float32)
     folds = 0.0025 + 0.0012 * _noise(rng, x, z, 0.35)
     weave = 1.0 + 0.05 * _noise(rng, x, z, 0.02)
     albedo = mix(albedo, palette["drape"] * weave[..., None], share)
@@ -311,8 +324,11 @@ def _gauze(x, z, inside, height, albedo, gloss, style, palette, rng, step_m):
         pile = pile + 0.002 + 0.0012 * _noise(rng, x, z, 0.1)
         height = height * (1.0 - share) + np.maximum(pile, height) * share
         soaked = np.clip(0.5 * _noise(rng, x, z, 0.15) + rng.uniform(-0.6, 0.6), 0.0, 0.9)
-        cloth = mix(palette["gauze"] * (1 + 0.08 * _noise(rng, x, z, 0.012))[..., None],
-                    palette["blood"] * 2.0, soaked)
+        cloth = mix(
+            palette["gauze"] * (1 + 0.08 * _noise(rng, x, z, 0.012))[..., None],
+            palette["blood"] * 2.0,
+            soaked,
+        )
         albedo = mix(albedo, cloth, share)
         gloss = gloss * (1.0 - 0.8 * share)
     return height.astype(np.float32), albedo, gloss
@@ -341,10 +357,10 @@ def _mesh(
     vertices = np.column_stack([grid_x.ravel(), full.ravel(), grid_z.ravel()])
     n = len(xs)
     corner = (np.arange(len(zs) - 1)[:, None] * n + np.arange(n - 1)[None, :]).ravel()
-    faces = np.concatenate([
-        np.column_stack([corner, corner + n, corner + 1]),
-        np.column_stack([corner + 1, corner + n, corner + n + 1]),
-    ])
+    faces = np.concatenate(
+        [
+            np.column_stack([corner, corner + n, corner + 1]),
+            np.column_stack([corner + 1, corner + n, corner + n + 1]),
+        ]
+    )
     return vertices, faces.astype(np.int32)
-
-
