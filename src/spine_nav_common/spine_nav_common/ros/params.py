@@ -15,6 +15,7 @@ from rcl_interfaces.msg import (
 )
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+
 from spine_nav_common.parameters import (
     Parameter,
     ParameterError,

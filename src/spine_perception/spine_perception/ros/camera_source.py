@@ -17,13 +17,13 @@ from typing import Any
 
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
+
 from spine_nav_common.core.types import Rejected, RgbdFrame
 from spine_nav_common.parameters import ParameterError, param
 from spine_nav_common.ros import qos
 from spine_nav_common.ros.conversions import camera_info_message, image_message, stamp_from_ns
 from spine_nav_common.ros.lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from spine_nav_common.ros.runtime import run_node
-
 from spine_perception.sources import FrameSource
 
 _CLOCK_S = 0.02
@@ -106,7 +106,7 @@ class CameraSource(SpineNode):
             for stream in ("color", "aligned_depth_to_color")
         )
         clock = self.config.publish_clock
-        self._clock = self.advertise(Clock, "/clock", qos.POSE) if clock else None
+        self._sim_clock = self.advertise(Clock, "/clock", qos.POSE) if clock else None
 
     def activate(self) -> None:
         self._stop.clear()
@@ -114,7 +114,7 @@ class CameraSource(SpineNode):
         self._queue: deque[RgbdFrame | Rejected | None] = deque()
         self._guard = self.create_guard_condition(self._publish_due)
         self._activated.append(lambda: self.destroy_guard_condition(self._guard))
-        if self._clock is not None:
+        if self._sim_clock is not None:
             self.every(_CLOCK_S, self._tick)
         self._thread = threading.Thread(target=self._pump, name="camera_source", daemon=True)
         self._thread.start()
@@ -163,6 +163,16 @@ class CameraSource(SpineNode):
             self._stop.wait(0.02)
         return not self._stop.is_set()
 
+    @property
+    def source_is_live(self) -> bool:
+        """Whether stamps are of the system clock and frames come when they come."""
+        return self.source is None or self.source.real_time
+
+    @property
+    def cut_off(self) -> str:
+        """Why the recording ended early; empty if it did not."""
+        return getattr(self.source, "truncated", None) or ""
+
     def due(self, stamp_ns: int) -> float:
         """Monotonic time in s at which a frame of the recording is due."""
         start, first_ns = self.epoch
@@ -188,8 +198,8 @@ class CameraSource(SpineNode):
         self.ages.note(frame.stamp_ns)
         frame_id = frame.frame_id or self.config.frame_id
         stamp_ns = frame.stamp_ns
-        if self._clock is not None:
-            self._clock.publish(Clock(clock=stamp_from_ns(stamp_ns)))
+        if self._sim_clock is not None:
+            self._sim_clock.publish(Clock(clock=stamp_from_ns(stamp_ns)))
         info = camera_info_message(frame.intrinsics, stamp_ns, frame_id)
         self._colour[1].publish(info)
         self._depth[1].publish(info)
@@ -202,7 +212,7 @@ class CameraSource(SpineNode):
             return
         start, first_ns = self.epoch
         now_ns = first_ns + round((time.monotonic() - start) * self.config.rate * 1e9)
-        self._clock.publish(Clock(clock=stamp_from_ns(now_ns)))
+        self._sim_clock.publish(Clock(clock=stamp_from_ns(now_ns)))
 
     def health(self) -> tuple[bytes, str, dict[str, object]]:
         values = {"source": self.config.source, "frames": self.ages.count}

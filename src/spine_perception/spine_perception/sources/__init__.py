@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from spine_nav_common.core.types import Rejected, RgbdFrame
+from spine_nav_common.parameters import ParameterError
 
 
-class SourceError(RuntimeError):
+class SourceError(ParameterError):
     """A source cannot start: says what is missing and the remedy."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 
 from . import SourceError

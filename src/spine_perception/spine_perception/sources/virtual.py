@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from spine_nav_common.core.types import Rejected, RgbdFrame
 
 

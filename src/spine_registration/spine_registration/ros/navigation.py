@@ -9,71 +9,28 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Status
-from spine_nav_common.parameters import param
+from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import SetBool, Trigger
+
+from spine_nav_common.core.rectify import RgbdRectifier
+from spine_nav_common.core.types import NavigationResult, Status
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header, image_message, transform_message
-from spine_nav_common.ros.frames import FramePairer, RawFrame
+from spine_nav_common.ros.frames import FramePairer, RawFrame, image_type
 from spine_nav_common.ros.lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from spine_nav_common.ros.mailbox import NewestWins
 from spine_nav_common.ros.results import key_values, result_messages
 from spine_nav_common.ros.runtime import run_node, tf_message_type
-from std_srvs.srv import SetBool, Trigger
 
-from spine_registration.core.config import NavigatorConfig
+from .navigation_core import Core, NavigationConfig, load_core, refused, withdrawn
 
 _WATCH_S = 0.05
 _BUSY_S = 1.0
-
-
-@dataclass(frozen=True)
-class NavigationConfig:
-    """Parameters of the navigation node."""
-
-    case: str = param("", "folder of the case")
-    model: str = param("", "ONNX network; empty = the one that is shipped")
-    colour_topic: str = param(topics.COLOUR, "colour image; CompressedImage where it ends in /compressed")
-    depth_topic: str = param(topics.DEPTH, "depth image on the colour image's pixel grid")
-    info_topic: str = param(topics.COLOUR_INFO, "camera_info of the colour image")
-    frame_timeout_ms: float = param(
-        500.0, "without a result for this long, guidance is withdrawn", "ms", 50.0, 10000.0
-    )
-    max_stamp_age_ms: float = param(
-        0.0, "a result older than this is withdrawn; 0 = unchecked (stamps of another clock)",
-        "ms", 0.0, 60000.0,
-    )
-    publish_tf: bool = param(True, "publish /tf from the camera to each tracked vertebra")
-    navigator: NavigatorConfig = NavigatorConfig()
-
-
-@dataclass(frozen=True)
-class Core:
-    """What the node drives: the case, the core Navigator, and what computes (for diagnostics)."""
-
-    case: Case
-    navigator: Any
-    provider: str = ""
-    model_sha256: str = ""
-
-
-def load_core(config: NavigationConfig) -> Core:
-    """Load case and network and warm up. Raises with file, field and remedy."""
-    from spine_nav_common.core.case import load_case
-    from spine_perception.core.segmenter import Segmenter, shipped_model
-
-    from spine_registration.core.navigator import Navigator
-
-    case = load_case(config.case)
-    segmenter = Segmenter.load(config.model or shipped_model())
-    segmenter.warm_up()
-    navigator = Navigator(case, segmenter, config.navigator)
-    return Core(case, navigator, segmenter.provider, segmenter.model_sha256)
 
 
 class NavigationNode(SpineNode):
@@ -92,12 +49,15 @@ class NavigationNode(SpineNode):
         self._lock = threading.Lock()
         self._worker: NewestWins | None = None
         self.counts: Counter[str] = Counter()
+        self.provider = self.model_sha256 = ""
 
     def configure(self) -> None:
         self.core = self._loader(self.config)
+        self.provider, self.model_sha256 = self.core.provider, self.core.model_sha256
         self._paused = False
         self._results, self._last = StampAge(), None
         self._frame_id = self._withdrawn = self._trouble = ""
+        self._rectify = RgbdRectifier()
         self._status = self.advertise(DiagnosticArray, topics.STATUS, qos.RESULT)
         self._array = self.advertise(PoseArray, topics.VERTEBRA_POSES, qos.RESULT)
         self._latency = self.advertise(DiagnosticArray, topics.LATENCY, qos.RESULT)
@@ -115,11 +75,13 @@ class NavigationNode(SpineNode):
     def activate(self) -> None:
         self._worker = NewestWins(self, self._process, self._on_result, "navigation")
         self.pairer = FramePairer(self._on_frame)
-        c, compressed = self.config, self.config.colour_topic.endswith("/compressed")
-        colour = CompressedImage if compressed else Image
-        self.listen(colour, c.colour_topic, self.pairer.colour, qos.SENSOR_IN)
-        self.listen(Image, c.depth_topic, self.pairer.depth, qos.SENSOR_IN)
+        c = self.config
         self.listen(CameraInfo, c.info_topic, self.pairer.info, qos.SENSOR_IN)
+        for topic, callback in (
+            (c.colour_topic, self.pairer.colour),
+            (c.depth_topic, self.pairer.depth),
+        ):
+            self.listen(image_type(topic), topic, callback, qos.SENSOR_IN)
         self.every(_WATCH_S, self._on_watch)
 
     def deactivate(self) -> None:
@@ -141,29 +103,38 @@ class NavigationNode(SpineNode):
 
     def _process(self, raw: RawFrame) -> tuple[RawFrame, NavigationResult, str | None, float]:
         start = time.monotonic()
-        frame = raw.decode()
+        navigator, pending = self.core.navigator, None
         with self._lock:
-            result = self.core.navigator.process(frame)
-            pending = self.core.navigator.pending
+            try:
+                frame = raw.decode(self._rectify)
+                result = navigator.process(frame)
+                if self._labels.get_subscription_count():
+                    result = replace(result, labels=navigator.label_image(frame))
+                pending = navigator.pending
+                self._trouble = ""
+            except Exception as error:  # noqa: BLE001 - one bad frame must not end the navigation
+                self.counts["refused"] += 1
+                self._trouble = f"frame refused: {' '.join(str(error).split())}"
+                if not isinstance(error, ValueError):
+                    self.counts["faults"] += 1
+                    self._trouble = f"fault in the navigation, started anew: {error!r}"
+                    navigator.reset()
+                result = refused(raw.stamp_ns, self.core.case.exposed_levels, self._trouble)
         return raw, result, pending, (time.monotonic() - start) * 1e3
 
     def _on_result(self, output: Any) -> None:
-        if isinstance(output, Exception):
-            self.counts["refused"] += 1
-            self._trouble = f"frame refused: {' '.join(str(output).split())}"
-            self.get_logger().warn(self._trouble, throttle_duration_sec=1.0)
-            return
         if self._paused or not self.active:
             return
         raw, result, hypothesis, work_ms = output
         self.counts["processed"] += 1
-        self._trouble = self._withdrawn = ""
-        self._frame_id = raw.frame_id
+        self._withdrawn, self._frame_id = "", raw.frame_id
         self._results.note(result.stamp_ns)
         stamp_age_ms = self._results.age_ms(self.now_ns())
         if 0 < self.config.max_stamp_age_ms < stamp_age_ms:
             self._withdrawn = f"the image was {stamp_age_ms:.0f} ms old"
             result = withdrawn(result, self._withdrawn)
+        if self._trouble:
+            self.get_logger().warn(self._trouble, throttle_duration_sec=1.0)
         self._last = result
         self._publish(result, hypothesis)
         stages = {
@@ -189,7 +160,7 @@ class NavigationNode(SpineNode):
             self._tf.publish(self._tf_type(transforms=frames))
         self._array.publish(messages.vertebra_poses)
         self._status.publish(messages.status)  # last: subscribers join the others to it
-        if result.labels is not None and self._labels.get_subscription_count():
+        if result.labels is not None:
             labels = image_message(result.labels, "mono8", result.stamp_ns, self._frame_id)
             self._labels.publish(labels)
 
@@ -247,11 +218,23 @@ class NavigationNode(SpineNode):
             self._lock.release()
         return answer
 
+    @property
+    def alive(self) -> bool:
+        """Whether the worker thread lives, or is not there to live."""
+        return self._worker is None or self._worker.alive
+
+    @property
+    def idle(self) -> bool:
+        """Whether every frame that was taken has been published."""
+        return self._worker is None or self._worker.idle
+
     def health(self) -> tuple[bytes, str, dict[str, object]]:
-        values = {**self.counts, "provider": self.core.provider if self.core else ""}
+        values = {**self.counts, "provider": self.provider}
         if not self.active:
             return OK, "not active", values
-        values |= {**self.pairer.counts, "model_sha256": self.core.model_sha256}
+        if not self.alive:
+            return ERROR, "the worker thread died", values
+        values |= {**self.pairer.counts(), "model_sha256": self.model_sha256}
         values["tf"] = "published" if self._tf is not None else "no tf2_msgs: /tf is not published"
         if self._paused:
             return WARN, "paused by the user", values
@@ -260,16 +243,6 @@ class NavigationNode(SpineNode):
         if self._last is None:
             return WARN, self._trouble or self.pairer.missing() or "no camera frames yet", values
         return (WARN, self._trouble, values) if self._trouble else (OK, "running", values)
-
-
-def withdrawn(result: NavigationResult, reason: str) -> NavigationResult:
-    """The same stamp with nothing shown: every level without pose. `rejected` stays rejected."""
-    keep = (Status.REJECTED, Status.SEARCHING)
-    levels = tuple(
-        LevelEstimate(e.level, e.status if e.status in keep else Status.LOST, reason=reason)
-        for e in result.levels
-    )
-    return NavigationResult(result.stamp_ns, levels, events=(f"withdrawn: {reason}",))
 
 
 def main() -> int:

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base of every node: parameters in the constructor, reasons for refused transitions, health.
+
+A subclass names its config dataclass and implements `configure`, `activate`, `deactivate` and
+`cleanup`; an exception there becomes FAILURE with its reason in the log and in /diagnostics (an
+exception that leaves a transition callback would kill an rclpy node).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+
+from . import qos
+from .conversions import header, stamp_to_ns
+from .params import declare, frozen, overrides
+from .results import key_values
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+_DIAGNOSTICS_S = 1.0
+
+
+class SpineNode(LifecycleNode):
+    """A lifecycle node with a frozen config, 1 Hz diagnostics and reasons instead of crashes."""
+
+    config_type: type
+
+    def __init__(
+        self, name: str, values: Mapping[str, Any] | None = None, namespace: str | None = None
+    ) -> None:
+        super().__init__(name, namespace=namespace, parameter_overrides=overrides(values or {}))
+        declare(self, self.config_type)
+        self.config: Any = None
+        self.active = False
+        self.problem = ""
+        self._configured: list[Callable[[], bool]] = []
+        self._activated: list[Callable[[], bool]] = []
+        # Timers that watch for silence must run when simulated time stands still.
+        self.steady = Clock(clock_type=ClockType.STEADY_TIME)
+
+    def configure(self) -> None:
+        """`advertise` and `serve`, load what is slow. Raise to refuse."""
+
+    def activate(self) -> None:
+        """`listen` and `every`, start threads. Raise to refuse."""
+
+    def deactivate(self) -> None:
+        """Stop threads, withdraw, forget buffers; subscriptions and timers are gone already."""
+
+    def cleanup(self) -> None:
+        """Free what `configure` loaded; publishers and services are gone already."""
+
+    def health(self) -> tuple[bytes, str, dict[str, object]]:
+        """Severity, one line and values for /diagnostics."""
+        return OK, "running", {}
+
+    def now_ns(self) -> int:
+        """ROS time in ns (simulated where use_sim_time is set)."""
+        return self.get_clock().now().nanoseconds
+
+    def advertise(self, kind: type, topic: str, profile: QoSProfile) -> Publisher:
+        """A publisher that lives until clean-up."""
+        events = PublisherEventCallbacks(incompatible_qos=lambda e: self._mismatch(topic, e))
+        publisher = self.create_publisher(kind, topic, profile, event_callbacks=events)
+        self._configured.append(lambda: self.destroy_publisher(publisher))
+        return publisher
+
+    def serve(self, kind: type, name: str, callback: Callable) -> None:
+        """A service that lives until clean-up."""
+        service = self.create_service(kind, name, callback)
+        self._configured.append(lambda: self.destroy_service(service))
+
+    def listen(
+        self, kind: type, topic: str, callback: Callable, profile: QoSProfile
+    ) -> Subscription:
+        """A subscription that lives until deactivation."""
+        events = SubscriptionEventCallbacks(incompatible_qos=lambda e: self._mismatch(topic, e))
+        subscription = self.create_subscription(
+            kind, topic, callback, profile, event_callbacks=events
+        )
+        self._activated.append(lambda: self.destroy_subscription(subscription))
+        return subscription
+
+    def every(self, period_s: float, callback: Callable) -> None:
+        """A timer on the steady clock that lives until deactivation."""
+        timer = self.create_timer(period_s, callback, clock=self.steady)
+        self._activated.append(lambda: self.destroy_timer(timer))
+
+    def _mismatch(self, topic: str, event: Any) -> None:
+        policy = getattr(event.last_policy_kind, "name", event.last_policy_kind)
+        self.problem = f"topic {topic}: somebody asks for another QoS ({policy}); nothing arrives"
+        self.get_logger().error(self.problem)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._guarded("configure", self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._guarded("activate", self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._guarded("deactivate", self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._guarded("clean up", self._release)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._guarded("shut down", self._release)
+
+    def destroy_node(self) -> None:
+        """Stop threads and free resources also when no transition asked for it."""
+        self._guarded("stop", self._release)
+        super().destroy_node()
+
+    def _configure(self) -> None:
+        self.config = frozen(self, self.config_type)
+        try:
+            self._diagnostics = self.advertise(DiagnosticArray, "/diagnostics", qos.STATE)
+            timer = self.create_timer(_DIAGNOSTICS_S, self._publish_health, clock=self.steady)
+            self._configured.append(lambda: self.destroy_timer(timer))
+            self.configure()
+        except Exception:
+            self._undo(self._configured)
+            raise
+
+    def _activate(self) -> None:
+        try:
+            self.activate()
+        except Exception:
+            self._undo(self._activated)
+            raise
+        self.active = True
+
+    def _deactivate(self) -> None:
+        if not self.active:
+            return
+        self.active = False
+        self._undo(self._activated)
+        self.deactivate()
+
+    def _release(self) -> None:
+        self._deactivate()
+        if self._configured:
+            self._undo(self._configured)
+            self.cleanup()
+
+    @staticmethod
+    def _undo(entities: list[Callable[[], bool]]) -> None:
+        while entities:
+            entities.pop()()
+
+    def _guarded(self, verb: str, run: Callable[[], None]) -> TransitionCallbackReturn:
+        start = time.monotonic()
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 - it would kill the node (ros2/rclpy#1209)
+            self.problem = f"cannot {verb}: {' '.join(str(error).split()) or type(error).__name__}"
+            self.get_logger().error(self.problem)
+            return TransitionCallbackReturn.FAILURE
+        self.problem = ""
+        self.get_logger().debug(f"{verb}: {(time.monotonic() - start) * 1e3:.0f} ms")
+        return TransitionCallbackReturn.SUCCESS
+
+    def _publish_health(self) -> None:
+        severity, message, values = self.health()
+        if self.problem:
+            severity, message = ERROR, self.problem
+        name = self.get_fully_qualified_name().lstrip("/")
+        status = DiagnosticStatus(
+            level=severity, name=f"{name}: health", message=message, values=key_values(values)
+        )
+        self._diagnostics.publish(
+            DiagnosticArray(header=header(self.now_ns(), ""), status=[status])
+        )
+
+
+class StampAge:
+    """Ages of a stream for diagnostics and withdrawal: since arrival, and of the stamp itself."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stamp_ns = 0
+        self._arrived = float("-inf")
+
+    def note(self, stamp) -> None:
+        """A message with this header stamp has arrived."""
+        self.count += 1
+        self.stamp_ns = stamp_to_ns(stamp) if hasattr(stamp, "nanosec") else int(stamp)
+        self._arrived = time.monotonic()
+
+    def silent_ms(self) -> float:
+        """Milliseconds since the last arrival, by the monotonic clock; inf before the first."""
+        return (time.monotonic() - self._arrived) * 1e3
+
+    def age_ms(self, now_ns: int) -> float:
+        """Milliseconds from the last stamp to `now_ns` (same clock); inf before the first."""
+        return (now_ns - self.stamp_ns) / 1e6 if self.count else float("inf")

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topic names (contracts.md, sections 2 and 6). Relative ones live under the nodes' namespace."""
+
+COLOUR = "/camera/camera/color/image_raw"
+COLOUR_INFO = "/camera/camera/color/camera_info"
+DEPTH = "/camera/camera/aligned_depth_to_color/image_raw"
+DEPTH_INFO = "/camera/camera/aligned_depth_to_color/camera_info"
+STATUS = "registration/status"
+VERTEBRA_POSES = "registration/vertebra_poses"
+LATENCY = "registration/latency"
+LABELS = "segmentation/labels"
+TRAJECTORIES = "guidance/trajectories"
+VERTEBRAE = "guidance/vertebrae"
+OVERLAY = "overlay/image"
+OVERLAY_COMPRESSED = "overlay/image/compressed"
+HEALTH = "health"
+DEFAULT_NAMESPACE = "/spine"
+
+
+def pose_topic(level: str) -> str:
+    """The authority for one level's pose."""
+    return f"registration/{level}/pose"

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the navigation node drives: its parameters, the loaded core, and results without a pose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Status
+from spine_nav_common.parameters import param
+from spine_nav_common.ros import topics
+from spine_registration.core.config import NavigatorConfig
+
+
+@dataclass(frozen=True)
+class NavigationConfig:
+    """Parameters of the navigation node."""
+
+    case: str = param("", "folder of the case")
+    model: str = param("", "ONNX network; empty = the one that is shipped")
+    colour_topic: str = param(topics.COLOUR, "colour image; compressed where the name ends so")
+    depth_topic: str = param(topics.DEPTH, "depth image on the colour image's pixel grid")
+    info_topic: str = param(topics.COLOUR_INFO, "camera_info of the colour image")
+    frame_timeout_ms: float = param(
+        500.0, "without a result for this long, guidance is withdrawn", "ms", 50.0, 10000.0
+    )
+    max_stamp_age_ms: float = param(
+        0.0,
+        "a result older than this is withdrawn; 0 = unchecked (stamps of another clock)",
+        "ms",
+        0.0,
+        60000.0,
+    )
+    publish_tf: bool = param(True, "publish /tf from the camera to each tracked vertebra")
+    navigator: NavigatorConfig = field(default_factory=NavigatorConfig)
+
+
+@dataclass(frozen=True)
+class Core:
+    """What the node drives: the case, the core Navigator, and what computes (for diagnostics)."""
+
+    case: Case
+    navigator: Any
+    provider: str = ""
+    model_sha256: str = ""
+
+
+def load_core(config: NavigationConfig) -> Core:
+    """Load case and network and warm up. Raises with file, field and remedy."""
+    from spine_nav_common.core.case import load_case
+    from spine_perception.core.segmenter import Segmenter
+    from spine_registration.core.navigator import Navigator
+
+    case = load_case(config.case)
+    segmenter = Segmenter.load(config.model or None)
+    segmenter.warm_up()
+    navigator = Navigator(case, segmenter, config.navigator)
+    return Core(case, navigator, segmenter.provider, segmenter.model_sha256)
+
+
+def refused(stamp_ns: int, levels: Iterable[str], reason: str) -> NavigationResult:
+    """The result of an image that cannot be used: every level lost, with the reason."""
+    estimates = tuple(LevelEstimate(level, Status.LOST, reason=reason) for level in levels)
+    return NavigationResult(stamp_ns, estimates, events=(reason,))
+
+
+def withdrawn(result: NavigationResult, reason: str) -> NavigationResult:
+    """The same stamp with nothing shown: every level without pose. What had none keeps its state."""
+    keep = (Status.REJECTED, Status.SEARCHING, Status.LOST)
+    levels = tuple(
+        LevelEstimate(e.level, e.status if e.status in keep else Status.LOST, reason=reason)
+        for e in result.levels
+    )
+    return NavigationResult(result.stamp_ns, levels, events=(f"withdrawn: {reason}",))
