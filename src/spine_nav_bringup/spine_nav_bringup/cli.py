@@ -82,9 +82,27 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _live(args: argparse.Namespace) -> int:
-    from .live import run_live
+    from .core.progress import Progress
+    from .live import LiveOptions, run_live
 
-    return run_live(args)
+    options = LiveOptions(
+        case=args.case,
+        source=args.source,
+        out=args.out,
+        config=args.config,
+        assignments=tuple(args.set),
+        model=args.model,
+        remap=args.remap,
+        namespace=args.namespace,
+        use_sim_time=args.use_sim_time,
+        seconds=args.seconds,
+        seed=args.seed,
+    )
+    progress = Progress("live")
+    outcome = run_live(options, progress)
+    progress.close()
+    print(outcome.text())
+    return outcome.exit_code
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -180,6 +198,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     live.add_argument("--out", type=Path, required=True)
     _recording_options(live)
+    live.add_argument("--namespace", default="/spine", help="of all nodes (default: /spine)")
+    live.add_argument("--use-sim-time", action="store_true", help="follow /clock (ros2 bag play)")
+    live.add_argument("--seconds", type=_positive, metavar="S", help="end after this time")
+    live.add_argument("--seed", type=_seed, default=0, metavar="N", help="of a virtual source")
 
     evaluate = add("evaluate", _evaluate, "measure a run against the truth")
     evaluate.add_argument("out", type=Path, metavar="OUT")

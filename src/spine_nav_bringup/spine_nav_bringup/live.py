@@ -18,15 +18,15 @@ from typing import Any
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.outputs import write_summary
-from spine_nav_common.core.recording import load_remap, recording_sha256
+from spine_nav_common.core.recording import load_remap, open_recording, recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.parameters import ParameterError, digest, flatten, load_file, parse_assignment
 from spine_nav_common.ros.runtime import RosMissing, prepare_environment, require_ros
 from spine_nav_common.ros.topics import COLOUR, COLOUR_INFO, DEFAULT_NAMESPACE, DEPTH
 
 from .core.graph import NODES, use_case_values
+from .replay import Outcome, versions
 
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
 SOURCES = "realsense, ros, replay:RECORDING or virtual"
 _SPIN_S = 0.05
 _DRAIN_S = 10.0
@@ -54,7 +54,7 @@ def run_live(
     options: LiveOptions,
     progress: Callable[[int, int | None, str], None] | None = None,
     make_nodes: Callable[[dict[str, dict[str, Any]], str], dict[str, Any]] | None = None,
-) -> int:
+) -> Outcome:
     """Run the graph until the recording ends, `seconds` are over, or SIGINT or SIGTERM.
 
     Args:
@@ -63,10 +63,10 @@ def run_live(
         make_nodes: node name to node, from dotted values per node and the namespace (for tests).
 
     Returns:
-        0 done; 1 the run failed or stopped half-way (a node died, the recording is cut off).
+        The summary and why the run stopped half-way (a node died, the recording is cut off).
 
     Raises:
-        CaseError, RecordingError, ParameterError: wrong input; nothing was started.
+        InputError, ParameterError, ModelError: wrong input.
     """
     use_case, values = _configure(options)
     case = load_case(options.case)
@@ -102,6 +102,8 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
             own["camera_source"]["seconds"] = float(options.seconds)
     if kind == "replay":
         own["camera_source"]["recording"] = recording
+        names = load_remap(options.remap) if options.remap else None
+        open_recording(recording, names).rgbd_frames()  # refused now rather than by a node
     if options.remap is not None:
         names = load_remap(options.remap)
         if kind == "replay":
@@ -150,9 +152,10 @@ class _Run:
     progress: Callable[[int, int | None, str], None] | None
     stopped: str = ""
     signalled: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, make_nodes: Callable[..., dict[str, Any]]) -> int:
+    def run(self, make_nodes: Callable[..., dict[str, Any]]) -> Outcome:
         prepare_environment()
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
@@ -172,7 +175,7 @@ class _Run:
                 for number, handler in before.items():
                     signal.signal(number, handler)
                 rclpy.try_shutdown()
-        return FAILED if self.stopped else DONE
+        return Outcome(self.summary, self.stopped)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.signalled = signal.Signals(number).name
@@ -219,6 +222,9 @@ class _Run:
                 self.stopped = f"a node died: {error!r}"
                 return
             if self.supervisor.failure:
+                for node in self.nodes.values():
+                    if isinstance(node.error, ValueError):
+                        raise node.error  # wrong case, recording, model or parameter
                 problems = [n.problem for n in self.nodes.values() if n.problem]
                 self.stopped = "; ".join([self.supervisor.failure, *problems])
                 return
@@ -267,12 +273,10 @@ class _Run:
         self.executor.shutdown()
 
     def _summarise(self) -> None:
-        from .replay import versions
-
         navigation, camera = self.nodes["navigation"], self.nodes.get("camera_source")
         recording = self.values.get("camera_source", {}).get("recording", "")
         configs = {name: node.config for name, node in self.nodes.items() if node.config}
-        write_summary(
+        self.summary = write_summary(
             self.options.out,
             versions=versions(),
             hashes={
@@ -293,6 +297,8 @@ class _Run:
             withdrawals=self.collector.withdrawals,
             provider=navigation.provider,
             stopped=self.stopped,
+            confirmed=[],
+            notes=[],
             ended_by=self.signalled or "the end of the source or of the time",
             config={name: flatten(config) for name, config in configs.items()},
         )

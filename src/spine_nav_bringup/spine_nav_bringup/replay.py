@@ -30,6 +30,7 @@ from spine_perception.core.segmenter import Segmenter
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import Navigator
 
+from .core.graph import NODES
 from .core.runtime import fix_opencv_threads
 
 PACKAGES = ("spinenav", "numpy", "scipy", "opencv-python-headless", "onnxruntime", "rosbags")
@@ -235,4 +236,4 @@ def _per_level(out: Path, case: Case) -> dict[str, dict[str, int]]:
 
 def node_names() -> tuple[str, ...]:
     """Nodes that a parameters file may have sections for."""
-    return (NODE,)
+    return NODES

@@ -41,7 +41,8 @@ class SpineNode(LifecycleNode):
         declare(self, self.config_type)
         self.config: Any = None
         self.active = False
-        self.problem = ""
+        self.problem = ""  # why the last transition was refused, or what keeps data away
+        self.error: Exception | None = None
         self._configured: list[Callable[[], bool]] = []
         self._activated: list[Callable[[], bool]] = []
         # Timers that watch for silence must run when simulated time stands still.
@@ -162,6 +163,7 @@ class SpineNode(LifecycleNode):
         try:
             run()
         except Exception as error:  # noqa: BLE001 - it would kill the node (ros2/rclpy#1209)
+            self.error = error
             self.problem = f"cannot {verb}: {' '.join(str(error).split()) or type(error).__name__}"
             self.get_logger().error(self.problem)
             return TransitionCallbackReturn.FAILURE
