@@ -42,11 +42,8 @@ class NavigatorConfig:
     )
     hold_s: float = _p(3.0, "s", 0.0, 60.0, "an occluded pose is held this long, then lost")
     stale_s: float = _p(0.5, "s", 0.05, 10.0, "without a frame for this long, all is withdrawn")
-    differential_noise_mm: float = _p(
-        0.10, "mm", 0.001, 5.0, "own motion of a vertebra per frame, 1 sigma (breathing)"
-    )
-    differential_noise_deg: float = _p(
-        0.10, "deg", 0.001, 5.0, "own rotation of a vertebra per frame, 1 sigma"
+    memory_s: float = _p(
+        0.4, "s", 0.01, 10.0, "time constant with which measurements of a vertebra are forgotten"
     )
     common_noise_mm: float = _p(
         3.0, "mm", 0.01, 50.0, "motion of the camera against the spine per frame, 1 sigma"

@@ -41,12 +41,12 @@ class ErrorModel:
 class ErrorInputs:
     """What the prediction is made of, for one level in one frame.
 
-    filter_covariance (6, 6) and data_information (6, 6) of the frame alone, translation first,
-    about anchor_m (3,) in the camera frame; points_m (K, 3) plan points there.
+    filter_covariance (6, 6), and frame_covariance (6, 6) of this frame with the springs alone,
+    translation first, about anchor_m (3,) in the camera frame; points_m (K, 3) plan points.
     """
 
     filter_covariance: np.ndarray
-    data_information: np.ndarray
+    frame_covariance: np.ndarray
     anchor_m: np.ndarray
     points_m: np.ndarray
 
@@ -68,12 +68,9 @@ def load_error_model(path: Path | None = None) -> ErrorModel:
 
 def total_covariance(inputs: ErrorInputs, model: ErrorModel) -> np.ndarray:
     """(6, 6) covariance of a pose, systematic part included; about the anchor."""
-    # A level hardly seen has no information of its own; the floor means 20 mm and 20 degrees.
-    floor = np.diag(np.r_[np.full(3, 20e-3**-2), np.full(3, np.deg2rad(20.0) ** -2)])
-    static = np.linalg.inv(inputs.data_information + floor)
     view = inputs.anchor_m / np.linalg.norm(inputs.anchor_m)
     along = np.outer(view, view)
-    out = model.filter_gain**2 * inputs.filter_covariance + model.static_gain**2 * static
+    out = model.filter_gain**2 * inputs.filter_covariance + model.static_gain**2 * inputs.frame_covariance
     out[:3, :3] += 1e-6 * (model.lateral_mm**2 * (np.eye(3) - along) + model.axial_mm**2 * along)
     out[3:, 3:] += np.deg2rad(model.rotation_deg) ** 2 * np.eye(3)
     return out

@@ -182,7 +182,8 @@ def _linearise(
     cosine = -np.einsum("ij,ij->i", n, ray)
     seen = np.isfinite(s) & (cosine > 0.05)
     s = np.where(seen, s, 0.0).astype(float)
-    sigma = noise.sigma_m * np.sqrt(0.25 + 0.75 * cosine**2 + 0.3 * (1.0 - cosine**2))
+    # Stereo depth on a slope is worse than its frontal noise seen along the normal.
+    sigma = noise.sigma_m * (1.0 + 1.5 * (1.0 - np.clip(cosine, 0.0, 1.0)))
     lik = point_likelihood(
         s, sigma, noise.tissue_scale_m, pixels.clean[order], pixels.bone[order]
     )

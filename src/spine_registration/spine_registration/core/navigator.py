@@ -26,7 +26,7 @@ from .labels import label_image
 from .levels import Evidence, LevelState, advance, registered
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
-from .registration import Registration, register
+from .registration import Registration, chain_prior, register
 from .tracker import TrackState, TrackStep, start, step
 from .visibility import view_levels
 
@@ -209,13 +209,14 @@ class Navigator:
     ) -> tuple[LevelEstimate, ...]:
         belief, T = self._belief, result.state.T_camera_ct
         views = view_levels(self.model, T, frame.depth_m, frame.intrinsics)
+        single = self._single_frame_covariance(result)
         levels, covariances, bounds = [], [], []
         for k, state in enumerate(belief.levels):
             fit, anchor = result.estimate.fits[k], result.estimate.anchor_camera_m[k]
             area = fit.area_mm2 * fit.inlier_share
             inputs = ErrorInputs(
                 result.state.covariance[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
-                result.estimate.data_information[k],
+                single[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
                 anchor,
                 self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3],
             )
@@ -236,6 +237,15 @@ class Navigator:
         return self._keep(
             _Belief(result.state, tuple(levels), tuple(covariances), tuple(bounds)), events
         )
+
+    def _single_frame_covariance(self, result: TrackStep) -> np.ndarray:
+        """(6L, 6L) of this frame and the springs alone: noise that stays the same from frame to
+        frame leaves an error of this size however many frames are fused."""
+        T = result.state.T_camera_ct
+        information = chain_prior(self.model, T, 1.0, self.config).information + np.eye(6 * len(T))
+        for k, H in enumerate(result.estimate.data_information):
+            information[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += H
+        return np.linalg.inv(information)
 
     def _keep(self, belief: _Belief, events: list[str]) -> tuple[LevelEstimate, ...]:
         for k in self._exposed:

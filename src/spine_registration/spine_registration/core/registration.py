@@ -155,7 +155,7 @@ def _approach(
         (0.3, (15e-3,) * 4, (0.4,) * 4, (3e-3,) * 4),
         (1.0, (10e-3, 8e-3, 6e-3, 6e-3), (0.2, 0.1, 0.05, 0.0), (2.0e-3, 2.0e-3, 1.5e-3, 1.5e-3)),
     ):
-        prior = _chain(model, poses, stiffness, config)
+        prior = chain_prior(model, poses, stiffness, config)
         result = estimate(model, pixels, prior, noise, poses, gates, votes, sigmas)
         poses = result.T_camera_ct
     return result
@@ -170,7 +170,7 @@ def _settle(
     config: NavigatorConfig,
 ) -> Hypothesis:
     poses = coarse.T_camera_ct
-    prior = _chain(model, poses, 1.0, config)
+    prior = chain_prior(model, poses, 1.0, config)
     result = estimate(model, pixels, prior, noise, poses, (gate_m(noise.sigma_m),) * 4)
     missing = sum(
         fit.area_mm2 < MIN_LEVEL_AREA_MM2 for fit, e in zip(result.fits, model.exposed) if e
@@ -178,7 +178,7 @@ def _settle(
     return Hypothesis(result, name, result.score - MISSING_LEVEL_NAT * missing)
 
 
-def _chain(
+def chain_prior(
     model: SpineModel, poses: np.ndarray, stiffness: float, config: NavigatorConfig
 ) -> Prior:
     """Springs about the rigid pose nearest to `poses`."""

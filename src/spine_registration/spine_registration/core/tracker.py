@@ -17,11 +17,13 @@ from .estimator import (
     Prior,
     anchors,
     estimate,
+    exp_about,
     gate_m,
     twist_between,
 )
 from .model import SpineModel
 from .observation import BonePixels
+from .registration import chain_prior
 
 OBJECTION = 16.8
 """Chi-square of 6 at 1 %: above this a level moved by itself, not by noise."""
@@ -32,7 +34,8 @@ _FREEDOM = np.r_[np.full(3, 3e-3**2), np.full(3, np.deg2rad(3.0) ** 2)]
 
 @dataclass(frozen=True)
 class TrackState:
-    """Belief after a frame: poses (L, 4, 4), joint covariance (6L, 6L), recent common motion."""
+    """Belief after a frame: poses (L, 4, 4), joint covariance (6L, 6L), recent common motion per
+    1/15 s, sensor noise."""
 
     stamp_ns: int
     T_camera_ct: np.ndarray
@@ -66,9 +69,16 @@ def start(estimate_: Estimate, stamp_ns: int, config: NavigatorConfig) -> TrackS
 
 def predict(
     model: SpineModel, state: TrackState, stamp_ns: int, config: NavigatorConfig
-) -> np.ndarray:
-    """(6L, 6L) covariance at `stamp_ns`: random walk of the whole and of each level."""
-    frames = np.clip((stamp_ns - state.stamp_ns) * 15e-9, 0.25, 60.0)  # the noises are per 1/15 s
+) -> tuple[Prior, np.ndarray]:
+    """Belief at `stamp_ns` before its frame, and its covariance without the springs.
+
+    What was measured is forgotten exponentially: a depth camera's error hardly changes from frame
+    to frame, so a second of frames is worth a few, not fifteen. What the CT says of neighbours is
+    not forgotten; the springs give back what the forgetting takes of them. On top, camera and
+    trunk may move as a whole.
+    """
+    dt = np.clip((stamp_ns - state.stamp_ns) * 1e-9, 1e-3, 4.0)
+    kept = float(np.exp(-dt / config.memory_s))
     L = len(model.levels)
     anchor = anchors(model, state.T_camera_ct)
     J = np.zeros((6 * L, 6))
@@ -80,16 +90,15 @@ def predict(
     common = np.r_[
         np.full(3, (1e-3 * state.common_mm) ** 2), np.full(3, np.deg2rad(state.common_deg) ** 2)
     ]
-    own = np.r_[
-        np.full(3, (1e-3 * config.differential_noise_mm) ** 2),
-        np.full(3, np.deg2rad(config.differential_noise_deg) ** 2),
-    ]
     # A camera sweep is no random walk: its variance grows with the square of the gap.
-    return (
-        state.covariance
-        + frames**2 * (J * common) @ J.T
-        + frames * np.diag(np.tile(own, L))
-    )
+    covariance = state.covariance / kept + (15.0 * dt) ** 2 * (J * common) @ J.T
+    information = np.linalg.inv(covariance)
+    chain = chain_prior(model, state.T_camera_ct, 1.0, config)
+    extra = (1.0 - kept) * chain.information
+    pull = extra @ twist_between(chain.T_camera_ct, state.T_camera_ct, anchor).ravel()
+    total = information + extra
+    mean = exp_about(np.linalg.solve(total, pull).reshape(L, 6), anchor) @ state.T_camera_ct
+    return Prior(mean, total), np.linalg.inv(total)
 
 
 def step(
@@ -106,15 +115,15 @@ def step(
     being mistaken for outliers. Then past and present are weighed level by level: a level whose
     own data object to the compromise moved by itself, and its past is worth that much less.
     """
-    covariance = predict(model, state, stamp_ns, config)
+    prior, covariance = predict(model, state, stamp_ns, config)
     L = len(model.levels)
     noise, gate = replace(noise, sigma_m=state.sigma_m), gate_m(state.sigma_m)
     loose = covariance + np.diag(np.tile(_FREEDOM, L))
     free = estimate(
-        model, pixels, Prior(state.T_camera_ct, np.linalg.inv(loose)), noise,
+        model, pixels, Prior(prior.T_camera_ct, np.linalg.inv(loose)), noise,
         gates_m=(gate + 4e-3, gate + 1e-3, gate), reassign_every=1,
     )  # fmt: skip
-    xi = twist_between(free.T_camera_ct, state.T_camera_ct, free.anchor_camera_m)
+    xi = twist_between(free.T_camera_ct, prior.T_camera_ct, free.anchor_camera_m)
     objection, gap = _objection(covariance, free.data_information, xi)
     moved = tuple(
         k for k in range(L)
@@ -123,10 +132,11 @@ def step(
     for k in moved:
         part = np.arange(6 * k, 6 * k + 6)
         covariance[part, part] += gap[k] ** 2
+    if moved:
+        prior = Prior(prior.T_camera_ct, np.linalg.inv(covariance))
     result = estimate(
-        model, pixels, Prior(state.T_camera_ct, np.linalg.inv(covariance)), noise,
-        free.T_camera_ct, gates_m=(gate, gate), reassign_every=2,
-    )  # fmt: skip
+        model, pixels, prior, noise, free.T_camera_ct, gates_m=(gate, gate), reassign_every=2
+    )
     common = _common_motion(model, state.T_camera_ct, result.T_camera_ct, moved)
     keep, low_mm, low_deg = 0.8, 0.15, 0.05
     sigma = np.clip(result.sigma_m, 1e-3 * config.noise_floor_mm, MAX_SIGMA_M)
