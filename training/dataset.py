@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from augment import add_occluders, crop_out, degrade_depth, shift_colour, warp_jitter
 from spine_nav_common.core.types import Intrinsics
 from spine_perception.core.features import CENTRE_SCALE_M, features, roll_of, to_ray_frame, turn
@@ -107,7 +108,7 @@ def _to_metres(units: np.ndarray) -> np.ndarray:
 
 def find_views(folder: Path) -> list[Path]:
     """All view files below a folder, in a fixed order."""
-    return sorted(folder.rglob("*.npz"))
+    return sorted(folder.glob("[!.]*/*.npz"))
 
 
 def random_grid(rng: np.random.Generator, view: View, size: int) -> np.ndarray:

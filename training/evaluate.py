@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from dataset import Sample, View, central_grid, find_views, load_view, make_sample
 from spine_perception.core.features import roll_of
 from spine_perception.core.grid import GRID_SIZE, Grid, camera_points, sample_depth

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+
 from evaluate import evaluate
 from network import SpineUNet
 from spine_perception.core.features import CENTRE_SCALE_M, CHANNELS, N_CHANNELS

@@ -11,20 +11,27 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import open3d as o3d
 import yaml
+
 from dataset import View, save_view
 from spine_nav_common.core.landmarks import dorsal_centre
-from spine_nav_common.core.types import LEVEL_CODE, Intrinsics
+from spine_nav_common.core.types import LEVEL_CODE, Intrinsics, Mesh
 from spine_nav_sim.core.anatomy import Anatomy, make_anatomy
+from spine_nav_sim.core.anatomy_files import load_anatomy, load_vertebra
+from spine_nav_sim.core.anatomy_vary import RESECTIONS, resect, stack_vertebra, vary_anatomy
 from spine_nav_sim.core.scene import Rendered, SceneConfig
 from spine_nav_sim.core.views import render_views
 
 LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
 WIDTH, HEIGHT = 400, 320
+MAX_FACES = 14000
 PIXEL_PITCH_M = (0.00085, 0.00110)
 SPLITS = Path(__file__).with_name("splits.yaml")
 
@@ -84,7 +91,7 @@ def to_view(rendered: Rendered, centres_ct: dict[str, np.ndarray]) -> View:
 
 def write_anatomy(folder: Path, views: list[View]) -> None:
     """All views of an anatomy, or none."""
-    part = folder.with_suffix(".part")
+    part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for index, view in enumerate(views):
@@ -92,32 +99,87 @@ def write_anatomy(folder: Path, views: list[View]) -> None:
     part.rename(folder)
 
 
+def training_anatomy(index: int, split: dict, data: Path) -> tuple[str, Anatomy]:
+    """Anatomy number `index` of the training list and what it was made of."""
+    rng = np.random.default_rng([index, 7])
+    draw = rng.integers(100)
+    kind, anatomy = "parametric", None
+    for source in split["meshes"]:
+        draw -= source["share"]
+        if draw < 0:
+            kind = source["path"].split("/")[0]
+            anatomy = _deformed(data / source["path"], bool(source.get("single")), rng)
+            break
+    if anatomy is None:
+        anatomy = make_anatomy(np.random.default_rng(split["seeds"][0] + index), LEVELS)
+    if rng.integers(100) < split["resected"]:
+        level = str(rng.choice([k for k in anatomy.meshes if k != "S1"]))
+        mesh = resect(anatomy.meshes[level], rng, str(rng.choice(RESECTIONS)))
+        anatomy = replace(anatomy, meshes={**anatomy.meshes, level: mesh})
+    return kind, anatomy
+
+
+@cache
+def _meshes(folder: Path) -> Anatomy:
+    anatomy = load_anatomy(folder)
+    return replace(anatomy, meshes={k: _light(m) for k, m in anatomy.meshes.items()})
+
+
+def _light(mesh: Mesh) -> Mesh:
+    """At most MAX_FACES triangles: finer surfaces cost rendering time and show no more."""
+    if len(mesh.faces) <= MAX_FACES:
+        return mesh
+    fine = o3d.geometry.TriangleMesh(
+        o3d.utility.Vector3dVector(mesh.vertices_m), o3d.utility.Vector3iVector(mesh.faces)
+    )
+    coarse = fine.simplify_quadric_decimation(MAX_FACES)
+    return Mesh(np.asarray(coarse.vertices), np.asarray(coarse.triangles, np.int32))
+
+
+def _deformed(folder: Path, single: bool, rng: np.random.Generator) -> Anatomy:
+    if not single:
+        return vary_anatomy(_meshes(folder), rng)
+    files = sorted(folder.glob("*.ply"))
+    _, mesh = load_vertebra(files[rng.integers(len(files))])
+    chains = (("T12", "L1", "L2", "L3"), ("L1", "L2", "L3", "L4"), ("L2", "L3", "L4", "L5"))
+    return vary_anatomy(stack_vertebra(_light(mesh), rng, chains[rng.integers(len(chains))]), rng)
+
+
+def validation_anatomy(index: int, split: dict, data: Path) -> tuple[str, Anatomy]:
+    """Every third is the undeformed mean shape, in a new operation; the others are parametric."""
+    if index % 3 == 2:
+        return "undeformed", _meshes(data / split["undeformed"])
+    return "parametric", make_anatomy(np.random.default_rng(split["seeds"][0] + index), LEVELS)
+
+
 def main() -> None:
     """Generate until the asked number of anatomies exists."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--split", choices=("train", "validation"), required=True)
-    p.add_argument("--anatomies", type=int, default=1000, help="parametric ones")
+    p.add_argument("--anatomies", type=int, default=1000)
+    p.add_argument("--first", type=int, default=0, help="index of the first anatomy")
     p.add_argument("--scenes", type=int, default=2, help="operations per anatomy")
     p.add_argument("--views", type=int, default=5, help="frames per operation")
+    p.add_argument("--data", type=Path, default=Path("../shared/data"), help="real surfaces")
     p.add_argument("--out", type=Path, default=Path("training/data"))
     args = p.parse_args()
     cv2.setNumThreads(1)
-    split = yaml.safe_load(SPLITS.read_text(encoding="utf-8"))[args.split]["parametric"]
+    split = yaml.safe_load(SPLITS.read_text(encoding="utf-8"))[args.split]
+    make = training_anatomy if args.split == "train" else validation_anatomy
     start, made = time.perf_counter(), 0
-    for index in range(min(args.anatomies, split["count"])):
-        folder = args.out / args.split / f"parametric_{index:05d}"
-        if folder.exists():
+    for index in range(args.first, args.first + args.anatomies):
+        if list((args.out / args.split).glob(f"{index:05d}_*")):
             continue
-        anatomy = make_anatomy(np.random.default_rng([split["base"], index]), LEVELS)
-        rng = np.random.default_rng([split["base"], index, 1])
         try:
+            kind, anatomy = make(index, split, args.data)
+            rng = np.random.default_rng([split["seeds"][0] + index, 1])
             views = views_of(anatomy, rng, args.scenes, args.views)
         except ValueError as error:
-            print(f"{folder.name}: skipped: {error}", flush=True)
+            print(f"{index:05d}: skipped: {error}", flush=True)
             continue
-        write_anatomy(folder, views)
+        write_anatomy(args.out / args.split / f"{index:05d}_{kind}", views)
         made += len(views)
-        print(f"{folder.name}: {made / (time.perf_counter() - start):.2f} views/s", flush=True)
+        print(f"{index:05d}_{kind}: {made / (time.perf_counter() - start):.2f} views/s", flush=True)
 
 
 if __name__ == "__main__":

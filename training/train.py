@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+
 from dataset import Sample, find_views, load_view, make_sample, random_grid
 from evaluate import evaluate
 from network import SpineUNet
