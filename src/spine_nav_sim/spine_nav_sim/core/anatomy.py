@@ -16,7 +16,7 @@ from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
 from spine_nav_sim.core import morphometry as mm
 from spine_nav_sim.core import vertebra as vb
 from spine_nav_sim.core import vertebra_sacrum as sa
-from spine_nav_sim.core.anatomy_field import Field
+from spine_nav_sim.core.anatomy_field import Field, Warp
 from spine_nav_sim.core.anatomy_frame import raycasting_scene
 from spine_nav_sim.core.planning import screw_on_axis
 
@@ -65,14 +65,18 @@ def make_anatomy(
     traits: dict[str, object] = {"sex": subject.sex, "age": round(subject.age)}
     bones = _stack(rng, subject, traits)
     seeds = rng.integers(0, 2**63, len(bones))
+    reach = np.array([110.0, 140.0, 330.0])
+    # what primitives cannot give: a smooth irregularity of the whole spine
+    warp = Warp(rng, -reach, reach, 22.0, float(rng.uniform(0.4, 1.0)))
     meshes, plan = {}, []
     for i, bone in enumerate(bones):
         if bone.level not in levels:
             continue
         field = _field(bones, i, np.random.default_rng(seeds[i]))
-        mesh = _to_mesh(field, bone.pose)
+        vertices, faces = close_decimated(*field.surface())
+        mesh = Mesh(1e-3 * _placed(vertices, bone.pose, warp), faces)
         meshes[bone.level] = mesh
-        plan += _plan(bone, mesh)
+        plan += _plan(bone, mesh, warp)
     ordered = {level: meshes[level] for level in levels}
     return Anatomy(name, ordered, tuple(sorted(plan, key=lambda p: levels.index(p.level))), traits)
 
@@ -174,10 +178,10 @@ def _field(bones: list[_Bone], i: int, rng: np.random.Generator) -> Field:
     return field
 
 
-def _to_mesh(field: Field, pose: np.ndarray) -> Mesh:
-    """Closed, decimated mesh in the spine's frame, metres."""
-    vertices, faces = close_decimated(*field.surface())
-    return Mesh(1e-3 * (vertices @ pose[:3, :3].T + pose[:3, 3]), faces)
+def _placed(points: np.ndarray, pose: np.ndarray, warp: Warp) -> np.ndarray:
+    """Points (N, 3) of a bone's own frame in the warped spine, mm."""
+    placed = points @ pose[:3, :3].T + pose[:3, 3]
+    return placed + warp(placed)
 
 
 def close_decimated(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +211,7 @@ def is_closed(faces: np.ndarray) -> bool:
     return len(unique) == len(forward) and np.array_equal(unique, np.unique(backward))
 
 
-def _plan(bone: _Bone, mesh: Mesh) -> list[ScrewPlan]:
+def _plan(bone: _Bone, mesh: Mesh, warp: Warp) -> list[ScrewPlan]:
     if isinstance(bone.shape, sa.SacrumShape):
         centre, direction = sa.sacrum_pedicle_axes(bone.shape)
     else:
@@ -215,8 +219,8 @@ def _plan(bone: _Bone, mesh: Mesh) -> list[ScrewPlan]:
     scene = raycasting_scene(mesh)
     plan = []
     for side, c, d in zip(("left", "right"), centre, direction, strict=True):
-        point = (bone.pose[:3, :3] @ c + bone.pose[:3, 3]) * 1e-3
-        screw = screw_on_axis(scene, bone.level, side, point, bone.pose[:3, :3] @ d)
+        start, end = 1e-3 * _placed(np.array([c, c + 20.0 * d]), bone.pose, warp)
+        screw = screw_on_axis(scene, bone.level, side, start, end - start)
         if not isinstance(screw, Rejected):
             plan.append(screw)
     return plan

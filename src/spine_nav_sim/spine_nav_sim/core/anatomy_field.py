@@ -189,6 +189,32 @@ class Field:
         return vertices * self.spacing + self.low, faces
 
 
+class Warp:
+    """Smooth random displacements: a cubic B-spline over random vectors on a lattice.
+
+    `low`, `high`, `cell` and `sd` (per axis) are in the unit of the points.
+    """
+
+    def __init__(self, rng, low: np.ndarray, high: np.ndarray, cell: float, sd: float) -> None:
+        self.low, self.cell = low, cell
+        shape = np.ceil((high - low) / cell).astype(int) + 4
+        self.nodes = rng.normal(size=(3, *shape))
+        probe = np.stack(np.meshgrid(*[np.linspace(1, n - 2, 9) for n in shape], indexing="ij"))
+        self.nodes *= sd / float(self._sample(probe.reshape(3, -1)).std())
+
+    def _sample(self, index: np.ndarray) -> np.ndarray:
+        return np.stack(
+            [
+                ndimage.map_coordinates(n, index, order=3, prefilter=False, mode="nearest")
+                for n in self.nodes
+            ],
+            -1,
+        )
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        return self._sample(((points - self.low) / self.cell + 1.0).T)
+
+
 def smooth_min(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
     """Polynomial smooth minimum; equals min(a, b) where they differ by more than k."""
     h = np.maximum(np.float32(k) - np.abs(a - b), 0)

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
 from spine_nav_sim.core import morphometry as mm
 from spine_nav_sim.core.anatomy import Anatomy, close_decimated
-from spine_nav_sim.core.anatomy_field import Field, Tube
+from spine_nav_sim.core.anatomy_field import Field, Tube, Warp
 from spine_nav_sim.core.anatomy_frame import (
     VertebraFrame,
     depth_inside,
@@ -45,7 +44,7 @@ def vary_anatomy(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
     )
     low, high = everything.min(0) - 0.03, everything.max(0) + 0.03
     amplitude = float(rng.uniform(0.0010, 0.0018))
-    warps = [_Warp(rng, low, high, 0.025, amplitude), _Warp(rng, low, high, 0.012, 0.0003)]
+    warps = [Warp(rng, low, high, 0.025, amplitude), Warp(rng, low, high, 0.012, 0.0003)]
 
     def moved(points: np.ndarray) -> np.ndarray:
         q = points + sum(w(points) for w in warps)
@@ -69,30 +68,6 @@ def vary_anatomy(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
             plan.append(new)
     traits = {**anatomy.traits, "varied_from": anatomy.name, "mirrored": mirror}
     return Anatomy(f"{anatomy.name}-varied", meshes, tuple(plan), traits)
-
-
-class _Warp:
-    """Displacements (metres) from a cubic B-spline over random vectors on a lattice."""
-
-    def __init__(self, rng, low: np.ndarray, high: np.ndarray, cell: float, sd: float) -> None:
-        self.low, self.cell = low, cell
-        shape = np.ceil((high - low) / cell).astype(int) + 4
-        # a cubic B-spline keeps about a third of white noise's SD per axis pair: rescale below
-        self.nodes = rng.normal(size=(3, *shape))
-        probe = np.stack(np.meshgrid(*[np.linspace(1, n - 2, 9) for n in shape], indexing="ij"))
-        self.nodes *= sd / float(self._sample(probe.reshape(3, -1)).std())
-
-    def _sample(self, index: np.ndarray) -> np.ndarray:
-        return np.stack(
-            [
-                map_coordinates(n, index, order=3, prefilter=False, mode="nearest")
-                for n in self.nodes
-            ],
-            -1,
-        )
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        return self._sample(((points - self.low) / self.cell + 1.0).T)
 
 
 def stack_vertebra(

@@ -61,9 +61,9 @@ JOINT_HEIGHT = _levels(14.5, 15.3, 16.0, 15.7, 16.2, 17.0)
 FACET_RISE = _levels(0.0, -1.0, -1.5, -0.5, 0.5, -6.0)
 # Rim-to-rim gap of the disc below at mid-depth. The 87 patients have 7.1 (3.1 to 11.4) between the
 # endplates; the rims stand about 1.1 mm proud on both sides.
-DISC_GAP = _levels(3.6, 4.6, 5.2, 5.6, 5.8, 5.6)
+DISC_GAP = _levels(4.2, 5.6, 6.1, 6.4, 6.2, 5.8)
 # Lordosis between the mid-planes of a level and the one below (prone on the table, degrees).
-SEGMENT_LORDOSIS_DEG = _levels(0.5, 3.0, 5.5, 8.0, 11.5, 21.0)
+SEGMENT_LORDOSIS_DEG = _levels(0.5, 2.5, 4.5, 6.5, 9.0, 21.0)
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,9 @@ class Shape:
     spinous_thickness: float
     spinous_drop: float
     spinous_deviation: float
+    spinous_waist: float  # height in the middle relative to the tip
+    mammillary: float  # relative size of the mammillary processes
+    lamina_height: float  # relative to the level's mean
     lamina_thickness: float
     lamina_slope: float
     rim_mm: float
@@ -192,6 +195,9 @@ def sample_shape(rng: np.random.Generator, subject: Subject, level: str) -> Shap
         spinous_thickness=float(np.clip(rng.normal(6.4, 0.9), 4.6, 9.0)),
         spinous_drop=float(np.clip(rng.normal(0, 2.0), -4.0, 4.0)),
         spinous_deviation=float(np.clip(rng.normal(0, 1.8), -4.5, 4.5)),
+        spinous_waist=float(np.clip(rng.normal(0.84, 0.09), 0.62, 1.02)),
+        mammillary=float(np.clip(rng.normal(1.0, 0.14), 0.7, 1.35)),
+        lamina_height=float(np.clip(rng.normal(1.0, 0.07), 0.84, 1.16)),
         lamina_thickness=float(np.clip(rng.normal(6.2, 0.7), 4.6, 8.0)),
         lamina_slope=float(np.clip(rng.normal(22.0, 4.0), 12.0, 32.0)),
         rim_mm=subject.osteophyte_mm * float(rng.uniform(0.4, 1.6)),

@@ -231,6 +231,7 @@ def add_arch(field: Field, s: Shape) -> None:
     slope = np.radians(s.lamina_slope)
     up = np.array([0.0, -np.sin(slope), np.cos(slope)])
     height = {"T12": 20.0, "L1": 20.0, "L2": 19.5, "L3": 18.5, "L4": 16.5, "L5": 14.0}[s.level] / 2
+    height *= s.lamina_height
     half = s.lamina_thickness / 2
     for i, sign in enumerate(SIDES):
         outer = pars[i] * np.array([0.85, 1.0, 1.0])
@@ -255,7 +256,7 @@ def add_spinous(field: Field, s: Shape) -> None:
     )
     tip = np.array([s.spinous_deviation, tip_y, root[2] - tilt])
     field.add(
-        Tube.of([root, waist, tip], [h * 0.80, h * 0.80, h - 1.5], [t * 1.9, t * 0.9, t], Z, 2.8,
+        Tube.of([root, waist, tip], [h * 0.80, h * s.spinous_waist, h - 1.5], [t * 1.9, t * 0.9, t], Z, 2.8,
                 5.0, cap=3.5)
     )  # fmt: skip
     field.add(
@@ -311,6 +312,8 @@ def build_field(
     for tube in canal(s):
         field.cut(tube)
     coronal = s.level == "T12"
-    for tube in superior_process(*upper, root=pillar_points(s), mammillary=0.8 if coronal else 1.0):
+    for tube in superior_process(
+        *upper, root=pillar_points(s), mammillary=(0.8 if coronal else 1.0) * s.mammillary
+    ):
         field.add(tube)
     return field
