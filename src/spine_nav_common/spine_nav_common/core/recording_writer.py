@@ -18,6 +18,9 @@ from .types import Intrinsics, RgbdFrame, StereoFrame
 COLOUR = "/camera/camera/color"
 DEPTH = "/camera/camera/aligned_depth_to_color"
 STEREO = {"left": "/stereo/left", "right": "/stereo/right"}
+# The layout of the camera messages is the same in every ROS 2 distribution, so one store serves
+# all bags, those without type definitions too.
+TYPES = get_typestore(Stores.ROS2_JAZZY)
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 
 
@@ -45,7 +48,6 @@ class RecordingWriter:
         if path.exists():
             raise FileExistsError(f"{path} is already there; name another folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._types = get_typestore(Stores.ROS2_JAZZY)
         plugin = StoragePlugin.SQLITE3 if sqlite3 else StoragePlugin.MCAP
         self._writer = Writer(path, version=9, storage_plugin=plugin)
         if compress and not sqlite3:
@@ -68,7 +70,7 @@ class RecordingWriter:
 
     def message(self, msgtype: str, **fields: Any) -> Any:
         """A message object of rosbags' Jazzy types, for `write`."""
-        return self._types.types[msgtype](**fields)
+        return TYPES.types[msgtype](**fields)
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:
         """A std_msgs/Header."""
@@ -79,10 +81,8 @@ class RecordingWriter:
     def write(self, topic: str, msgtype: str, msg: Any, stamp_ns: int) -> None:
         """Append any message; stamp_ns is the time of recording."""
         if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(
-                topic, msgtype, typestore=self._types
-            )
-        data = self._types.serialize_cdr(msg, msgtype)
+            self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=TYPES)
+        data = TYPES.serialize_cdr(msg, msgtype)
         self._writer.write(self._connections[topic], stamp_ns, data)
 
     def write_rgbd(self, frame: RgbdFrame) -> None:
@@ -92,9 +92,9 @@ class RecordingWriter:
             mm = np.rint(1e3 * np.nan_to_num(depth, nan=0.0, posinf=0.0, neginf=0.0))
             depth = np.where(mm > 65535, 0, np.clip(mm, 0, 65535)).astype(np.uint16)
         self._image(f"{COLOUR}/image_raw", frame, frame.colour, "rgb8")
-        self._info(f"{COLOUR}/camera_info", frame)
+        self.write_camera_info(f"{COLOUR}/camera_info", frame)
         self._image(f"{DEPTH}/image_raw", frame, depth, self._depth_encoding)
-        self._info(f"{DEPTH}/camera_info", frame)
+        self.write_camera_info(f"{DEPTH}/camera_info", frame)
 
     def write_stereo(self, frame: StereoFrame) -> None:
         """Append the rectified pair and both camera_info."""
@@ -104,7 +104,7 @@ class RecordingWriter:
         ):
             encoding = "mono8" if image.ndim == 2 else "rgb8"
             self._image(f"{STEREO[eye]}/image_rect", frame, image, encoding)
-            self._info(f"{STEREO[eye]}/camera_info", frame, baseline_m)
+            self.write_camera_info(f"{STEREO[eye]}/camera_info", frame, baseline_m)
 
     def _image(
         self, topic: str, frame: RgbdFrame | StereoFrame, image: np.ndarray, encoding: str
@@ -113,7 +113,10 @@ class RecordingWriter:
         msg = self.message(_IMAGE, header=header, **encode_image(image, encoding))
         self.write(topic, _IMAGE, msg, frame.stamp_ns)
 
-    def _info(self, topic: str, frame: RgbdFrame | StereoFrame, baseline_m: float = 0.0) -> None:
+    def write_camera_info(
+        self, topic: str, frame: RgbdFrame | StereoFrame, baseline_m: float = 0.0
+    ) -> None:
+        """Append a camera_info of the frame's intrinsics to a topic."""
         header = self.header(frame.stamp_ns, frame.frame_id)
         msg = self.message(_INFO, header=header, **self._camera(frame.intrinsics, baseline_m))
         self.write(topic, _INFO, msg, frame.stamp_ns)
