@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from spine_nav_bringup.core.text import draw_text, shade_box, text_size
 from spine_nav_common.core.types import (
     Case,
     Intrinsics,
@@ -21,8 +23,6 @@ from spine_nav_common.core.types import (
     ScrewPlan,
     Status,
 )
-
-from spine_nav_bringup.core.text import draw_text, shade_box, text_size
 
 BANNER = "RESEARCH SOFTWARE · not a medical device"
 STATUS_COLOUR: dict[Status, tuple[int, int, int]] = {
@@ -57,16 +57,21 @@ _shapes: OrderedDict[int, tuple[Mesh, _Shape]] = OrderedDict()
 _SHAPES_KEPT = 64
 
 
-def _simplify(mesh: Mesh, faces: int) -> _Shape:
-    vertices, triangles = mesh.vertices_m, np.asarray(mesh.faces)
-    if len(triangles) > faces:
-        import open3d as o3d  # heavy; only where a mesh is really decimated
+def simplify(mesh: Mesh, faces: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (N, 3) metres and triangles (M, 3) of the mesh with at most about `faces` faces."""
+    if len(mesh.faces) <= faces:
+        return mesh.vertices_m, np.asarray(mesh.faces)
+    import open3d as o3d  # heavy; only where a mesh is really decimated
 
-        full = o3d.geometry.TriangleMesh(
-            o3d.utility.Vector3dVector(vertices), o3d.utility.Vector3iVector(triangles)
-        )
-        small = full.simplify_quadric_decimation(faces)
-        vertices, triangles = np.asarray(small.vertices), np.asarray(small.triangles)
+    full = o3d.geometry.TriangleMesh(
+        o3d.utility.Vector3dVector(mesh.vertices_m), o3d.utility.Vector3iVector(mesh.faces)
+    )
+    small = full.simplify_quadric_decimation(faces)
+    return np.asarray(small.vertices), np.asarray(small.triangles)
+
+
+def _with_normals(mesh: Mesh) -> _Shape:
+    vertices, triangles = simplify(mesh, FACES_PER_LEVEL)
     corners = vertices[triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     length = np.linalg.norm(normals, axis=1)
@@ -76,7 +81,7 @@ def _simplify(mesh: Mesh, faces: int) -> _Shape:
 
 def _shape(mesh: Mesh) -> _Shape:
     if id(mesh) not in _shapes:
-        _shapes[id(mesh)] = (mesh, _simplify(mesh, FACES_PER_LEVEL))
+        _shapes[id(mesh)] = (mesh, _with_normals(mesh))
         while len(_shapes) > _SHAPES_KEPT:
             _shapes.popitem(last=False)
     return _shapes[id(mesh)][1]

@@ -25,6 +25,7 @@ import open3d as o3d
 import small_gicp
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+
 from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.types import Case, Mesh, Rejected, RgbdFrame
 from spine_perception.core.segmentation import Segmentation

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
+
 from spine_nav_common.core.types import Status
 
 from .core.text import draw_text, shade_box, text_size
