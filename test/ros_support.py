@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
+
 from spine_nav_common.core.case import load_case, write_case
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import (
