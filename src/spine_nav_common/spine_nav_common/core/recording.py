@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rosbags.typesys import Stores, get_typestore
 
 from .errors import RecordingError
 from .images import (
@@ -27,7 +26,7 @@ from .images import (
     decode_image,
 )
 from .pairing import Pair, Pairer
-from .recording_writer import RecordingWriter
+from .recording_writer import TYPES, RecordingWriter
 from .rectify import RgbdRectifier, StereoRig, stereo_rig
 from .storage import StorageCut, open_storage, recording_sha256
 from .types import RgbdFrame, StereoFrame
@@ -69,9 +68,6 @@ _DEFAULT_SLOP_NS = 16_666_667  # half a frame at 30 Hz, where there is one frame
 _DEPTH_RANGE_M = (0.1, 3.0)  # the median depth of a scene on an operating table
 _ALIGNED_PX = 2.0
 _INFO_WAIT = 2  # frames that wait for a camera_info that comes after its image
-# The layout of the camera messages is the same in every ROS 2 distribution, so one store serves
-# all bags, those without type definitions too.
-_TYPES = get_typestore(Stores.ROS2_JAZZY)
 
 
 def load_remap(path: str | Path) -> dict[str, str]:
@@ -252,7 +248,7 @@ class Recording:
         try:
             for raw in self._storage.messages(topics):
                 try:
-                    message = _TYPES.deserialize_cdr(raw.data, self.topics[raw.topic])
+                    message = TYPES.deserialize_cdr(raw.data, self.topics[raw.topic])
                 except Exception as error:  # noqa: BLE001 - rosbags raises what its decoder meets
                     self.reasons[f"{raw.topic}: message damaged ({type(error).__name__})"] += 1
                     message = None
