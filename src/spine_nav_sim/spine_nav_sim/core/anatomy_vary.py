@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
@@ -14,6 +15,7 @@ from spine_nav_sim.core.anatomy_frame import (
     VertebraFrame,
     depth_inside,
     find_frame,
+    inside,
     raycasting_scene,
 )
 from spine_nav_sim.core.planning import plan_screws, screw_on_axis
@@ -134,8 +136,11 @@ def resect(mesh: Mesh, rng: np.random.Generator, kind: str) -> Mesh:
     field = Field(local.min(0) - 3.0, local.max(0) + 3.0, 1.1)
     grid = np.stack(np.meshgrid(*field.axes, indexing="ij"), -1)
     scene = raycasting_scene(Mesh(local, mesh.faces))
-    field.values = -depth_inside(scene, grid)
-    field.values[:] = np.clip(field.values, -12.0, 12.0)
+    bone = inside(scene, grid)
+    # exact distances only near the surface: everything else is decided by its sign
+    near = ndimage.binary_dilation(bone, iterations=3) & ~ndimage.binary_erosion(bone, iterations=3)
+    field.values = np.where(bone, np.float32(-3.0), np.float32(3.0))
+    field.values[near] = np.clip(-depth_inside(scene, grid[near]), -3.0, 3.0)
     for tube in _cutters(kind, rng):
         field.cut(tube)
     vertices, faces = field.surface()
