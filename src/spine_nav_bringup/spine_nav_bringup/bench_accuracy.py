@@ -94,9 +94,7 @@ def start_frames(frames: Sequence[RgbdFrame], shares: Sequence[float] = START_SH
     return sorted({int(share * len(frames)) for share in shares})
 
 
-def judge(
-    poses: dict[str, np.ndarray], stamp_ns: int, truth: Truth, case: Case
-) -> list[PoseError]:
+def judge(poses: dict[str, np.ndarray], stamp_ns: int, truth: Truth, case: Case) -> list[PoseError]:
     """Errors of the exposed levels that got a pose T_camera_ct (4, 4)."""
     centroids = {level: mesh.vertices_m.mean(axis=0) for level, mesh in case.meshes.items()}
     return [

@@ -99,10 +99,10 @@ def _live(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         seed=args.seed,
     )
-    code = run_live(options, progress)
+    outcome = run_live(options, progress)
     progress.close()
-    print(f"rows and summary are in {args.out}")
-    return code
+    print(outcome.text())
+    return outcome.exit_code
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -197,12 +197,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--source", required=True, metavar="realsense|stereo|ros|replay:RECORDING|virtual"
     )
     live.add_argument("--out", type=Path, required=True)
-    live.add_argument(
-        "--seconds", type=_positive, metavar="S", help="stop after this time; length of virtual"
-    )
-    live.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the virtual source")
-    live.add_argument("--namespace", default="/spine")
-    live.add_argument("--use-sim-time", action="store_true", help="nodes run on /clock")
     _recording_options(live)
     live.add_argument("--namespace", default="/spine", help="of all nodes (default: /spine)")
     live.add_argument("--use-sim-time", action="store_true", help="follow /clock (ros2 bag play)")

@@ -45,6 +45,7 @@ SCENE = SceneConfig(
     tool_busy=0.25,
 )
 PICTURE_SCALE = 2
+PICTURES = 4
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,7 @@ def navigate(operation: Path, run: Path, seconds: float) -> str:
     return "live through the ROS 2 nodes"
 
 
-def show(
-    operation: Path, run: Path, case: Case, truth: Truth, out: Path, title: str
-) -> list[Path]:
+def show(operation: Path, run: Path, case: Case, truth: Truth, out: Path, title: str) -> list[Path]:
     """Write the pictures and the Foxglove recording; returns their paths."""
     from .demo_recording import write_foxglove
     from .overlay import draw_overlay
@@ -189,16 +188,20 @@ def choose_moments(results: dict[int, NavigationResult]) -> list[Shown]:
     after = [s for s in stamps if s > first]
     covered = min(after, key=lambda s: (tracked[s], s), default=first)
     best = max(stamps, key=lambda s: (tracked[s], s < covered))
-    last = max((s for s in stamps if s > covered), key=lambda s: (tracked[s], s), default=stamps[-1])
+    last = max(
+        (s for s in stamps if s > covered), key=lambda s: (tracked[s], s), default=stamps[-1]
+    )
     chosen = {
+        stamps[2 * len(stamps) // 3]: "under way",
+        stamps[len(stamps) // 4]: "under way",
         first: "first pose",
         best: "all tracked" if tracked[best] == len(results[best].levels) else "best view",
         covered: "a tool passes" if tracked[covered] < tracked[best] else "in between",
         last: "recovered" if tracked[covered] < tracked[last] else "at the end",
     }
-    return [
-        Shown(s, f"{(s - stamps[0]) * 1e-9:.1f} s: {why}") for s, why in sorted(chosen.items())
-    ]
+    spare = len(chosen) - PICTURES  # moments under way only fill the sheet
+    kept = list(chosen.items())[max(0, min(spare, 2)) :]
+    return [Shown(s, f"{(s - stamps[0]) * 1e-9:.1f} s: {why}") for s, why in sorted(kept)]
 
 
 def traces(rows: Sequence[PoseRow], truth: Truth, case: Case) -> list[Any]:
@@ -244,5 +247,3 @@ def _clear(out: Path) -> None:
     for name in ("operation", "run", "foxglove"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-
-

@@ -444,8 +444,14 @@ def _paint_result(
     shown.sort(key=lambda e: -float(renders[e.level].depth_m.max()))
     for estimate in shown:
         live = estimate.status is Status.TRACKED
+        # A held outline is drawn whole: cut by what covers it, only crumbs of it would be left.
         _paint_level(
-            image, renders[estimate.level], STATUS_COLOUR[estimate.status], live, depth, scale
+            image,
+            renders[estimate.level],
+            STATUS_COLOUR[estimate.status],
+            live,
+            depth if live else None,
+            scale,
         )
     for estimate in shown:
         if estimate.status is Status.TRACKED:

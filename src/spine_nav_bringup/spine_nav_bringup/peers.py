@@ -288,9 +288,7 @@ def segment_orient_icp(
     if votes.sum() < MIN_POINTS:
         return Rejected("the segmentation casts no orientation votes")
     points = _thin(scene.points_m, p.voxel_mm * 1e-3)
-    frame = _frame(
-        np.median(scene.cranial[votes], axis=0), np.median(scene.dorsal[votes], axis=0)
-    )
+    frame = _frame(np.median(scene.cranial[votes], axis=0), np.median(scene.dorsal[votes], axis=0))
     T = _best_start(model, points, _starts(model, points, [frame], p), p)
     return _refine_levels(model, points, T, p)
 

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time: registration from scratch, one tracking step over the number of levels, the network, and
+camera stamp to published pose. Frames are in memory and everything is warm."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spine_nav_common.core.case import load_case
+from spine_nav_common.core.outputs import POSES, SUMMARY, read_json, read_poses
+from spine_nav_common.core.types import Case, RgbdFrame, Status
+from spine_nav_sim.core.scene_config import SceneConfig
+from spine_nav_sim.core.splits import anatomy_seeds
+from spine_registration.core.model import build_model
+from spine_registration.core.navigator import Navigator
+
+from .bench_accuracy import ours_from_scratch
+from .bench_scenes import SceneFolder, virtual_scene
+from .pictures import write_update_time
+from .replay import Progress
+
+ALL_LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
+FIVE = ("L1", "L2", "L3", "L4", "L5")
+ATTEMPTS = 20
+STEPS = 60  # tracking steps per number of levels
+NODE_FRAMES = 60
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float | int] | None:
+    """median, p95, p99, largest and count of durations in ms."""
+    if not len(values):
+        return None
+    median, p95, p99 = np.percentile(values, [50, 95, 99])
+    return {
+        "median": float(median), "p95": float(p95), "p99": float(p99),
+        "max": float(np.max(values)), "count": len(values),
+    }  # fmt: skip
+
+
+def timing_scenes(
+    cache: Path, seconds: float, progress: Progress | None = None
+) -> tuple[SceneFolder, SceneFolder]:
+    """Two operations of the judged list: five levels opened, and all seven."""
+    # The last seeds of the list: these anatomies are timed, not judged.
+    five, seven = anatomy_seeds("judge")[-2:]
+    common = SceneConfig(camera_moves=True, tool_passes=False, distance_m=(0.5, 0.6))
+    return (
+        virtual_scene(cache, "timing-5", five, replace(common, exposed=FIVE), seconds, None,
+                      progress),
+        virtual_scene(cache, "timing-7", seven, replace(common, exposed=ALL_LEVELS), seconds, None,
+                      progress),
+    )  # fmt: skip
+
+
+def registration_times(
+    case: Case, segmenter: Any, frames: Sequence[RgbdFrame], attempts: int
+) -> dict[str, Any]:
+    """Decoded frames in memory to poses, from scratch, at `attempts` different frames."""
+    model = build_model(case)
+    total, work, network, levels, used = [], [], [], [], []
+    ours_from_scratch(case, segmenter, model, frames)  # warm
+    for start in np.linspace(0, len(frames) - 2, attempts).astype(int):
+        poses, work_ms, network_ms, count = ours_from_scratch(
+            case, segmenter, model, frames[start:]
+        )
+        if not poses:
+            continue
+        total.append(work_ms + network_ms)
+        work.append(work_ms)
+        network.append(network_ms)
+        levels.append(len(poses))
+        used.append(count)
+    return {
+        "levels": len(case.exposed_levels),
+        "attempts": attempts,
+        "answered": len(total),
+        "levels_answered_median": float(np.median(levels)) if levels else None,
+        "frames_used_median": float(np.median(used)) if used else None,
+        "total_ms": percentiles(total),
+        "registration_ms": percentiles(work),
+        "network_ms": percentiles(network),
+    }
+
+
+def sub_case(case: Case, count: int) -> Case:
+    """The case with its first `count` exposed levels alone."""
+    levels = case.exposed_levels[:count]
+    return replace(
+        case,
+        meshes={level: case.meshes[level] for level in levels},
+        exposed_levels=levels,
+        plan=tuple(p for p in case.plan if p.level in levels),
+    )
+
+
+def update_times(
+    case: Case, segmenter: Any, frames: Sequence[RgbdFrame], steps: int
+) -> dict[str, Any]:
+    """One tracking step without the network, while all levels of the case are followed.
+
+    The level is confirmed where it is asked for: a case of few levels in a wound of many has no
+    clear answer, and time is what is measured here.
+    """
+    navigator = Navigator(case, segmenter)
+    update, network, tracked = [], [], []
+    while len(update) < steps:
+        navigator.reset()
+        before = len(update)
+        for frame in frames:
+            result = navigator.process(frame)
+            if navigator.pending is not None:
+                navigator.confirm(True)
+            if "update" in result.timings_ms:
+                update.append(result.timings_ms["update"])
+                network.append(result.timings_ms["network"])
+                tracked.append(sum(e.status is Status.TRACKED for e in result.levels))
+        if len(update) == before:
+            break
+    return {
+        "levels": len(case.exposed_levels),
+        "update_ms": percentiles(update[2:]),
+        "network_ms": percentiles(network[2:]),
+        "tracked_mean": float(np.mean(tracked)) if tracked else None,
+    }
+
+
+def growth_exponent(levels: Sequence[int], median_ms: Sequence[float]) -> float:
+    """Slope of log time over log levels: 1 is linear growth, less is better."""
+    return float(np.polyfit(np.log(levels), np.log(median_ms), 1)[0])
+
+
+def node_latency(scene: SceneFolder, out: Path) -> dict[str, Any] | None:
+    """Camera stamp to published pose through the ROS 2 nodes; None where rclpy is absent."""
+    if importlib.util.find_spec("rclpy") is None:
+        return None
+    from .live import LiveOptions, run_live
+
+    outcome = run_live(LiveOptions(case=scene.case, source=f"replay:{scene.recording}", out=out))
+    rows = read_poses(out / POSES)
+    latency = {r.stamp_ns: r.latency_ms for r in rows if r.latency_ms is not None}
+    summary = read_json(out / SUMMARY)
+    return {
+        "exit_code": outcome.exit_code,
+        "latency_ms": percentiles(list(latency.values())),
+        "frames": summary["frames"],
+        "results": summary["results"],
+        "fps": 15,
+        "size": [640, 480],
+    }
+
+
+def timing_record(
+    cache: Path,
+    segmenter: Any,
+    plot: Path | None,
+    *,
+    seconds: float,
+    attempts: int = ATTEMPTS,
+    steps: int = STEPS,
+    counts: Sequence[int] = range(1, 8),
+    nodes: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Everything that the table of times needs, as one JSON record; draws the plot."""
+    started = time.perf_counter()
+    five, seven = timing_scenes(cache, seconds, progress)
+    rendering_s = time.perf_counter() - started
+    frames = five.frames()
+    case = load_case(five.case)
+    record: dict[str, Any] = {"registration": registration_times(case, segmenter, frames, attempts)}
+    record["update_five"] = update_times(case, segmenter, frames, steps)
+    many, frames = load_case(seven.case), seven.frames()
+    table = []
+    for done, count in enumerate(counts, start=1):
+        table.append(update_times(sub_case(many, count), segmenter, frames, steps))
+        if progress is not None:
+            progress(done, len(counts), f"{count} levels")
+    record["update_by_levels"] = table
+    timed = [row for row in table if row["update_ms"] is not None]
+    if len(timed) > 1:
+        levels = [row["levels"] for row in timed]
+        median = [row["update_ms"]["median"] for row in timed]
+        record["growth_exponent"] = growth_exponent(levels, median)
+        if plot is not None:
+            plot.parent.mkdir(parents=True, exist_ok=True)
+            write_update_time(plot, levels, median, [row["update_ms"]["p99"] for row in timed])
+    record["nodes"] = node_latency(five, cache / "timing-5-live") if nodes else None
+    record["rendering_s"] = rendering_s
+    record["seeds"] = [five.seed, seven.seed]
+    return record
