@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+
 from spine_nav_common.core.types import Intrinsics
 from spine_perception.core import features as ft
 from spine_perception.core.grid import (

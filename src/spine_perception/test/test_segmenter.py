@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 from spine_perception.core import segmenter as sg
 from spine_perception.core.features import CENTRE_SCALE_M, N_CHANNELS, to_ray_frame
