@@ -60,6 +60,7 @@ class SupervisorConfig:
         ("navigation", "case_server", "overlay", "camera_source"), "nodes in order of start"
     )
     autostart: bool = param(True, "bring the nodes up at once")
+    exit_on_failure: bool = param(False, "end with exit code 1 when a node cannot be brought up")
     timeout_s: float = param(
         120.0,
         "a node that is not there or not in its state after this has failed",
@@ -106,7 +107,7 @@ class Supervisor(Node):
 
     def go(self, target: int) -> None:
         """Bring every node to ACTIVE, INACTIVE or FINALIZED."""
-        self.target, self.failure = target, ""
+        self.target, self.failure, self._announced = target, "", False
         self._deadline = time.monotonic() + self.config.timeout_s
         self._asked = dict.fromkeys(self.config.nodes, 0.0)
 
@@ -126,6 +127,9 @@ class Supervisor(Node):
             return
         name = self._next_node(now)
         if name is None:
+            if not self._announced:
+                self._announced = True
+                self.get_logger().info(f"all nodes are {_label(self.target)}")
             self._deadline = now + self.config.timeout_s
             return
         if now > self._deadline:
@@ -214,7 +218,9 @@ def _label(state: int) -> str:
 
 def main() -> int:
     """`ros2 run spine_nav_bringup supervisor`."""
-    return run_node(Supervisor)
+    return run_node(
+        Supervisor, exit_code=lambda s: 1 if s.failure and s.config.exit_on_failure else None
+    )
 
 
 if __name__ == "__main__":

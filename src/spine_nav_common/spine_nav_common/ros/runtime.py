@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from spine_nav_common.parameters import ParameterError
 
+_LOOK_S = 0.5  # how often an exit code is asked for
 PROFILE = Path(__file__).with_name("fastdds_shm32M.xml")
 
 
@@ -45,8 +47,17 @@ def tf_message_type() -> type | None:
     return TFMessage
 
 
-def run_node(make: Callable[[], object], argv: Sequence[str] | None = None) -> int:
+def run_node(
+    make: Callable[[], Any],
+    argv: Sequence[str] | None = None,
+    exit_code: Callable[[Any], int | None] = lambda node: None,
+) -> int:
     """Spin one node until it is told to stop; the exit code of its process.
+
+    Args:
+        make: makes the node.
+        argv: ROS arguments; None = those of the process.
+        exit_code: asked between callbacks; a number ends the process with it.
 
     Returns:
         0 after SIGINT, SIGTERM or an own shutdown; 2 where a parameter is wrong (one line on
@@ -62,9 +73,11 @@ def run_node(make: Callable[[], object], argv: Sequence[str] | None = None) -> i
         node = make()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        executor.spin()
+        while (code := exit_code(node)) is None:
+            executor.spin_once(timeout_sec=_LOOK_S)
+        return code
     except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        return 0
     except ParameterError as error:
         print(error, file=sys.stderr)
         return 2
@@ -72,4 +85,3 @@ def run_node(make: Callable[[], object], argv: Sequence[str] | None = None) -> i
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-    return 0

@@ -27,6 +27,7 @@ from spine_nav_common.ros.runtime import run_node
 from spine_perception.sources import FrameSource
 
 _CLOCK_S = 0.02
+_LAST_MS = 1000.0  # the last frame's result comes within this time
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class CameraSourceConfig:
     camera: str = param("/camera/camera", "prefix of the camera's topics")
     frame_id: str = param("camera_color_optical_frame", "optical frame, where the source has none")
     wait_for_subscriber: bool = param(True, "replay and virtual start when somebody listens")
+    exit_at_end: bool = param(False, "end the process a second after the last frame")
     publish_clock: bool = param(False, "publish /clock (for nodes with use_sim_time)")
     case: str = param("", "virtual: folder of the case that is operated on")
     seed: int = param(0, "virtual: seed of the scene", low=0)
@@ -232,7 +234,13 @@ class CameraSource(SpineNode):
 
 def main() -> int:
     """`ros2 run spine_perception camera_source`."""
-    return run_node(CameraSource)
+    return run_node(CameraSource, exit_code=_exit_code)
+
+
+def _exit_code(node: CameraSource) -> int | None:
+    if not (node.finished and node.config.exit_at_end) or node.ages.silent_ms() < _LAST_MS:
+        return None
+    return 1 if node.failure or node.cut_off else 0
 
 
 if __name__ == "__main__":

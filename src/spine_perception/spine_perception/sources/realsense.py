@@ -70,11 +70,14 @@ class RealSense:
         while not self._stop.is_set():
             pipeline = self._rs.pipeline()
             try:
-                profile = pipeline.start(self._config())
+                absent = self._absent()
+                profile = None if absent else pipeline.start(self._config())
             except RuntimeError as error:
                 if self._file is not None:
                     raise SourceError(f"{self._file}: cannot be played ({error})") from error
-                yield Rejected(f"no RealSense camera: {error}; plug it in (USB 3), see doctor")
+                absent = f"RealSense camera does not start ({error})"
+            if absent:
+                yield Rejected(f"{absent}; plug it into USB 3, see spinenav doctor")
                 self._stop.wait(self._silence_s)
                 continue
             try:
@@ -89,6 +92,18 @@ class RealSense:
     def close(self) -> None:
         """See FrameSource."""
         self._stop.set()
+
+    def _absent(self) -> str:
+        """Why there is nothing to start; asked first, since a start without device waits 15 s."""
+        if self._file is not None:
+            return ""
+        name = self._rs.camera_info.serial_number
+        serials = [d.get_info(name) for d in self._rs.context().query_devices()]
+        if not serials:
+            return "no RealSense camera"
+        if self._serial and self._serial not in serials:
+            return f"no RealSense camera {self._serial}, only {', '.join(serials)}"
+        return ""
 
     def _config(self) -> Any:
         rs, config = self._rs, self._rs.config()
@@ -111,7 +126,8 @@ class RealSense:
         stream = profile.get_stream(rs.stream.color).as_video_stream_profile()
         camera = Rectifier(rs, stream.get_intrinsics())
         self._offset_ns = None  # a device that was reset counts from zero again
-        heard = time.monotonic()
+        heard, last_ms = time.monotonic(), float("-inf")
+        apart_ms = 500.0 / max(stream.fps(), 1)
         while not self._stop.is_set():
             arrived, frames = pipeline.try_wait_for_frames(_POLL_MS)
             if not arrived:
@@ -123,8 +139,13 @@ class RealSense:
                     return
                 continue
             heard = time.monotonic()
-            if not (frames.get_color_frame() and frames.get_depth_frame()):
-                continue  # the first framesets after a start are single
+            first, second = frames.get_color_frame(), frames.get_depth_frame()
+            # The first framesets after a start are single, or a new image beside an old one.
+            if not (first and second) or first.get_timestamp() <= last_ms:
+                continue
+            if abs(first.get_timestamp() - second.get_timestamp()) > apart_ms:
+                continue
+            last_ms = first.get_timestamp()
             aligned = align.process(frames)
             colour, depth = aligned.get_color_frame(), aligned.get_depth_frame()
             # Copies: librealsense has 16 buffers and stalls when frames are kept.

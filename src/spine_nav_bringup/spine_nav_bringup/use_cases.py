@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes config/*.yaml, one per use case, from the parameters' own declarations.
+
+python -m spine_nav_bringup.use_cases [CONFIG_DIR]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from spine_nav_common.parameters import to_yaml
+from spine_perception.ros.camera_source import CameraSourceConfig
+from spine_registration.ros.navigation_core import NavigationConfig
+
+from .core.graph import NODES, USE_CASES, use_case_values
+from .ros.case_server import CaseServerConfig
+from .ros.overlay_node import OverlayConfig
+
+CONFIGS = {
+    "navigation": NavigationConfig,
+    "case_server": CaseServerConfig,
+    "overlay": OverlayConfig,
+    "camera_source": CameraSourceConfig,
+}
+TITLES = {
+    "virtual": "A virtual operation on the meshes of a case: no camera, no recording.",
+    "replay": "A recording at its own pace.",
+    "realsense": "A RealSense camera on this machine.",
+    "ros": "Somebody else publishes the camera's topics (realsense-ros, ros2 bag play).",
+}
+assert set(CONFIGS) == set(NODES) and set(TITLES) == set(USE_CASES)
+
+
+def use_case_yaml(use_case: str) -> str:
+    """The parameters file of one use case: every parameter of every node, with unit and meaning."""
+    values = use_case_values(use_case)
+    sections = {node: (CONFIGS[node], given) for node, given in values.items()}
+    return to_yaml(sections, TITLES[use_case])
+
+
+def main(folder: Path) -> int:
+    """Rewrite the files in `folder`."""
+    for use_case in USE_CASES:
+        (folder / f"{use_case}.yaml").write_text(use_case_yaml(use_case), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "config")))
