@@ -17,6 +17,7 @@ from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import Case
 from spine_nav_sim.core.anatomy import Anatomy, make_anatomy
+from spine_nav_sim.core.anatomy_files import load_anatomy
 from spine_nav_sim.core.scene import Rendered, Scene, SceneConfig, make_scene
 
 START_NS = 1_000_000_000  # a stamp of zero would read as "not set"
@@ -53,8 +54,6 @@ def simulate(
     if anatomy is None:
         anatomy = make_anatomy(rng, ALL_LEVELS, f"virtual-{seed}")
     elif not isinstance(anatomy, Anatomy):
-        from spine_nav_sim.core.anatomy import load_anatomy
-
         anatomy = load_anatomy(anatomy)
     config = replace(config or SceneConfig(camera_moves=True, bump=True), seconds=seconds)
     scene = make_scene(anatomy, rng, config)

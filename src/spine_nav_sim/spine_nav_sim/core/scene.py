@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from spine_nav_common.core.geometry import invert
 from spine_nav_common.core.types import LEVELS, Intrinsics, Mesh
 from spine_nav_sim.core import sensor as sensors
-from spine_nav_sim.core.materials import random_palette, random_texture
+from spine_nav_sim.core.anatomy_vary import RESECTIONS, resect
+from spine_nav_sim.core.materials import as_square, random_palette, random_texture
 from spine_nav_sim.core.motion import (
     Breathing,
     CameraPath,
@@ -33,6 +35,10 @@ __all__ = ["Rendered", "Scene", "SceneConfig", "make_scene"]
 
 POSTERIOR = np.array([0.0, 1.0, 0.0])  # LPS
 _CAMERA_SHARES = (0.35, 0.25, 0.15, 0.25)  # d415, d435, d405, zedm
+_STREAMS = (
+    "levels", "pose", "resection", "colour", "wound", "burr", "tissue", "retractors", "tools",
+    "model", "camera", "breathing", "pushes", "light", "sensor",
+)  # fmt: skip
 _KEEP_BELOW_FLOOR_M = 0.012  # bone farther under the tissue can never come to light
 
 
@@ -89,12 +95,17 @@ def _residual_tissue(
 def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) -> Scene:
     """Lay out one operation over `anatomy` (meshes in metres, LPS).
 
-    Raises ValueError when an exposed level is not in the anatomy.
+    Raises ValueError for an exposed level that the anatomy lacks, an unknown camera or depth, meshes
+    that are not in LPS.
     """
-    exposed = _choose_levels(anatomy, rng, config)
+    if config.depth not in ("model", "stereo"):
+        raise ValueError(f"scene: unknown depth {config.depth!r}; known: model, stereo")
+    # A stream per part: another choice in one part leaves the others as they were.
+    draw = dict(zip(_STREAMS, rng.spawn(len(_STREAMS)), strict=True))
+    exposed = _choose_levels(anatomy, draw["levels"], config)
     levels = sorted(anatomy.meshes, key=LEVELS.index)
     centroids = {level: anatomy.meshes[level].vertices_m.mean(axis=0) for level in levels}
-    rest = operating_pose(centroids, rng, config.deviation_deg, config.deviation_mm)
+    rest = operating_pose(centroids, draw["pose"], config.deviation_deg, config.deviation_mm)
     placed = {
         level: rest[level][:3, :3] @ centroids[level] + rest[level][:3, 3] for level in levels
     }
@@ -104,9 +115,12 @@ def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) 
     T_wound_world = invert(T_world_wound)
     near = levels[max(first - 2, 0) : last + 3]
 
+    seen = {level: anatomy.meshes[level] for level in near}
+    for level in exposed:
+        if draw["resection"].uniform() < config.resect_share:
+            seen[level] = _resected(seen[level], draw["resection"])
     points, surfaces = {}, {}
-    for level in near:
-        mesh = anatomy.meshes[level]
+    for level, mesh in seen.items():
         T = T_wound_world @ rest[level]
         points[level] = mesh.vertices_m @ T[:3, :3].T + T[:3, 3]
         surfaces[level] = _surface_points(points[level], mesh.faces, config.wound_step_m)
@@ -115,32 +129,55 @@ def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) 
     )
     posterior_z = np.concatenate([_posterior_part(points[level])[:, 2] for level in exposed])
     z_range = (float(np.quantile(posterior_z, 0.02)), float(np.quantile(posterior_z, 0.98)))
-    palette = random_palette(rng)
-    style = random_style(rng, config.visible_area_mm2, config.hardness)
+    palette = random_palette(draw["colour"])
+    style = random_style(draw["wound"], config.visible_area_mm2, config.hardness)
     wound = build_wound(
-        surfaces, exposed, middle[:, [2, 0]], z_range, style, palette, rng, config.wound_step_m
+        surfaces,
+        exposed,
+        middle[:, [2, 0]],
+        z_range,
+        style,
+        palette,
+        draw["wound"],
+        config.wound_step_m,
     )
+    burrs = {
+        level: [
+            line.entry_m
+            for line in anatomy.plan
+            if line.level == level
+            and level in exposed
+            and draw["burr"].uniform() < config.burr_share
+        ]
+        for level in near
+    }
     bones = {
-        level: _make_bone(anatomy.meshes[level], points[level], wound, style.stain, rng, config)
+        level: _make_bone(
+            seen[level], burrs[level], points[level], wound, style.stain, draw["tissue"], config
+        )
         for level in near
     }
     bones = {level: bone for level, bone in bones.items() if bone is not None}
-    props = retractors(wound, palette, rng)
+    props = retractors(wound, palette, draw["retractors"])
     if config.tool_passes:
-        props += passing_props(wound, palette, rng, config.seconds, config.tool_busy)
+        props += passing_props(wound, palette, draw["tools"], config.seconds, config.tool_busy)
     name = config.camera
     if name == "random":
-        name = str(rng.choice(list(sensors.CAMERAS), p=_CAMERA_SHARES))
+        name = str(draw["model"].choice(list(sensors.CAMERAS), p=_CAMERA_SHARES))
     elif name not in sensors.CAMERAS:
         raise ValueError(f"scene: unknown camera {name!r}; known: {', '.join(sensors.CAMERAS)}")
     model = sensors.CAMERAS[name]
+    rng = draw["camera"]
     intrinsics = sensors.camera_intrinsics(model, config.width, config.height, rng)
     camera = place_camera(T_world_wound, wound, intrinsics, model, rng, config)
     return Scene(
         config=config,
         exposed=exposed,
         motion=SpineMotion(
-            rest, centroids, _breathing(levels, rng, config), _pushes(exposed, rng, config)
+            rest,
+            centroids,
+            _breathing(levels, draw["breathing"], config),
+            _pushes(exposed, draw["pushes"], config),
         ),
         camera_path=camera,
         intrinsics=intrinsics,
@@ -150,14 +187,28 @@ def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) 
         T_world_wound=T_world_wound,
         bones=bones,
         props=props,
-        lamps=place_lamps(T_world_wound, wound, rng),
-        ambient=(rng.uniform(0.12, 0.5) * np.exp(rng.normal(0, 0.05, 3))).astype(np.float32),
-        background=(rng.uniform(0.0, 0.3, 3) * rng.uniform()).astype(np.float32),
-        cast_shadows=bool(rng.uniform() < config.shadows),
-        depth_noise=sensors.random_depth_noise(rng, model, config.hardness),
-        colour_sensor=sensors.random_colour_sensor(rng, config.hardness),
+        lamps=place_lamps(T_world_wound, wound, draw["light"]),
+        ambient=_ambient(draw["light"]),
+        background=(draw["light"].uniform(0.0, 0.3, 3) * draw["light"].uniform()).astype(
+            np.float32
+        ),
+        cast_shadows=bool(draw["light"].uniform() < config.shadows),
+        depth_noise=sensors.random_depth_noise(draw["sensor"], model, config.hardness),
+        colour_sensor=sensors.random_colour_sensor(draw["sensor"], config.hardness),
         bed=make_solid(wound.vertices_m, wound.faces),
     )
+
+
+def _ambient(rng: np.random.Generator) -> np.ndarray:
+    return (rng.uniform(0.12, 0.5) * np.exp(rng.normal(0.0, 0.05, 3))).astype(np.float32)
+
+
+def _resected(mesh: Mesh, rng: np.random.Generator) -> Mesh:
+    """The vertebra with a random piece cut away; the CT surface and the truth stay whole. A mesh
+    in which no anatomical frame is found (a fragment) is left as it is."""
+    with contextlib.suppress(ValueError):
+        return resect(mesh, rng, str(rng.choice(RESECTIONS)))
+    return mesh
 
 
 def _posterior_part(points: np.ndarray) -> np.ndarray:
@@ -165,8 +216,20 @@ def _posterior_part(points: np.ndarray) -> np.ndarray:
     return points[points[:, 1] > 0.5 * (points[:, 1].min() + points[:, 1].max())]
 
 
+def _burr(vertices: np.ndarray, entries: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Depth (N,) metres of hemispherical holes drilled at the entries."""
+    depth = np.zeros(len(vertices), np.float32)
+    for entry in entries:
+        radius, deepest = rng.uniform(0.003, 0.005), rng.uniform(0.0015, 0.004)
+        distance = np.linalg.norm(vertices - entry, axis=1)
+        hole = deepest * np.sqrt(np.maximum(1.0 - (distance / radius) ** 2, 0.0))
+        depth = np.maximum(depth, hole.astype(np.float32))
+    return depth
+
+
 def _make_bone(
     mesh: Mesh,
+    entries: list[np.ndarray],
     points: np.ndarray,
     wound: Wound,
     stain: float,
@@ -174,9 +237,8 @@ def _make_bone(
     config: SceneConfig,
 ) -> Bone | None:
     """The part of a vertebra that can come to light, with its residual tissue, in CT frame."""
-    floor = wound.sample(
-        wound.height_m, *(points[:, i].astype(np.float32)[None, :] for i in (0, 2))
-    )[0]
+    floor = wound.sample(wound.height_m, as_square(points[:, 0]), as_square(points[:, 2]))
+    floor = floor.ravel()[: len(points)]
     above = points[:, 1] - floor
     keep = above > -_KEEP_BELOW_FLOOR_M
     faces = mesh.faces[keep[mesh.faces].any(axis=1)]
@@ -188,6 +250,8 @@ def _make_bone(
     used, index = np.unique(faces, return_inverse=True)
     vertices, faces = mesh.vertices_m[used], index.reshape(-1, 3).astype(np.int32)
     tissue = _residual_tissue(vertices, above[used], np.random.default_rng(seed), config)
+    burr = _burr(vertices, entries, np.random.default_rng(seed + 1))
+    tissue = np.where(burr > 0.0, -burr, tissue)
     normals = vertex_normals(vertices, faces)
     solid = make_solid(vertices + tissue[:, None] * normals, faces, tissue)
     return Bone(solid, texture, fine, float(np.clip(stain, 0.0, 1.0)))

@@ -33,7 +33,9 @@ class SceneConfig:
     tool_passes: bool = True
     tool_busy: float = 0.35
     tissue_mm: float = 3.0  # most residual soft tissue on bone
-    visible_area_mm2: tuple[float, float] = (800.0, 3600.0)  # bone per level; 1 px each at 0.6 m
+    resect_share: float = 0.05  # probability per exposed level of a resection (costs a second)
+    burr_share: float = 0.1  # probability per planned screw of a burr hole at its entry
+    visible_area_mm2: tuple[float, float] = (700.0, 2400.0)  # bone per level, seen from posterior
     shadows: float = 0.5  # probability
     depth: str = "model"  # or "stereo": render both images and match them
     depth_noise: bool = True

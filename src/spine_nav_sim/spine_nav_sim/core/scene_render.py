@@ -31,7 +31,8 @@ from spine_nav_sim.core.wound import Wound
 @dataclass(frozen=True)
 class Rendered:
     """One frame with its truth. Arrays (H, W); metres; NaN = none. instance holds contract level
-    codes of visible bone, bone under residual tissue included; tissue_m its thickness there."""
+    codes of visible bone, bone under residual tissue included; tissue_m its thickness
+    there, negative in a burr hole: how much bone is gone."""
 
     t_s: float
     colour: np.ndarray
@@ -177,6 +178,11 @@ class Scene:
         k = len(hits.pixels)
         albedo = self.wound.sample(self.wound.albedo, x, z).reshape(-1, 3)[:k]
         gloss = self.wound.sample(self.wound.gloss, x, z).ravel()[:k]
+        drape = self.wound.drape
+        cloth = drape.share(x, z) * self.wound.sample(self.wound.drapable, x, z)
+        cloth = cloth.ravel()[:k]
+        woven = drape.colour * (1.0 + 0.07 * drape.weave.sample(x, z).ravel()[:k])[:, None]
+        albedo, gloss = mix(albedo, woven, cloth), gloss * (1.0 - 0.9 * cloth)
         grain = self.wound.fibre.sample(x, z).ravel()[:k]
         across = self.wound.fibre.sample(z + 0.31, x).ravel()[:k]
         rough = 0.06 + 0.10 * (gloss > 0.08)
@@ -225,7 +231,7 @@ class Scene:
         colour = self.palette["bone"] * (1.0 + 0.10 * coarse + 0.05 * fine)[:, None]
         stain = np.clip(0.35 * coarse + 0.25 * fine - 0.9 + 1.6 * bone.stain, 0.0, 0.75)
         colour = mix(colour, self.palette["blood"] * 1.5, stain)
-        film = np.clip(tissue / 0.0012 + 0.15 * fine * (tissue > 2e-4), 0.0, 0.97)
+        film = np.clip(np.abs(tissue) / 0.0012 + 0.15 * fine * (tissue > 2e-4), 0.0, 0.97)
         film_colour = self.palette["film"] * (1.0 + 0.2 * fine)[:, None]
         albedo = np.clip(mix(colour, film_colour, film), 0.003, 0.95)
         buffer.paint(

@@ -70,10 +70,29 @@ def random_style(
 
 
 @dataclass(frozen=True)
+class Drape:
+    """Cloth round a rectangular window, drawn per pixel because it goes on beyond the maps."""
+
+    half_x_m: float
+    z_range_m: tuple[float, float]
+    colour: np.ndarray
+    edge: Texture
+    weave: Texture
+
+    def share(self, x_m: np.ndarray, z_m: np.ndarray) -> np.ndarray:
+        """0 to 1: how much of the place is cloth, wound coordinates (H, W)."""
+        low, high = self.z_range_m
+        reach = np.maximum(np.abs(x_m) - self.half_x_m, np.maximum(low - z_m, z_m - high))
+        reach = reach - 0.004 * self.edge.sample(x_m, z_m)
+        return np.clip(reach / 0.0015 + 0.5, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Wound:
     """Height field with its colours. `height_m` (nz, nx) is the y of the surface; `albedo`
     (nz, nx, 3) linear RGB; `gloss` (nz, nx) highlight strength; `light` (nz, nx) ambient share
-    that reaches the place; x0_m, z0_m the first cell; mesh: vertices (N, 3), faces (M, 3)."""
+    that reaches the place; x0_m, z0_m the first cell; `drapable` (nz, nx) 1 where cloth
+    may lie; mesh: vertices (N, 3), faces (M, 3)."""
 
     x0_m: float
     z0_m: float
@@ -88,6 +107,8 @@ class Wound:
     z_range_m: tuple[float, float]
     skin_y_m: float
     fibre: Texture
+    drape: Drape
+    drapable: np.ndarray
 
     def cells(self, x_m: np.ndarray, z_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fractional (column, row) of wound coordinates, float32, for cv2.remap."""
@@ -207,9 +228,8 @@ def build_wound(
     height = (open_share * floor + (1.0 - open_share) * skin).astype(np.float32)
 
     albedo, gloss = _colours(x, z, dx, height, skin, open_share, pool, style, palette, rng)
-    height, albedo, gloss = _drape(
-        x, z, inside, z_range_m, height, albedo, gloss, style, palette, rng
-    )
+    drape, clear, lift = _drape(x, z, inside, z_range_m, style, palette, rng)
+    height = height + lift
     height, albedo, gloss = _gauze(x, z, inside, height, albedo, gloss, style, palette, rng, step_m)
     height, albedo, gloss = (_calm_rim(a, step_m) for a in (height, albedo, gloss))
     surface = np.maximum(height, top)
@@ -229,6 +249,8 @@ def build_wound(
         z_range_m=(z_mid - half_length, z_mid + half_length),
         skin_y_m=float(skin[shape[0] // 2, shape[1] // 2]),
         fibre=random_texture(rng, (0.03, 0.08), squeeze=0.35),
+        drape=drape,
+        drapable=_calm_rim(clear, step_m),
     )
 
 
@@ -243,7 +265,7 @@ def _cover(
     """Shift of the floor that leaves `area_m2` of bone visible per exposed level, by bisection."""
     rises = [(tops[level] - floor)[opening] for level in exposed]
     wanted = area_m2 / step_m**2
-    low, high = -0.015, 0.02
+    low, high = -0.02, 0.02
     for _ in range(20):
         shift = 0.5 * (low + high)
         # A broad sacrum must not pay for vertebrae that stay buried.
@@ -291,21 +313,28 @@ def _colours(x, z, dx, height, skin, open_share, pool, style, palette, rng):
     return albedo, gloss * (1.0 - 0.8 * skin_share)
 
 
-def _drape(x, z, inside, z_range, height, albedo, gloss, style, palette, rng):
-    """Cloth round the field; its edge lies on the skin."""
-    half_x = style.drape_half[0]
-    reach = np.maximum(
-        np.abs(x) - half_x,
-        np.maximum(z_range[0] - style.drape_half[1] - z, z - z_range[1] - style.drape_half[1]),
-    )
-    reach = reach - 0.003 * _noise(rng, x, z, 0.5)
-    share = np.clip(reach / 0.0015 + 0.5, 0.0, 1.0)
+def _drape(
+    x: np.ndarray,
+    z: np.ndarray,
+    inside: np.ndarray,
+    z_range: tuple[float, float],
+    style: WoundStyle,
+    palette: Palette,
+    rng: np.random.Generator,
+) -> tuple[Drape, np.ndarray, np.ndarray]:
+    """The cloth, where it may lie (nz, nx) and by how much it lifts the surface (nz, nx)."""
     # The cloth must not fall into the wound where the window is narrower than the opening.
-    share = (share * np.clip((-inside - 0.004) / 0.0015, 0.0, 1.0)).astype(np.float32)
+    clear = np.clip((-inside - 0.004) / 0.003, 0.0, 1.0).astype(np.float32)
+    end = style.drape_half[1]
+    drape = Drape(
+        style.drape_half[0],
+        (z_range[0] - end, z_range[1] + end),
+        palette["drape"],
+        random_texture(rng, (0.4, 0.8)),
+        random_texture(rng, (0.015, 0.03)),
+    )
     folds = 0.0025 + 0.0012 * _noise(rng, x, z, 0.35)
-    weave = 1.0 + 0.05 * _noise(rng, x, z, 0.02)
-    albedo = mix(albedo, palette["drape"] * weave[..., None], share)
-    return height + share * folds, albedo, gloss * (1.0 - 0.9 * share)
+    return drape, clear, (drape.share(x, z) * clear * folds).astype(np.float32)
 
 
 def _gauze(x, z, inside, height, albedo, gloss, style, palette, rng, step_m):
