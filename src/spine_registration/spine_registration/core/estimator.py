@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spine_nav_common.core.geometry import exp_so3, log_so3, skew
+from spine_nav_common.core.geometry import skew
 
-from .likelihood import OUTLIER_WIDTH_M, point_likelihood
+from .likelihood import OUTLIER_WIDTH_M, PointLikelihood, point_likelihood
 from .model import SpineModel
 from .observation import BonePixels
 
 MAX_SIGMA_M = 4e-3
+REACH_M = 65e-3
+"""No point of a vertebra's dorsal surface lies farther from its dorsal centre."""
 
 
 def gate_m(sigma_m: float) -> float:
@@ -89,23 +91,34 @@ def anchors(model: SpineModel, T: np.ndarray) -> np.ndarray:
 def exp_about(xi: np.ndarray, anchor: np.ndarray) -> np.ndarray:
     """(L, 4, 4) transforms of twists (L, 6) about anchors (L, 3)."""
     out = np.zeros((len(xi), 4, 4))
-    for k, (v, w) in enumerate(zip(xi[:, :3], xi[:, 3:])):
-        R = exp_so3(w)
-        out[k, :3, :3] = R
-        out[k, :3, 3] = v + anchor[k] - R @ anchor[k]
-        out[k, 3, 3] = 1.0
+    w = xi[:, 3:]
+    angle = np.sqrt((w * w).sum(axis=1))[:, None, None]
+    K = _skews(w)
+    sinc = np.sinc(angle / np.pi)
+    out[:, :3, :3] = np.eye(3) + sinc * K + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (K @ K)
+    out[:, :3, 3] = xi[:, :3] + anchor - np.einsum("lij,lj->li", out[:, :3, :3], anchor)
+    out[:, 3, 3] = 1.0
     return out
 
 
 def twist_between(T: np.ndarray, T_reference: np.ndarray, anchor: np.ndarray) -> np.ndarray:
-    """(L, 6) twists xi with T = Exp(xi about anchor) T_reference."""
-    out = np.empty((len(T), 6))
-    for k in range(len(T)):
-        R = T[k, :3, :3] @ T_reference[k, :3, :3].T
-        t = T[k, :3, 3] - R @ T_reference[k, :3, 3]
-        out[k, 3:] = log_so3(R)
-        out[k, :3] = t - anchor[k] + R @ anchor[k]
-    return out
+    """(L, 6) twists xi with T = Exp(xi about anchor) T_reference, for turns below 170 degrees."""
+    R = np.einsum("lij,lkj->lik", T[:, :3, :3], T_reference[:, :3, :3])
+    t = T[:, :3, 3] - np.einsum("lij,lj->li", R, T_reference[:, :3, 3])
+    w = 0.5 * np.stack(
+        [R[:, 2, 1] - R[:, 1, 2], R[:, 0, 2] - R[:, 2, 0], R[:, 1, 0] - R[:, 0, 1]], axis=1
+    )
+    sine = np.sqrt((w * w).sum(axis=1))
+    angle = np.arctan2(sine, 0.5 * (np.einsum("lii->l", R) - 1.0))
+    w *= (1.0 / np.sinc(angle / np.pi))[:, None]
+    return np.hstack([t - anchor + np.einsum("lij,lj->li", R, anchor), w])
+
+
+def _skews(w: np.ndarray) -> np.ndarray:
+    """(L, 3, 3) cross-product matrices of (L, 3)."""
+    K = np.zeros((len(w), 3, 3))
+    K[:, 0, 1], K[:, 0, 2], K[:, 1, 2] = -w[:, 2], w[:, 1], -w[:, 0]
+    return K - K.transpose(0, 2, 1)
 
 
 def assign(
@@ -114,106 +127,115 @@ def assign(
     pixels: BonePixels,
     gate_m: float,
     vote_weight: float = 0.0,
-    active: np.ndarray | None = None,
 ) -> np.ndarray:
     """(M,) index of the level whose surface explains a pixel best, -1 for none.
 
     With `vote_weight` the network's centre votes help, which a coarse pose needs: the cost is
     |distance| + vote_weight * |vote - anchor|.
     """
-    anchor = anchors(model, T)
-    best = np.full(len(pixels.points_m), np.inf)
+    anchor = anchors(model, T).astype(np.float32)
+    best = np.full(len(pixels.points_m), np.inf, np.float32)
     level = np.full(len(pixels.points_m), -1)
     for k in range(len(model.levels)):
-        if active is not None and not active[k]:
-            continue
-        near = np.nonzero(((pixels.points_m - anchor[k]) ** 2).sum(axis=1) < 0.065**2)[0]
+        offset = pixels.points_m - anchor[k]
+        near = np.flatnonzero(np.einsum("ij,ij->i", offset, offset) < REACH_M**2)
         if len(near) == 0:
             continue
-        local = (pixels.points_m[near] - T[k, :3, 3]) @ T[k, :3, :3]
-        s, g = model.signed_distance(local, np.full(len(near), k))
-        facing = np.einsum("ij,ij->i", g @ T[k, :3, :3].T, pixels.ray[near]) < 0.25
-        with np.errstate(invalid="ignore"):
-            cost = np.abs(s)
-            ok = (cost < gate_m) & facing
+        s, n = model.surface(pixels.points_m[near], T[k], k)
+        cost = np.abs(s)
+        ok = (cost < gate_m) & (np.einsum("ij,ij->i", n, pixels.ray[near]) < 0.25)
         if vote_weight > 0.0:
             vote = np.linalg.norm(pixels.centre_vote_m[near] - anchor[k], axis=1)
             cost = cost + vote_weight * np.nan_to_num(vote, nan=0.02)
         ok &= cost < best[near]
-        best[near[ok]] = cost[ok]
-        level[near[ok]] = k
+        at = near[ok]
+        best[at] = cost[ok]
+        level[at] = k
     return level
+
+
+class _Sorted:
+    """Pixels that belong to some level, sorted by level; `bounds` cuts them."""
+
+    def __init__(self, pixels: BonePixels, level: np.ndarray, noise: Noise, L: int):
+        order = np.argsort(level, kind="stable")
+        cut = np.searchsorted(level[order], np.arange(L + 1))
+        self.order = order[cut[0] :]  # -1 sorts first
+        self.bounds = cut - cut[0]
+        self.points, self.ray = pixels.points_m[self.order], pixels.ray[self.order]
+        self.bone, self.clean = pixels.bone[self.order], pixels.clean[self.order]
+        self.area = pixels.area_m2[self.order]
+        self.weight = self.area * np.float32(1.0 / noise.correlation_area_m2)
+
+    def parts(self) -> list[slice]:
+        return [slice(a, b) for a, b in zip(self.bounds[:-1], self.bounds[1:])]
 
 
 @dataclass(frozen=True)
 class _Linear:
     H: np.ndarray
     g: np.ndarray
-    log_likelihood: np.ndarray
-    fits: tuple[LevelFit, ...]
-    sigma_m: float
+    distance: np.ndarray
+    sigma: np.ndarray
+    seen: np.ndarray
+    likelihood: PointLikelihood
 
 
-def _linearise(
-    model: SpineModel,
-    T: np.ndarray,
-    pixels: BonePixels,
-    order: np.ndarray,
-    bounds: np.ndarray,
-    noise: Noise,
-) -> _Linear:
-    """Normal equations per level; `order` sorts pixels by level, `bounds` cuts them."""
+def _linearise(model: SpineModel, T: np.ndarray, data: _Sorted, noise: Noise) -> _Linear:
+    """Normal equations per level."""
     L = len(model.levels)
-    order = order[bounds[0] :]  # -1 sorts first
-    bounds = bounds - bounds[0]
-    q, ray = pixels.points_m[order], pixels.ray[order]
-    level = np.repeat(np.arange(L), np.diff(bounds))
-    anchor = anchors(model, T)
-    local = np.empty_like(q)
-    for k in range(L):
-        a, b = bounds[k], bounds[k + 1]
-        local[a:b] = (q[a:b] - T[k, :3, 3]) @ T[k, :3, :3]
-    s, g = model.signed_distance(local, level)
-    n = np.empty_like(q)
-    for k in range(L):
-        a, b = bounds[k], bounds[k + 1]
-        n[a:b] = g[a:b] @ T[k, :3, :3].T
-    n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-6)
-    cosine = -np.einsum("ij,ij->i", n, ray)
+    anchor = anchors(model, T).astype(np.float32)
+    s = np.empty(len(data.points), np.float32)
+    J = np.empty((len(data.points), 6), np.float32)
+    n = J[:, :3]  # the sign of J cancels in H and is minded in g
+    for k, part in enumerate(data.parts()):
+        q = data.points[part]
+        s[part], n[part] = model.surface(q, T[k], k)
+        arm = q - anchor[k]
+        x, y, z = n[part].T
+        J[part, 3] = arm[:, 1] * z - arm[:, 2] * y
+        J[part, 4] = arm[:, 2] * x - arm[:, 0] * z
+        J[part, 5] = arm[:, 0] * y - arm[:, 1] * x
+    cosine = -np.einsum("ij,ij->i", n, data.ray)
     seen = np.isfinite(s) & (cosine > 0.05)
-    s = np.where(seen, s, 0.0).astype(float)
+    s[~seen] = 0.0
     # Stereo depth on a slope is worse than its frontal noise seen along the normal.
-    sigma = noise.sigma_m * (1.0 + 1.5 * (1.0 - np.clip(cosine, 0.0, 1.0)))
-    lik = point_likelihood(
-        s, sigma, noise.tissue_scale_m, pixels.clean[order], pixels.bone[order]
-    )
-    weight = np.where(seen, pixels.area_m2[order] / noise.correlation_area_m2, 0.0)
-    J = np.empty((len(q), 6))
-    J[:, :3] = -n
-    J[:, 3:] = -np.cross(q - anchor[level], n)
+    sigma = np.float32(noise.sigma_m) * (2.5 - 1.5 * np.clip(cosine, 0.0, 1.0))
+    lik = point_likelihood(s, sigma, noise.tissue_scale_m, data.clean, data.bone)
+    weight = data.weight * seen
     WJ = J * (weight * lik.curvature)[:, None]
-    gJ = J * (weight * lik.score)[:, None]
-    H, grad, fits = np.zeros((L, 6, 6)), np.zeros((L, 6)), []
-    for k in range(L):
-        part = slice(bounds[k], bounds[k + 1])
+    pull = weight * lik.score
+    H, grad = np.zeros((L, 6, 6)), np.zeros((L, 6))
+    for k, part in enumerate(data.parts()):
         H[k] = WJ[part].T @ J[part]
-        grad[k] = gJ[part].sum(axis=0)
-        inlier = lik.bone[part] * seen[part]
-        total = inlier.sum()
+        grad[k] = -(pull[part] @ J[part])
+    return _Linear(H, grad, s, sigma, seen, lik)
+
+
+def _fits(data: _Sorted, lin: _Linear) -> tuple[LevelFit, ...]:
+    fits = []
+    for part in data.parts():
+        inlier = lin.likelihood.bone[part] * lin.seen[part]
+        total = max(float(inlier.sum()), 1e-9)
         fits.append(
             LevelFit(
-                points=int(bounds[k + 1] - bounds[k]),
-                area_mm2=float(1e6 * (pixels.area_m2[order][part] * seen[part]).sum()),
+                points=len(inlier),
+                area_mm2=float(1e6 * (data.area[part] * lin.seen[part]).sum()),
                 inlier_share=float(inlier.mean()) if len(inlier) else 0.0,
-                rms_mm=float(1e3 * np.sqrt((inlier * s[part] ** 2).sum() / max(total, 1e-9))),
+                rms_mm=float(1e3 * np.sqrt((inlier * lin.distance[part] ** 2).sum() / total)),
             )
         )
-    negative = seen & (s < 0) & (s > -4 * MAX_SIGMA_M)
-    sigma_hat = noise.sigma_m
-    if negative.sum() > 50:  # tissue only lies outside: the inner half shows the sensor's noise
-        ratio = s[negative] * noise.sigma_m / sigma[negative]
-        sigma_hat = float(1.48 * np.median(np.abs(ratio)))
-    return _Linear(H, grad, weight * lik.log_density, tuple(fits), sigma_hat)
+    return tuple(fits)
+
+
+def _sensor_noise(lin: _Linear, noise: Noise) -> float:
+    """Frontal noise of the sensor, metres, from the points inside the bone: tissue only ever lies
+    outside, so the inner half shows the noise alone."""
+    inner = lin.seen & (lin.distance < 0) & (lin.distance > -4 * MAX_SIGMA_M)
+    if inner.sum() <= 50:
+        return noise.sigma_m
+    ratio = lin.distance[inner] / lin.sigma[inner]
+    return float(1.48 * noise.sigma_m * np.median(np.abs(ratio)))
 
 
 def estimate(
@@ -225,8 +247,7 @@ def estimate(
     gates_m: tuple[float, ...] = (4e-3, 4e-3, 4e-3, 4e-3),
     vote_weights: tuple[float, ...] = (),
     sigmas_m: tuple[float, ...] = (),
-    reassign_every: int = 2,
-    active: np.ndarray | None = None,
+    reassign_at: tuple[int, ...] = (0, 2),
 ) -> Estimate:
     """Solve for all levels at once, one Gauss-Newton step per gate.
 
@@ -236,68 +257,57 @@ def estimate(
         gates_m: per iteration, the largest distance at which a pixel belongs to a level.
         vote_weights: per iteration weight of the centre votes, see `assign`; default none.
         sigmas_m: per iteration noise, default `noise.sigma_m` (coarse to fine annealing).
-        reassign_every: iterations between two assignments of pixels to levels.
+        reassign_at: iterations before which pixels are assigned to levels anew; 0 is one of them.
     """
     L = len(model.levels)
     T = prior.T_camera_ct.copy() if T_start is None else T_start.copy()
-    previous_gate, converged, used = None, False, 0
-    lin = None
+    converged = False
     for it, gate in enumerate(gates_m):
-        vote = vote_weights[it] if it < len(vote_weights) else 0.0
-        if it % reassign_every == 0 or gate != previous_gate:
-            level = assign(model, T, pixels, gate, vote, active)
-            order = np.argsort(level, kind="stable")
-            bounds = np.searchsorted(level[order], np.arange(L + 1))
-            previous_gate = gate
+        if it in reassign_at:
+            vote = vote_weights[it] if it < len(vote_weights) else 0.0
+            level = assign(model, T, pixels, gate, vote)
+            data = _Sorted(pixels, level, noise, L)
         here = replace(noise, sigma_m=sigmas_m[it] if it < len(sigmas_m) else noise.sigma_m)
-        lin = _linearise(model, T, pixels, order, bounds, here)
+        lin = _linearise(model, T, data, here)
         anchor = anchors(model, T)
         deviation = twist_between(T, prior.T_camera_ct, anchor).ravel()
-        H = prior.information.copy()
-        for k in range(L):
-            H[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += lin.H[k]
         rhs = -(lin.g.ravel() + prior.information @ deviation)
-        step = np.linalg.solve(H + _ridge(L), rhs).reshape(L, 6)
+        step = np.linalg.solve(_with_data(prior.information, lin.H), rhs).reshape(L, 6)
         # A step far beyond the gate comes from a bad linearisation, not from the data.
-        size = np.maximum(
-            np.linalg.norm(step[:, :3], axis=1) / 8e-3, np.linalg.norm(step[:, 3:], axis=1) / 0.15
-        ).max()
-        step /= max(1.0, size)
+        size = np.sqrt([(step[:, :3] ** 2).sum(axis=1), (step[:, 3:] ** 2).sum(axis=1)])
+        step /= max(1.0, size[0].max() / 8e-3, size[1].max() / 0.15)
         T = exp_about(step, anchor) @ T
-        used = it + 1
-        converged = bool(np.abs(step[:, :3]).max() < 5e-5 and np.abs(step[:, 3:]).max() < 1e-3)
-    level = assign(model, T, pixels, gates_m[-1], 0.0, active)
-    order = np.argsort(level, kind="stable")
-    bounds = np.searchsorted(level[order], np.arange(L + 1))
-    lin = _linearise(model, T, pixels, order, bounds, noise)
+        converged = bool(size[0].max() < 5e-5 and size[1].max() < 1e-3)
+    lin = _linearise(model, T, data, noise)
     deviation = twist_between(T, prior.T_camera_ct, anchors(model, T)).ravel()
-    H = prior.information.copy()
-    for k in range(L):
-        H[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += lin.H[k]
     # Pixels that no level explains are the data's evidence against a hypothesis.
     share = np.clip(pixels.bone, 0.05, 0.97)
     log_likelihood = pixels.area_m2 / noise.correlation_area_m2 * np.log(
         (1.0 - share) / OUTLIER_WIDTH_M
     )
-    log_likelihood[order[bounds[0] :]] = lin.log_likelihood
+    log_likelihood[data.order] = data.weight * lin.seen * lin.likelihood.log_density
     return Estimate(
         T_camera_ct=T,
-        covariance=np.linalg.inv(H + _ridge(L)),
+        covariance=np.linalg.inv(_with_data(prior.information, lin.H)),
         data_information=lin.H,
         anchor_camera_m=anchors(model, T),
-        fits=lin.fits,
+        fits=_fits(data, lin),
         level_of_pixel=level,
         pixel_log_likelihood=log_likelihood,
         prior_energy=float(0.5 * deviation @ prior.information @ deviation),
-        sigma_m=lin.sigma_m,
-        iterations=used,
+        sigma_m=_sensor_noise(lin, noise),
+        iterations=len(gates_m),
         converged=converged,
     )
 
 
-def _ridge(L: int) -> np.ndarray:
-    """Weak absolute information (1 m, 1 rad): keeps a level without any information solvable."""
-    return np.eye(6 * L)
+def _with_data(information: np.ndarray, H: np.ndarray) -> np.ndarray:
+    """Prior plus data, plus weak absolute information (1 m, 1 rad) that keeps a level without any
+    information solvable."""
+    out = information + np.eye(len(information))
+    for k in range(len(H)):
+        out[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += H[k]
+    return out
 
 
 def springs(

@@ -24,9 +24,9 @@ def label_image(
     bone = (seg.bone > 0.5) & np.isfinite(seg.points_m).all(axis=2)
     codes = np.zeros(seg.bone.shape, np.uint8)
     codes[bone] = BONE_OF_UNKNOWN_LEVEL
-    points = seg.points_m[bone].astype(float)
+    points = seg.points_m[bone]
     if T is not None and len(points):
-        ones = np.ones(len(points))
+        ones = np.ones(len(points), np.float32)
         ray = points / np.linalg.norm(points, axis=1, keepdims=True)
         pixels = BonePixels(points, ray, ones, ones, points, ones, len(points))
         level = assign(model, T, pixels, GATE_M)

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import erfcx
 
 OUTLIER_WIDTH_M = 20e-3
-_SQRT2 = np.sqrt(2.0)
-_NORM = 1.0 / np.sqrt(2.0 * np.pi)
+_SQRT2 = float(np.sqrt(2.0))
+_NORM = float(1.0 / np.sqrt(2.0 * np.pi))
 
 
 @dataclass(frozen=True)

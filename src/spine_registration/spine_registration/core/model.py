@@ -49,30 +49,35 @@ class SpineModel:
     centroid_m: np.ndarray
     plan_points_m: tuple[np.ndarray, ...]
 
-    def signed_distance(
-        self, points_m: np.ndarray, level: np.ndarray
+    def surface(
+        self, points_m: np.ndarray, T_camera_ct: np.ndarray, level: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Signed distance and gradient at points of the mesh frame.
+        """Signed distance of camera points to a posed level, and the outward normal there.
 
         Args:
-            points_m: (M, 3) metres, mesh frame.
-            level: (M,) index of the level whose surface is asked.
+            points_m: (M, 3) float32 metres, camera frame. T_camera_ct: (4, 4). level: its index.
 
         Returns:
-            (M,) float32 metres, NaN outside the level's grid, and (M, 3) gradients (about unit).
+            (M,) float32 metres, NaN outside the level's grid; (M, 3) float32 unit normals, camera
+            frame.
         """
-        g = ((points_m - self.origin_m[level]) * (1.0 / GRID_M)).astype(np.float32)
-        i = np.rint(g).astype(np.int32)
-        shape = self.shape[level]
-        inside = ((i >= 0) & (i < shape)).all(axis=1)
-        i *= inside[:, None]
-        node = self.field[
-            self.offset[level] + (i[:, 0] * shape[:, 1] + i[:, 1]) * shape[:, 2] + i[:, 2]
-        ]
+        R = T_camera_ct[:3, :3]
+        start = (R.T @ T_camera_ct[:3, 3] + self.origin_m[level]) / GRID_M
+        g = points_m @ (R / GRID_M).astype(np.float32) - start.astype(np.float32)
+        nearest = np.rint(g)
+        nx, ny, nz = self.shape[level].tolist()
+        inside = (nearest >= 0).all(axis=1) & (nearest < (nx, ny, nz)).all(axis=1)
+        index = nearest @ np.array([ny * nz, nz, 1], np.float32)  # exact: grids are below 2^24
+        index = np.where(inside, index, 0.0).astype(np.int64)
+        node = self.field[index + self.offset[level]]
         gradient = node[:, 1:]
-        distance = node[:, 0] + np.float32(GRID_M) * ((g - i) * gradient).sum(axis=1)
+        distance = node[:, 0] + np.float32(GRID_M) * np.einsum(
+            "ij,ij->i", g - nearest, gradient
+        )
         distance[~inside] = np.nan
-        return distance, gradient
+        normal = gradient @ R.T.astype(np.float32)
+        normal /= np.maximum(np.sqrt(np.einsum("ij,ij->i", normal, normal)), 1e-6)[:, None]
+        return distance, normal
 
 
 def build_model(case: Case) -> SpineModel:

@@ -18,7 +18,7 @@ MIN_POINTS = 60
 
 @dataclass(frozen=True)
 class BonePixels:
-    """M measured points on bone or on tissue that covers it thinly.
+    """M measured points on bone or on tissue that covers it thinly; float32.
 
     points_m (M, 3) camera frame; ray (M, 3) unit view directions; bone, clean (M,) probabilities;
     centre_vote_m (M, 3), NaN where the network voted nothing; area_m2 (M,) bone surface that one
@@ -60,20 +60,20 @@ def observe(
     step = -(-count // max_points)
     v, u = v[::step], u[::step]
     clean = _crop(seg.clean, seg, u0, v0, depth.shape)[v, u]
-    z = depth[v, u].astype(float)
+    z = depth[v, u]
     cam = frame.intrinsics
     slope = np.column_stack(
         [(u + u0 - cam.cx) / cam.fx, (v + v0 - cam.cy) / cam.fy, np.ones(len(u))]
-    )
+    ).astype(np.float32)
     j = np.clip(np.rint((u + u0 - seg.grid.u0) / k).astype(int), 0, seg.bone.shape[1] - 1)
     i = np.clip(np.rint((v + v0 - seg.grid.v0) / k).astype(int), 0, seg.bone.shape[0] - 1)
     return BonePixels(
         points_m=slope * z[:, None],
         ray=slope / np.linalg.norm(slope, axis=1, keepdims=True),
-        bone=bone[v, u].astype(float),
-        clean=clean.astype(float),
-        centre_vote_m=seg.centre_m[i, j].astype(float),
-        area_m2=step * z * z / (cam.fx * cam.fy),
+        bone=bone[v, u],
+        clean=clean,
+        centre_vote_m=seg.centre_m[i, j],
+        area_m2=z * z * np.float32(step / (cam.fx * cam.fy)),
         count=count,
     )
 

@@ -156,7 +156,9 @@ def _approach(
         (1.0, (10e-3, 8e-3, 6e-3, 6e-3), (0.2, 0.1, 0.05, 0.0), (2.0e-3, 2.0e-3, 1.5e-3, 1.5e-3)),
     ):
         prior = chain_prior(model, poses, stiffness, config)
-        result = estimate(model, pixels, prior, noise, poses, gates, votes, sigmas)
+        result = estimate(
+            model, pixels, prior, noise, poses, gates, votes, sigmas, reassign_at=(0, 1, 2, 3)
+        )
         poses = result.T_camera_ct
     return result
 
