@@ -212,14 +212,13 @@ def build_wound(
     half_length = 0.5 * (z_hi - z_lo + style.end_margin[0] + style.end_margin[1])
     radial = np.abs(dx / rim) ** style.corner + np.abs((z - z_mid) / half_length) ** style.corner
     inside = (1.0 - radial ** (1.0 / style.corner)) * rim  # signed distance to the wall, metres
-    floor += _cover(tops, exposed, floor, inside > 0.0, style.visible_area_m2, step_m)
-
     smooth = cv2.GaussianBlur(floor, (0, 0), 10 * px)
     hollow = floor - smooth
     within = inside > 0.002
     pool_line = np.quantile(hollow[within], style.blood)
     pool = within & (hollow < pool_line)
     floor = np.where(pool, smooth + pool_line, floor).astype(np.float32)
+    floor += _cover(tops, exposed, floor, inside > 0.5 * style.wall, style.visible_area_m2, step_m)
 
     skin = _skin(x, z, tip, z_axis, style)
     open_share = np.clip(inside / style.wall + 0.5, 0.0, 1.0)
