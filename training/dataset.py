@@ -157,7 +157,6 @@ def make_sample(
         depth = _nearest(np.nan_to_num(view.depth_m, nan=0.0), du, dv)
         depth[depth <= 0] = np.nan
         depth = degrade_depth(rng, depth)
-    true_depth = _nearest(np.nan_to_num(view.depth_m, nan=0.0), u, v)
     label = _nearest(view.instance, u, v)
     tissue = _nearest(view.tissue_m, u, v)
     colour = cv2.remap(view.colour, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
@@ -167,7 +166,8 @@ def make_sample(
         add_occluders(rng, depth, colour, label, pitch)
         colour = shift_colour(rng, colour)
         crop_out(rng, depth, colour, label)
-    points, x, y = camera_points(np.where(true_depth > 0, true_depth, np.nan), affine, k)
+    # Votes start from the measured point, noise included, as they do at inference.
+    points, x, y = camera_points(depth, affine, k)
     inputs = features(depth, colour, x, y, affine, (k.fx, k.fy))
 
     seen = np.isfinite(depth)

@@ -10,6 +10,7 @@ import time
 
 import cv2
 import numpy as np
+
 from spine_nav_common.core.types import Rejected, RgbdFrame
 
 from .grid import (

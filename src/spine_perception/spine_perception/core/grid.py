@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+
 from spine_nav_common.core.types import Intrinsics
 
 from .quality import usable_depth

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from spine_nav_common.core.types import Rejected, RgbdFrame
 
 NEAR_M, FAR_M = 0.15, 1.5

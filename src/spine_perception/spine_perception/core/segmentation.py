@@ -8,6 +8,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+
 from spine_nav_common.core.types import Rejected, RgbdFrame
 
 from .grid import Grid

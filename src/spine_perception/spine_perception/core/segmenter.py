@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 
 from .colour_segmenter import ColourSegmenter

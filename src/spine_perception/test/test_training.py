@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training resumes where it stopped, learns, and exports what inference then runs.
+
+Needs the `train` extra (pip install -e .[train]); skipped without it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spine_nav_common.core.types import Intrinsics
+from spine_perception.core.inference import OnnxNetwork, read_card
+
+TRAINING = Path(__file__).resolve().parents[3] / "training"
+if not (TRAINING / "train.py").is_file():
+    pytest.skip("training/ is not part of this installation", allow_module_level=True)
+torch = pytest.importorskip("torch", reason="training needs the `train` extra (torch)")
+pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
+sys.path.insert(0, str(TRAINING))
+
+import dataset
+import evaluate
+import export
+import network
+import train
+
+K = Intrinsics(160, 120, 400.0, 400.0, 79.5, 59.5)
+
+
+def _view(seed: int) -> dataset.View:
+    """Two bright discs 6 mm above a plane; cranial is +x of the camera, dorsal towards it."""
+    rng = np.random.default_rng(seed)
+    v, u = np.mgrid[:120, :160]
+    x, y = (u - K.cx) / K.fx, (v - K.cy) / K.fy
+    depth = np.full((120, 160), 0.4, np.float32)
+    instance = np.zeros((120, 160), np.uint8)
+    centres = []
+    for row, x0 in enumerate((-0.02, 0.02)):
+        centre = np.array([x0, rng.uniform(-0.01, 0.01), 0.394])
+        disc = np.hypot(x - centre[0] / 0.394, y - centre[1] / 0.394) < 0.012 / 0.394
+        depth[disc], instance[disc] = 0.394, row + 1
+        centres.append(centre)
+    colour = np.where(instance[..., None] > 0, 220, 60).astype(np.uint8).repeat(3, axis=2)
+    return dataset.View(
+        colour, depth, depth, instance, np.where(instance > 0, 0.0, np.inf),
+        np.array(centres), np.tile([1.0, 0, 0], (2, 1)), np.tile([0, 0, -1.0], (2, 1)), K,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("views")
+    for split, seeds in (("train", range(4)), ("validation", range(4, 6))):
+        (folder / split / "a").mkdir(parents=True)
+        for seed in seeds:
+            dataset.save_view(folder / split / "a" / f"{seed}.npz", _view(seed))
+    return folder
+
+
+def _arguments(data: Path, run: Path, steps: int, *more: str):
+    words = ["--data", data, "--run", run, "--steps", steps, "--batch", 4, "--size", 64,
+             "--workers", 0, "--report", 4, "--validate", 1000, "--val-views", 1, "--no-bf16"]
+    return train.parser().parse_args([*map(str, words), *more])
+
+
+def test_a_view_survives_the_disk(data):
+    kept, made = dataset.load_view(data / "train" / "a" / "0.npz"), _view(0)
+    assert np.array_equal(kept.instance, made.instance)
+    assert np.abs(kept.depth_m - made.depth_m).max() <= dataset.DEPTH_UNIT_M
+    assert kept.centre_m == pytest.approx(made.centre_m, abs=1e-6)
+    assert kept.intrinsics == made.intrinsics
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_labels_follow_the_roll_pitch_and_place_of_the_grid(seed):
+    """Decoded the way inference decodes, every bone cell's label gives the true centre and axes."""
+    rng = np.random.default_rng(seed)
+    view = _view(seed)
+    for _ in range(20):
+        affine = dataset.random_grid(rng, view, 64)
+        sample = dataset.make_sample(view, affine, 64, rng, augment=False)
+        if sample.holds.sum() > 5:
+            break
+    from spine_perception.core import features, grid
+
+    depth = grid.sample_depth(view.depth_m, affine, 64)
+    points, x, y = (a[::2, ::2] for a in grid.camera_points(depth, affine, K))
+    row = sample.instance[::2, ::2].astype(int) - 1
+    at = sample.holds > 0
+    assert at.sum() > 5
+
+    def decoded(part: slice) -> np.ndarray:
+        vectors = sample.vectors[part].transpose(1, 2, 0)
+        return features.from_ray_frame(
+            features.turn(vectors, features.roll_of(affine)), x, y)
+
+    centre = points + decoded(slice(0, 3)) * features.CENTRE_SCALE_M
+    assert centre[at] == pytest.approx(view.centre_m[row[at]], abs=1e-4)
+    assert decoded(slice(3, 6))[at] == pytest.approx(view.cranial[row[at]], abs=1e-4)
+    assert decoded(slice(6, 9))[at] == pytest.approx(view.dorsal[row[at]], abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_augmentation_keeps_the_input_finite_and_labels_only_what_is_seen(seed):
+    rng = np.random.default_rng(seed)
+    view = _view(seed)
+    sample = dataset.make_sample(view, dataset.random_grid(rng, view, 64), 64, rng, augment=True)
+    assert np.isfinite(sample.x).all()
+    assert (sample.bone <= sample.weight).all()
+    assert (sample.clean <= sample.bone).all()
+    assert np.isfinite(sample.vectors).all()
+
+
+def test_training_resumes_and_the_export_agrees(data, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    first = train.train(_arguments(data, run, 4))
+    second = train.train(_arguments(data, run, 12, "--resume"))
+    assert (first["step"], second["step"]) == (4, 12)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert sum(second["loss"].values()) < sum(first["loss"].values())
+
+    model = tmp_path / "spine_unet.onnx"
+    monkeypatch.setattr(sys, "argv", [
+        "export.py", "--run", str(run), "--data", str(data / "validation"), "--out", str(model),
+        "--command", "smoke test",
+    ])
+    export.main()
+    card = read_card(model)
+    assert card["training"]["steps"] == 12
+    onnx_network = OnnxNetwork(model, threads=1)
+    net = network.SpineUNet()
+    net.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["ema"])
+    net.eval()
+    x = np.random.default_rng(0).normal(size=(1, 11, 224, 224)).astype(np.float32)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x))
+    for got, wanted in zip(onnx_network(x), expected, strict=True):
+        assert got == pytest.approx(wanted[0].numpy(), abs=1e-3)
+    assert evaluate.evaluate(onnx_network, data / "validation")["views"] == 2
