@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each node on its own in a small ROS graph: the test plays camera, surgeon and viewer."""
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
+
+import rclpy
+import ros_support as support
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from sensor_msgs.msg import CameraInfo, Image
+from spine_nav_bringup.ros.case_server import CaseServer
+from spine_nav_bringup.ros.overlay_node import OverlayNode
+from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Supervisor
+from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
+from spine_nav_common.ros import qos, topics
+from spine_nav_common.ros.conversions import camera_info_message, image_message, stamp_to_ns
+from spine_nav_common.ros.lifecycle import SpineNode
+from spine_nav_common.ros.results import result_messages, status_fields
+from spine_nav_common.ros.runtime import prepare_environment, tf_message_type
+from spine_perception.ros.camera_source import CameraSource
+from spine_registration.ros.navigation import NavigationNode
+from std_srvs.srv import SetBool, Trigger
+from visualization_msgs.msg import Marker, MarkerArray
+
+pytestmark = pytest.mark.ros
+NAMESPACE = "/spine"
+
+
+class World:
+    """The rest of the world around the nodes under test: publishes, listens, calls, waits."""
+
+    def __init__(self):
+        self.executor = SingleThreadedExecutor()
+        self.node = rclpy.create_node("world", namespace=NAMESPACE)
+        self.executor.add_node(self.node)
+        self.mine = [self.node]
+        self.got = {}
+        camera = {"colour": (Image, topics.COLOUR), "depth": (Image, topics.DEPTH)}
+        camera["info"] = (CameraInfo, topics.COLOUR_INFO)
+        self.camera = {
+            k: self.node.create_publisher(t, topic, qos.SENSOR_OUT)
+            for k, (t, topic) in camera.items()
+        }
+
+    def add(self, node, active=True):
+        self.executor.add_node(node)
+        self.mine.append(node)
+        if active:
+            assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS, node.problem
+            assert node.trigger_activate() is TransitionCallbackReturn.SUCCESS, node.problem
+        return node
+
+    def listen(self, kind, topic, profile=qos.RESULT):
+        self.got[topic] = []
+        self.node.create_subscription(kind, topic, self.got[topic].append, profile)
+        return self.got[topic]
+
+    def until(self, condition, timeout_s=10.0):
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end, "the condition did not come true"
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def spin(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def matched(self):
+        self.until(lambda: all(p.get_subscription_count() for p in self.camera.values()))
+
+    def send(self, index, depth_index=None, depth=None, encoding="32FC1"):
+        f = support.frame(index)
+        stamp = f.stamp_ns
+        depth_stamp = stamp if depth_index is None else support.frame(depth_index).stamp_ns
+        self.camera["info"].publish(camera_info_message(f.intrinsics, stamp, f.frame_id))
+        self.camera["colour"].publish(image_message(f.colour, "rgb8", stamp, f.frame_id))
+        depth = f.depth_m if depth is None else depth
+        self.camera["depth"].publish(image_message(depth, encoding, depth_stamp, f.frame_id))
+        return stamp
+
+    def call(self, kind, name, request):
+        client = self.node.create_client(kind, name)
+        self.until(client.service_is_ready)
+        future = client.call_async(request)
+        self.until(future.done)
+        return future.result()
+
+    def close(self):
+        for node in reversed(self.mine):
+            node.destroy_node()
+        self.executor.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ros():
+    support.own_domain()
+    prepare_environment()
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def world():
+    world = World()
+    yield world
+    world.close()
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    return str(support.write_small_case(tmp_path_factory.mktemp("nodes") / "case"))
+
+
+def navigation(world, case, values=None, **modes):
+    navigators = []
+    loader = support.fake_loader(navigators, **modes)
+    node = world.add(NavigationNode({"case": case, **(values or {})}, NAMESPACE, loader))
+    world.matched()
+    return node, navigators[0]
+
+
+def statuses(message):
+    return {f["level"]: f["status"] for f in map(status_fields, message.status)}
+
+
+# --- navigation ---------------------------------------------------------------------------------
+
+
+def test_stamps_join_pose_status_array_and_tf(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    array = world.listen(PoseArray, topics.VERTEBRA_POSES)
+    pose = world.listen(PoseWithCovarianceStamped, topics.pose_topic("L3"))
+    tf_type = tf_message_type()
+    tf = world.listen(tf_type, "/tf") if tf_type else None
+    navigation(world, case, register_after=0)
+    stamp = world.send(0)
+    world.until(lambda: status and array and pose)
+    for message in (status[0], array[0], pose[0]):
+        assert stamp_to_ns(message.header.stamp) == stamp
+        assert message.header.frame_id == "camera_color_optical_frame"
+    fields = {f["level"]: f for f in map(status_fields, status[0].status)}
+    assert list(fields) == list(support.LEVELS)
+    assert fields["L3"]["status"] == "tracked" and fields["L3"]["pose_index"] == "1"
+    assert float(fields["L3"]["predicted_tre_mm"]) == 1.25
+    assert array[0].poses[1].position.z == pose[0].pose.pose.position.z == 0.5
+    if tf is not None:
+        world.until(lambda: tf)
+        children = [t.child_frame_id for t in tf[0].transforms]
+        assert children == ["vertebra_L2", "vertebra_L3"]
+        assert tf[0].transforms[0].header.frame_id == "camera_color_optical_frame"
+
+
+def test_an_occluded_level_has_no_pose_topic_no_tf_and_index_minus_one(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    array = world.listen(PoseArray, topics.VERTEBRA_POSES)
+    hidden = world.listen(PoseWithCovarianceStamped, topics.pose_topic("L2"))
+    tf_type = tf_message_type()
+    tf = world.listen(tf_type, "/tf") if tf_type else None
+    navigation(world, case, register_after=0, occluded=("L2",))
+    world.send(0)
+    world.until(lambda: status and array)
+    world.spin(0.1)
+    fields = {f["level"]: f for f in map(status_fields, status[0].status)}
+    assert fields["L2"]["status"] == "occluded" and fields["L2"]["pose_index"] == "-1"
+    assert len(array[0].poses) == 1 and hidden == []
+    if tf is not None:
+        assert [t.child_frame_id for t in tf[0].transforms] == ["vertebra_L3"]
+
+
+def test_silence_of_the_camera_withdraws_and_new_frames_bring_it_back(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    array = world.listen(PoseArray, topics.VERTEBRA_POSES)
+    navigation(world, case, {"frame_timeout_ms": 100.0}, register_after=0)
+    stamp = world.send(0)
+    world.until(lambda: len(status) == 2 and len(array) == 2)
+    assert statuses(status[0]) == {"L2": "tracked", "L3": "tracked"}
+    assert statuses(status[1]) == {"L2": "lost", "L3": "lost"}
+    assert stamp_to_ns(status[1].header.stamp) == stamp
+    assert "no camera frames for 1" in status_fields(status[1].status[0])["reason"]
+    assert array[1].poses == []
+    world.send(1)
+    world.until(lambda: len(status) == 3)
+    assert statuses(status[2]) == {"L2": "tracked", "L3": "tracked"}
+
+
+def test_an_image_that_is_too_old_is_never_shown(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    navigation(world, case, {"max_stamp_age_ms": 500.0}, register_after=0)
+    world.send(0)  # stamped in the year 2023
+    world.until(lambda: status)
+    assert set(statuses(status[0]).values()) == {"lost"}
+    assert "ms old" in status_fields(status[0].status[0])["reason"]
+
+
+def test_depth_of_another_size_is_a_status_with_the_reason(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    _, navigator = navigation(world, case, register_after=0)
+    world.send(0, depth=np.full((24, 32), 0.5, np.float32))
+    world.until(lambda: status)
+    assert set(statuses(status[0]).values()) == {"lost"}
+    assert "depth is 32x24 but colour is 64x48" in status_fields(status[0].status[0])["reason"]
+    assert navigator.stamps == []
+
+
+def test_duplicated_and_late_frames_are_counted_not_processed(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    node, navigator = navigation(world, case)
+    for n, index in enumerate((0, 1), start=1):
+        world.send(index)
+        world.until(lambda n=n: len(status) == n)
+    world.send(1)
+    world.send(0)
+    world.send(2)
+    world.until(lambda: len(status) == 3)
+    assert navigator.stamps == [support.frame(i).stamp_ns for i in (0, 1, 2)]
+    counts = node.pairer.counts()
+    assert counts["duplicated"] == 2 and counts["colour_images"] == 5
+
+
+def test_camera_info_may_come_after_its_image(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    node, _ = navigation(world, case)
+    f = support.frame(0)
+    colour, depth = world.camera["colour"], world.camera["depth"]
+    colour.publish(image_message(f.colour, "rgb8", f.stamp_ns, f.frame_id))
+    depth.publish(image_message(f.depth_m, "32FC1", f.stamp_ns, f.frame_id))
+    world.until(lambda: node.pairer.counts()["depth_images"] == 1)
+    assert status == [] and node.pairer.missing() == "no camera_info"
+    world.camera["info"].publish(camera_info_message(f.intrinsics, f.stamp_ns, f.frame_id))
+    world.until(lambda: status)
+
+
+def test_services_reach_the_navigator_and_answer_in_words(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    _, navigator = navigation(world, case, ask=True)
+    world.send(0)
+    world.until(lambda: status)
+    assert "L2 to L3" in status_fields(status[0].status[0])["hypothesis"]
+    answer = world.call(SetBool, "confirm_level", SetBool.Request(data=True))
+    assert answer.success and answer.message == "accepted L2 to L3"
+    answer = world.call(SetBool, "confirm_level", SetBool.Request(data=True))
+    assert not answer.success and "no hypothesis" in answer.message
+    answer = world.call(Trigger, "register", Trigger.Request())
+    assert answer.success and navigator.requests == 1
+
+
+def test_pause_withdraws_at_once_and_resume_goes_on(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    navigation(world, case, register_after=0)
+    world.send(0)
+    world.until(lambda: status)
+    assert world.call(SetBool, "pause", SetBool.Request(data=True)).message == "paused"
+    world.until(lambda: len(status) == 2)
+    assert status_fields(status[1].status[0])["reason"] == "paused by the user"
+    world.send(1)
+    world.spin(0.15)
+    assert len(status) == 2, "a paused navigation publishes nothing"
+    world.call(SetBool, "pause", SetBool.Request(data=False))
+    world.send(2)
+    world.until(lambda: len(status) == 3)
+    assert statuses(status[2])["L2"] == "tracked"
+
+
+def test_labels_are_published_only_to_those_who_listen(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    node, _ = navigation(world, case)
+    world.send(0)
+    world.until(lambda: status)
+    labels = world.listen(Image, topics.LABELS, qos.SENSOR_IN)
+    world.until(lambda: node.count_subscribers(f"{NAMESPACE}/{topics.LABELS}") == 1)
+    world.send(1)
+    world.until(lambda: labels)
+    assert len(labels) == 1 and labels[0].encoding == "mono8" and labels[0].data[0] == 254
+
+
+def test_deactivation_withdraws_and_cleanup_allows_a_new_start(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    node, _ = navigation(world, case, register_after=0)
+    world.send(0)
+    world.until(lambda: status)
+    node.trigger_deactivate()
+    world.until(lambda: len(status) == 2)
+    assert set(statuses(status[1]).values()) == {"lost"}
+    node.trigger_cleanup()
+    assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() is TransitionCallbackReturn.SUCCESS
+    world.matched()
+    world.send(1)
+    world.until(lambda: len(status) == 3)
+
+
+def test_a_case_that_cannot_be_loaded_refuses_configure_with_its_reason(world, tmp_path):
+    loader = support.fake_loader([])
+    node = NavigationNode({"case": str(tmp_path)}, NAMESPACE, loader)
+    world.add(node, active=False)
+    assert node.trigger_configure() is TransitionCallbackReturn.FAILURE
+    assert "case.yaml" in node.problem
+
+
+# --- case server and overlay ----------------------------------------------------------------------
+
+
+def publish_status(world, publishers, index, states):
+    T = np.eye(4)
+    T[2, 3] = 0.5
+    shown = (Status.TRACKED, Status.OCCLUDED)
+    levels = tuple(
+        LevelEstimate(v, s, T if s in shown else None, predicted_tre_mm=1.0 if s in shown else None)
+        for v, s in zip(support.LEVELS, states, strict=True)
+    )
+    result = NavigationResult(support.frame(index).stamp_ns, levels)
+    messages = result_messages(result, "camera_color_optical_frame")
+    publishers[0].publish(messages.vertebra_poses)
+    publishers[1].publish(messages.status)
+
+
+@pytest.fixture
+def result_publishers(world):
+    return (
+        world.node.create_publisher(PoseArray, topics.VERTEBRA_POSES, qos.RESULT),
+        world.node.create_publisher(DiagnosticArray, topics.STATUS, qos.RESULT),
+    )
+
+
+def drawn(message):
+    """Levels with a marker to add, from a MarkerArray that must not leave any level open."""
+    frames = {m.header.frame_id for m in message.markers if m.action == Marker.ADD}
+    gone = {m.header.frame_id for m in message.markers if m.action == Marker.DELETE}
+    assert not frames & gone
+    assert frames | gone == {f"vertebra_{level}" for level in support.LEVELS}
+    return frames
+
+
+def test_only_tracked_levels_have_trajectories(world, case, result_publishers):
+    markers = world.listen(MarkerArray, topics.TRAJECTORIES, qos.LATCHED)
+    world.add(CaseServer({"case": case}, NAMESPACE))
+    world.until(lambda: markers and result_publishers[1].get_subscription_count())
+    assert drawn(markers[-1]) == set()
+    publish_status(world, result_publishers, 0, (Status.TRACKED, Status.OCCLUDED))
+    world.until(lambda: drawn(markers[-1]) == {"vertebra_L2"})
+    arrow = next(m for m in markers[-1].markers if m.type == Marker.ARROW and m.action == m.ADD)
+    assert arrow.lifetime.sec > 0 and len(arrow.points) == 2
+    assert arrow.points[0].y == pytest.approx(0.030), "entry first, in mesh coordinates"
+    publish_status(world, result_publishers, 1, (Status.LOST, Status.LOST))
+    world.until(lambda: drawn(markers[-1]) == set())
+
+
+def test_guidance_is_deleted_when_the_navigation_falls_silent(world, case, result_publishers):
+    markers = world.listen(MarkerArray, topics.TRAJECTORIES, qos.LATCHED)
+    world.add(CaseServer({"case": case, "silence_ms": 150.0}, NAMESPACE))
+    world.until(lambda: markers and result_publishers[1].get_subscription_count())
+    publish_status(world, result_publishers, 0, (Status.TRACKED, Status.TRACKED))
+    world.until(lambda: len(drawn(markers[-1])) == 2)
+    world.until(lambda: drawn(markers[-1]) == set(), timeout_s=2.0)
+
+
+def test_the_overlay_works_only_while_somebody_looks_and_wipes_stale_guidance(
+    world, case, result_publishers
+):
+    node = world.add(OverlayNode({"case": case, "silence_ms": 200.0}, NAMESPACE))
+    world.spin(0.6)
+    assert world.camera["colour"].get_subscription_count() == 0
+    pictures = world.listen(Image, topics.OVERLAY, qos.SENSOR_IN)
+    world.until(lambda: world.camera["colour"].get_subscription_count() == 1)
+    world.until(lambda: result_publishers[1].get_subscription_count() == 1)
+    stamp = world.send(0)
+    publish_status(world, result_publishers, 0, (Status.TRACKED, Status.LOST))
+    world.until(lambda: pictures, timeout_s=5.0)
+    assert stamp_to_ns(pictures[0].header.stamp) == stamp and pictures[0].encoding == "rgb8"
+    world.until(lambda: len(pictures) == 2, timeout_s=5.0)
+    assert bytes(pictures[1].data) != bytes(pictures[0].data), "guidance must be gone"
+    assert node.health()[1] == "running"
+
+
+# --- camera source ----------------------------------------------------------------------------------
+
+
+class ListSource:
+    """Frames from a list; raises at the end if told to."""
+
+    real_time = False
+
+    def __init__(self, items, error=None):
+        self.items, self.error, self.closed = items, error, False
+
+    def frames(self):
+        yield from self.items
+        if self.error is not None:
+            raise self.error
+
+    def close(self):
+        self.closed = True
+
+
+def test_the_camera_waits_for_listeners_keeps_pace_and_says_when_it_is_over(world):
+    source = ListSource([support.frame(i) for i in range(4)])
+    node = world.add(CameraSource({"source": "replay"}, NAMESPACE, lambda config: source))
+    world.spin(0.2)
+    assert node.ages.count == 0, "nobody listens yet"
+    colour = world.listen(Image, topics.COLOUR, qos.SENSOR_IN)
+    depth = world.listen(Image, topics.DEPTH, qos.SENSOR_IN)
+    info = world.listen(CameraInfo, topics.COLOUR_INFO, qos.SENSOR_IN)
+    start = time.monotonic()
+    world.until(lambda: node.finished and all(len(m) == 4 for m in (colour, depth, info)))
+    assert time.monotonic() - start >= 3 * support.PERIOD_NS * 1e-9
+    assert [stamp_to_ns(m.header.stamp) for m in colour] == [f.stamp_ns for f in source.items]
+    assert [stamp_to_ns(m.header.stamp) for m in info] == [f.stamp_ns for f in source.items]
+    sent = np.frombuffer(depth[0].data, np.float32).reshape(48, 64)
+    np.testing.assert_array_equal(sent, source.items[0].depth_m)
+    assert node.failure == "" and node.health()[1] == "end of the recording"
+
+
+def test_a_source_that_fails_is_told_in_health(world):
+    source = ListSource([support.frame(0)], RuntimeError("cable torn"))
+    values = {"source": "replay", "wait_for_subscriber": False}
+    node = world.add(CameraSource(values, NAMESPACE, lambda config: source))
+    world.until(lambda: node.finished)
+    assert node.health()[:2] == (DiagnosticStatus.ERROR, "cable torn")
+
+
+# --- supervisor -------------------------------------------------------------------------------------
+
+
+class Plain(SpineNode):
+    """A node that notes its transitions, and refuses to configure if told to."""
+
+    from spine_nav_bringup.ros.case_server import CaseServerConfig as config_type
+
+    def __init__(self, name, log, refuse=False):
+        super().__init__(name, {}, NAMESPACE)
+        self.log, self.refuse = log, refuse
+
+    def configure(self):
+        if self.refuse:
+            raise RuntimeError("refused on purpose")
+        self.log.append((self.get_name(), "configure"))
+
+    def activate(self):
+        self.log.append((self.get_name(), "activate"))
+
+    def deactivate(self):
+        self.log.append((self.get_name(), "deactivate"))
+
+
+def test_nodes_come_up_in_order_pause_and_go_down_in_reverse(world):
+    log = []
+    for name in ("one", "two"):
+        world.add(Plain(name, log), active=False)
+    supervisor = Supervisor({"nodes": ("one", "two")}, NAMESPACE)
+    world.add(supervisor, active=False)
+    world.until(lambda: supervisor.reached)
+    up = [("one", "configure"), ("one", "activate"), ("two", "configure"), ("two", "activate")]
+    assert log == up
+    answer = world.call(SetBool, "supervisor/pause", SetBool.Request(data=True))
+    assert answer.success
+    world.until(lambda: supervisor.target == INACTIVE and supervisor.reached)
+    assert log[4:] == [("two", "deactivate"), ("one", "deactivate")]
+    supervisor.go(ACTIVE)
+    world.until(lambda: supervisor.reached)
+    supervisor.go(FINALIZED)
+    world.until(lambda: supervisor.reached)
+    assert log[-2:] == [("two", "deactivate"), ("one", "deactivate")]
+
+
+def test_a_node_that_refuses_is_named(world):
+    world.add(Plain("bad", [], refuse=True), active=False)
+    supervisor = Supervisor({"nodes": ("bad",)}, NAMESPACE)
+    world.add(supervisor, active=False)
+    world.until(lambda: supervisor.failure)
+    assert supervisor.failure == "bad refused to become active; its log says why"
+    assert supervisor.health().level == DiagnosticStatus.ERROR
+
+
+def test_a_node_that_is_not_there_is_a_failure_after_the_time_out(world):
+    supervisor = Supervisor({"nodes": ("ghost",), "timeout_s": 1.0}, NAMESPACE)
+    world.add(supervisor, active=False)
+    world.until(lambda: supervisor.failure, timeout_s=5.0)
+    assert supervisor.failure == "ghost is not active after 1 s"
+
+
+def test_a_node_that_was_restarted_is_brought_up_again(world):
+    log = []
+    node = world.add(Plain("one", log), active=False)
+    supervisor = Supervisor({"nodes": ("one",)}, NAMESPACE)
+    world.add(supervisor, active=False)
+    world.until(lambda: supervisor.reached)
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    world.until(lambda: log.count(("one", "activate")) == 2)
