@@ -85,25 +85,28 @@ def _stack(rng: np.random.Generator, subject: mm.Subject, traits: dict) -> list[
     """Sample all bones T12 to S1 and place them; the spine's frame has L3 upright at the origin."""
     levels = mm.MODEL_LEVELS
     joints = [mm.sample_joint(rng, subject, level) for level in ("T12", *levels[:-1])]
-    shapes: list = [mm.sample_shape(rng, subject, level) for level in levels[:-1]]
+    shapes = [mm.sample_shape(rng, subject, level) for level in levels[:-1]]
     sacrum = sa.sample_sacrum(rng, subject)
     gaps, turns, slips = _alignment(rng, subject, traits)
     bones, pose = [], np.eye(4)
     for i, level in enumerate(levels):
+        shape: mm.Shape | sa.SacrumShape
         if level == "S1":
-            shape, top, depth = sacrum, 0.0, sacrum.body_depth
+            shape, depth = sacrum, sacrum.body_depth
             facets = vb.superior_facets(joints[i], 17.5, sacrum.facet_height)
         else:
-            shape = shapes[i]
-            top, depth = shape.posterior_height / 2, shape.body_depth
-            height = top + mm.FACET_RISE[level]
+            shape = free = shapes[i]
+            depth = free.body_depth
+            height = free.posterior_height / 2 + mm.FACET_RISE[level]
             facets = vb.superior_facets(
-                joints[i], shape.canal_depth + 1.5, height, coronal=level == "T12"
+                joints[i], free.canal_depth + 1.5, height, coronal=level == "T12"
             )
         if i > 0:
             above = shapes[i - 1]
             middle = (above.anterior_height + above.posterior_height) / 4
-            here = (shape.anterior_height + shape.posterior_height) / 4 if level != "S1" else 0.0
+            here = 0.0
+            if isinstance(shape, mm.Shape):
+                here = (shape.anterior_height + shape.posterior_height) / 4
             turn = Rotation.from_euler("xyz", turns[i - 1], degrees=True)
             opening = np.radians(abs(turns[i - 1][0])) * depth / 2
             gap = max(gaps[i - 1], opening * 0.9 + 0.8)
@@ -170,6 +173,7 @@ def _field(bones: list[_Bone], i: int, rng: np.random.Generator) -> Field:
         above = bones[i - 1]
         T_here_above = np.linalg.inv(bone.pose) @ above.pose
         pair = bone.facets_above.moved(np.linalg.inv(T_here_above))
+        assert isinstance(above.shape, mm.Shape)  # nothing lies below the sacrum
         pars, middle = vb.lamina_points(above.shape)
         for tube in vb.inferior_process(bone.joint_above, pair, pars, middle):
             field.cut(tube.moved(T_here_above), offset=0.9)
@@ -219,8 +223,11 @@ def _plan(bone: _Bone, mesh: Mesh, warp: Warp) -> list[ScrewPlan]:
     scene = raycasting_scene(mesh)
     plan = []
     for side, c, d in zip(("left", "right"), centre, direction, strict=True):
-        start, end = 1e-3 * _placed(np.array([c, c + 20.0 * d]), bone.pose, warp)
-        screw = screw_on_axis(scene, bone.level, side, start, end - start)
-        if not isinstance(screw, Rejected):
-            plan.append(screw)
+        for converge in (1.0, 1.6, 0.5, 2.2):  # a narrow body may need another angle
+            axis = c + 20.0 * d * np.array([converge, 1.0, 1.0])
+            start, end = 1e-3 * _placed(np.array([c, axis]), bone.pose, warp)
+            screw = screw_on_axis(scene, bone.level, side, start, end - start)
+            if not isinstance(screw, Rejected):
+                plan.append(screw)
+                break
     return plan

@@ -65,18 +65,14 @@ class Tube:
     def distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Approximate signed distance (first order at the surface) on broadcastable grids."""
         if len(self.points) == 1:
-            segments = [(self.points[0], self.points[0], 0, 0)]
-        else:
-            segments = [
-                (self.points[i], self.points[i + 1], i, i + 1) for i in range(len(self.points) - 1)
-            ]
-        best = None
-        for p, q, i, j in segments:
-            d = self._segment(x, y, z, p, q, i, j)
-            best = d if best is None else np.minimum(best, d)
+            return self._segment(x, y, z, 0, 0)
+        best = self._segment(x, y, z, 0, 1)
+        for i in range(1, len(self.points) - 1):
+            best = np.minimum(best, self._segment(x, y, z, i, i + 1))
         return best
 
-    def _segment(self, x, y, z, p, q, i, j) -> np.ndarray:
+    def _segment(self, x, y, z, i: int, j: int) -> np.ndarray:
+        p, q = self.points[i], self.points[j]
         span = float(np.linalg.norm(q - p))
         if span > 0:
             t = (q - p) / span
@@ -172,10 +168,9 @@ class Field:
         """Closed surface of the largest connected body: vertices (N, 3) mm, faces (M, 3)."""
         v = self.values.copy()
         for axis in range(3):  # an object that touches the grid's border would be open
-            edge = [slice(None)] * 3
             for end in (0, -1):
-                edge[axis] = end
-                v[tuple(edge)] = np.maximum(v[tuple(edge)], np.float32(0.05))
+                border = np.moveaxis(v, axis, 0)[end]
+                np.maximum(border, np.float32(0.05), out=border)
         inside, count = ndimage.label(v < 0)
         if count == 0:
             raise ValueError("the field is nowhere negative: nothing to mesh")

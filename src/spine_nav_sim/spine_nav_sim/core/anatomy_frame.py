@@ -31,8 +31,8 @@ def raycasting_scene(mesh: Mesh) -> o3d.t.geometry.RaycastingScene:
     """Open3D scene of one mesh, single thread."""
     scene = o3d.t.geometry.RaycastingScene(nthreads=1)
     scene.add_triangles(
-        o3d.core.Tensor(np.ascontiguousarray(mesh.vertices_m, np.float32)),
-        o3d.core.Tensor(np.ascontiguousarray(mesh.faces, np.uint32)),
+        o3d.core.Tensor.from_numpy(np.ascontiguousarray(mesh.vertices_m, np.float32)),
+        o3d.core.Tensor.from_numpy(np.ascontiguousarray(mesh.faces, np.uint32)),
     )
     return scene
 
@@ -40,18 +40,18 @@ def raycasting_scene(mesh: Mesh) -> o3d.t.geometry.RaycastingScene:
 def first_hits(scene, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """(N,) distances along unit directions (N, 3) from origins (N, 3); inf without a hit."""
     rays = np.concatenate(np.broadcast_arrays(origins, directions), axis=-1).astype(np.float32)
-    return scene.cast_rays(o3d.core.Tensor(rays.reshape(-1, 6)), nthreads=1)["t_hit"].numpy()
+    return scene.cast_rays(o3d.core.Tensor.from_numpy(rays.reshape(-1, 6)), nthreads=1)["t_hit"].numpy()
 
 
 def inside(scene, points: np.ndarray) -> np.ndarray:
     """Bool array of points (..., 3) that lie in the bone."""
-    tensor = o3d.core.Tensor(np.ascontiguousarray(points, np.float32))
+    tensor = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points, np.float32))
     return scene.compute_occupancy(tensor, nthreads=1, nsamples=3).numpy() > 0.5
 
 
 def depth_inside(scene, points: np.ndarray) -> np.ndarray:
     """Distance to the surface, positive in the bone, of points (..., 3)."""
-    tensor = o3d.core.Tensor(np.ascontiguousarray(points, np.float32))
+    tensor = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points, np.float32))
     return -scene.compute_signed_distance(tensor, nthreads=1, nsamples=3).numpy()
 
 

@@ -9,13 +9,14 @@ Zealand L5 series. The Visible Human columns are not used. Lengths in mm, angles
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 MODEL_LEVELS: tuple[str, ...] = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
 
 
-def _levels(*values):
+def _levels(*values: Any) -> dict[str, Any]:
     """A table column by column: T12, L1 to L5."""
     return dict(zip(MODEL_LEVELS[:-1], values, strict=True))
 
@@ -134,7 +135,7 @@ def sample_subject(rng: np.random.Generator) -> Subject:
 
 
 def _draw(
-    rng: np.random.Generator, subject: Subject, mean: float, sd: float, shared: float = 0.6
+    rng: np.random.Generator, subject: Subject, mean: float, sd: float, *, shared: float = 0.6
 ) -> float:
     """A correlated normal draw: the share `shared` of the variance follows the subject's size."""
     z = np.sqrt(shared) * subject.size + np.sqrt(1 - shared) * np.clip(rng.normal(), -2.2, 2.2)

@@ -160,8 +160,8 @@ def pedicle_axes(s: Shape) -> tuple[np.ndarray, np.ndarray]:
         angle = np.radians(s.pedicle_angle_deg[i])
         centre.append([sign * (s.canal_width + s.pedicle_width[i]) / 2, 4.0, _pedicle_z(s)])
         direction.append([-sign * np.sin(angle), -np.cos(angle), -0.05])
-    direction = np.array(direction)
-    return np.array(centre), direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    axes = np.array(direction)
+    return np.array(centre), axes / np.linalg.norm(axes, axis=1, keepdims=True)
 
 
 def _pedicle_z(s: Shape) -> float:
