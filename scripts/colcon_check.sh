@@ -8,7 +8,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$PYTHON" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet -c requirements/colcon-constraints.txt setuptools colcon-core colcon-ros
+"$work/venv/bin/pip" install --quiet setuptools==68.1.2 colcon-core colcon-ros
 PATH=$work/venv/bin:$PATH "$work/venv/bin/python" "$work/venv/bin/colcon" --log-base "$work/log" build \
   --base-paths src --event-handlers console_cohesion- --merge-install --build-base "$work/build" --install-base "$work/install"
 echo "installed:"

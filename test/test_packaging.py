@@ -117,7 +117,7 @@ class TestPackage:
 
     def test_every_node_is_an_executable(self, package: Path) -> None:
         nodes = {
-            path.stem: f"{package.name}.ros.{path.stem}:main"
+            path.stem.removesuffix("_node"): f"{package.name}.ros.{path.stem}:main"
             for path in (package / package.name / "ros").glob("*.py")
             if has_main(path)
         }
