@@ -20,9 +20,13 @@ demo: setup  ## the virtual operation through the ROS 2 nodes, with table and pi
 test: setup  ## the whole test suite
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, and mypy (strict) on the numerical core
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy src/*/*/core
+
+results: setup  ## measure everything again and rewrite docs/results.md (long)
+	$(VENV)/bin/spinenav bench
 
 lock:        ## rewrite requirements/lock-py3*.txt (needs uv)
 	sh scripts/lock.sh

@@ -1,7 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 set -eo pipefail
+# shellcheck disable=SC1091
 source /opt/ros/jazzy/setup.bash
+# shellcheck disable=SC1091
 source /opt/spinenav/setup.bash
 # `spinenav` as a command, and the CUDA libraries of the GPU image's wheels (none in the CPU image).
 export PATH=/opt/spinenav/lib/spine_nav_bringup:$PATH

@@ -247,7 +247,7 @@ def install_extras(venv: Venv, extras: list[str]) -> None:
             # onnxruntime and onnxruntime-gpu are the same folder: the one must leave first.
             version = venv.run("-c", "import onnxruntime as o; print(o.__version__)").stdout.strip()
             venv.pip("uninstall", "-y", "onnxruntime")
-            venv.pip("install", f"onnxruntime-gpu[cuda,cudnn]=={version}")
+            venv.pip("install", f"onnxruntime-gpu[cuda,cudnn]>=1.23,<={version}")
         else:
             venv.pip("install", "--no-build-isolation", "--editable", f"{ROOT}[{extra}]")
         venv.mark(f"extra-{extra}", stamp)
