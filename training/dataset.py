@@ -18,13 +18,7 @@ import numpy as np
 from augment import add_occluders, crop_out, degrade_depth, shift_colour, warp_jitter
 from spine_nav_common.core.types import Intrinsics
 from spine_perception.core.features import CENTRE_SCALE_M, features, roll_of, to_ray_frame, turn
-from spine_perception.core.grid import (
-    PITCH_M,
-    camera_points,
-    centred_grid,
-    pixel_maps,
-    sample_depth,
-)
+from spine_perception.core.grid import camera_points, pixel_maps, sample_depth, upright_angle
 
 DEPTH_UNIT_M = 0.00005
 TISSUE_UNIT_M = 0.0001
@@ -112,7 +106,10 @@ def find_views(folder: Path) -> list[Path]:
 
 
 def random_grid(rng: np.random.Generator, view: View, size: int) -> np.ndarray:
-    """(2, 3) affine cell-to-pixel map: random pitch, roll and centre, mostly near bone."""
+    """(2, 3) affine cell-to-pixel map: random pitch, roll and centre, mostly near bone.
+
+    Inference turns its grid until the spine is upright, wrong at first in the worst case.
+    """
     k = view.intrinsics
     bone = np.flatnonzero(view.instance)
     if len(bone) and rng.random() < 0.9:
@@ -127,20 +124,21 @@ def random_grid(rng: np.random.Generator, view: View, size: int) -> np.ndarray:
     scale = pitch * k.fx / depth
     spread = rng.choice([0.0, 0.02, 0.05]) * k.fx / depth
     u, v = u + rng.normal(0, 1) * spread, v + rng.normal(0, 1) * spread
-    angle = rng.uniform(-np.pi, np.pi)
+    angle = _random_roll(rng, view, (u, v))
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corner = np.array([u, v]) - linear @ np.full(2, 0.5 * (size - 1))
     return np.column_stack([linear, corner])
 
 
-def central_grid(view: View, size: int) -> np.ndarray:
-    """(2, 3) the grid that inference would use: on the bone's middle, nominal pitch, no roll."""
-    i, j = np.nonzero(view.instance)
-    if not len(i):
-        raise ValueError("a view without bone has no central grid")
-    depth = float(np.nanmedian(view.depth_m[i, j]))
-    centre = (float(np.median(j)), float(np.median(i)))
-    return centred_grid(view.intrinsics, centre, depth, PITCH_M, size).affine()
+def _random_roll(rng: np.random.Generator, view: View, centre_px: tuple[float, float]) -> float:
+    """Half of the rolls are upright, a quarter upside down, the rest any."""
+    draw = rng.random()
+    if not len(view.cranial) or draw < 0.2:
+        return float(rng.uniform(-np.pi, np.pi))
+    k, axis = view.intrinsics, view.cranial.mean(axis=0)
+    x, y = (centre_px[0] - k.cx) / k.fx, (centre_px[1] - k.cy) / k.fy
+    upright = upright_angle(axis[:2] - np.array([x, y]) * axis[2])
+    return upright + np.radians(rng.uniform(-35, 35)) + (np.pi if draw < 0.45 else 0.0)
 
 
 def make_sample(

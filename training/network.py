@@ -7,6 +7,7 @@ centre of its vertebra (unit CENTRE_SCALE_M), 3..5 cranial, 6..8 dorsal directio
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -73,3 +74,19 @@ class SpineUNet(nn.Module):
             up = nn.functional.interpolate(reduce(x), scale_factor=2.0, mode="nearest")
             x = decoder(up + skip)
         return self.mask_head(x), self.vector_head(x)
+
+
+class TorchNetwork:
+    """A network in training behind the interface of `spine_perception.core.inference.Network`."""
+
+    provider = "torch"
+    model_sha256 = ""
+
+    def __init__(self, net: SpineUNet) -> None:
+        self._net = net.eval()
+
+    def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            batch = torch.from_numpy(x).to(memory_format=torch.channels_last)
+            masks, vectors = self._net(batch)
+        return masks[0].float().numpy(), vectors[0].float().numpy()

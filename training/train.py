@@ -12,6 +12,8 @@ import argparse
 import copy
 import json
 import math
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -21,7 +23,7 @@ import torch
 
 from dataset import Sample, find_views, load_view, make_sample, random_grid
 from evaluate import evaluate
-from network import SpineUNet
+from network import SpineUNet, TorchNetwork
 
 KEYS = ("x", "bone", "clean", "weight", "vectors", "holds")
 
@@ -159,7 +161,7 @@ def train(args: argparse.Namespace) -> dict:
             "loss": {name: round(value, 4) for name, value in totals.items()},
         }
         if (args.data / "validation").exists() and (step % args.validate == 0 or step >= args.steps):
-            report["val"] = evaluate(average, args.data / "validation", limit=args.val_views)
+            report["val"] = evaluate(TorchNetwork(average), args.data / "validation", limit=args.val_views)
         save_checkpoint(checkpoint, {
             "net": net.state_dict(), "ema": average.state_dict(),
             "optimiser": optimiser.state_dict(), "step": step, "samples": samples,
@@ -192,4 +194,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # Leave by an exception, so that the loader's worker ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     train(parser().parse_args())

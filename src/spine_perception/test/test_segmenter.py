@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 from spine_perception.core import segmenter as sg
-from spine_perception.core.features import CENTRE_SCALE_M, N_CHANNELS, to_ray_frame
-from spine_perception.core.grid import GRID_SIZE, PITCH_M, Grid, camera_points, sample_depth
+from spine_perception.core.features import CENTRE_SCALE_M, N_CHANNELS, roll_of, to_ray_frame, turn
+from spine_perception.core.grid import GRID_SIZE, PITCH_M, camera_points, sample_depth
 from spine_perception.core.instances import assign_cells, find_instances
 from spine_perception.core.segmentation import RoiHint, Segmentation
 
@@ -41,7 +41,8 @@ class OracleNetwork:
 
     def __init__(self, frame: RgbdFrame, centres: np.ndarray, R: np.ndarray) -> None:
         self.frame, self.centres, self.R = frame, centres, R
-        self.grid: Grid | None = None
+        self.affine: np.ndarray | None = None
+        self.angles: list[float] = []
         self.inputs: list[np.ndarray] = []
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,19 +53,18 @@ class OracleNetwork:
         bone = (x[0, -3:].mean(axis=0) > 0.4) & (x[0, 1] > 0)
         masks = np.where(bone, 8.0, -8.0).astype(np.float32)[None].repeat(2, axis=0)
         vectors = np.zeros((9, GRID_SIZE // 2, GRID_SIZE // 2), np.float32)
-        if self.grid is not None:
-            vectors = self._vectors(self.grid)
+        if self.affine is not None:
+            vectors = self._vectors(self.affine)
         return masks, vectors
 
-    def _vectors(self, grid: Grid) -> np.ndarray:
-        affine = grid.affine()
+    def _vectors(self, affine: np.ndarray) -> np.ndarray:
         depth = sample_depth(self.frame.depth_m, affine, GRID_SIZE)
         points, x, y = (a[::2, ::2] for a in camera_points(depth, affine, self.frame.intrinsics))
         distance = np.linalg.norm(points[:, :, None] - self.centres, axis=3)
         nearest = self.centres[np.nan_to_num(distance, nan=9.0).argmin(axis=2)]
         parts = [(nearest - points) / CENTRE_SCALE_M]
         parts += [np.broadcast_to(self.R[:, k], points.shape) for k in (2, 1)]
-        turned = np.concatenate([to_ray_frame(p, x, y) for p in parts], axis=2)
+        turned = np.concatenate([turn(to_ray_frame(p, x, y), -roll_of(affine)) for p in parts], axis=2)
         return np.nan_to_num(turned).transpose(2, 0, 1).astype(np.float32)
 
 
@@ -84,14 +84,17 @@ def three_plates() -> tuple[RgbdFrame, np.ndarray]:
 
 
 
-def _segment(frame, centres, hint=None) -> Segmentation | Rejected:
-    """Run with an oracle that is told each grid before it answers."""
+def _segment(frame, centres, hint=None, angles=None) -> Segmentation | Rejected:
+    """Run with an oracle that is told each grid before it answers; `angles` collects the turns."""
     network = OracleNetwork(frame, centres, R_TRUE)
+    if angles is not None:
+        network.angles = angles
 
     class Told(sg.Segmenter):
-        def _pass(self, frame, grid):
-            network.grid = grid
-            return super()._pass(frame, grid)
+        def _pass(self, frame, grid, angle):
+            network.affine = grid.turned(angle)
+            network.angles.append(angle)
+            return super()._pass(frame, grid, angle)
 
     return Told(network).run(frame, hint)
 
@@ -124,7 +127,25 @@ def test_cells_are_assigned_to_the_instance_that_they_vote_for(three_plates):
         assert np.linalg.norm((middle - instance.centre_m)[:2]) < 0.003
 
 
-@pytest.mark.parametrize("hint", [None, RoiHint(320.0, 245.0, 0.5)])
+def test_the_last_pass_sees_the_spine_upright(three_plates):
+    frame, centres = three_plates
+    head_px = R_TRUE[:2, 2] / np.linalg.norm(R_TRUE[:2, 2])  # the plates are near the axis
+    searched, tracked = [], []
+    _segment(frame, centres, angles=searched)
+    hint = RoiHint(320.0, 245.0, 0.5, cranial_px=(float(head_px[0]), float(head_px[1])))
+    _segment(frame, centres, hint, angles=tracked)
+    assert len(tracked) == 1
+    assert len(searched) in (2, 3)
+    for angle in (searched[-1], tracked[-1]):
+        up = np.array([np.sin(angle), -np.cos(angle)])
+        assert up @ head_px > np.cos(np.radians(36.0))
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [None, RoiHint(320.0, 245.0, 0.5), RoiHint(320.0, 245.0, 0.5, (0.3, -0.8)),
+     RoiHint(320.0, 245.0, 0.5, (-1.0, 0.2))],
+)
 def test_bone_is_where_the_image_says(three_plates, hint):
     frame, centres = three_plates
     seg = _segment(frame, centres, hint)

@@ -32,6 +32,14 @@ class Grid(NamedTuple):
         """(2, 3) float64: image pixel = A @ (j, i, 1)."""
         return np.array([[self.scale, 0.0, self.u0], [0.0, self.scale, self.v0]])
 
+    def turned(self, angle: float, size: int = GRID_SIZE) -> np.ndarray:
+        """(2, 3) affine of this grid turned by `angle` radians (u towards v) about its middle."""
+        c, s = self.scale * np.cos(angle), self.scale * np.sin(angle)
+        linear = np.array([[c, -s], [s, c]])
+        half = np.full(2, 0.5 * (size - 1))
+        middle = np.array([self.u0, self.v0]) + self.scale * half
+        return np.column_stack([linear, middle - linear @ half])
+
 
 def centred_grid(
     intrinsics: Intrinsics,
@@ -51,6 +59,11 @@ def covering_grid(intrinsics: Intrinsics, size: int = GRID_SIZE) -> Grid:
     scale = (max(intrinsics.width, intrinsics.height) - 1) / (size - 1)
     half = 0.5 * (size - 1) * scale
     return Grid(scale, 0.5 * (intrinsics.width - 1) - half, 0.5 * (intrinsics.height - 1) - half)
+
+
+def upright_angle(direction_px: np.ndarray) -> float:
+    """The turn of a grid that makes an image direction (du, dv) point up in it (-i), radians."""
+    return float(np.arctan2(direction_px[0], -direction_px[1]))
 
 
 def pixel_maps(affine: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,11 +16,15 @@ from .grid import Grid
 
 @dataclass(frozen=True)
 class RoiHint:
-    """Where the spine was last seen: image point in pixels and depth in metres."""
+    """Where the spine was last seen: image point in pixels and depth in metres.
+
+    cranial_px: direction of the head in the image (du, dv), any length, where it is known.
+    """
 
     u: float
     v: float
     depth_m: float
+    cranial_px: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

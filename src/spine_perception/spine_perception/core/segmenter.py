@@ -6,12 +6,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 
 from .colour_segmenter import ColourSegmenter
-from .features import CENTRE_SCALE_M, N_CHANNELS, features, from_ray_frame
+from .features import CENTRE_SCALE_M, N_CHANNELS, features, from_ray_frame, roll_of, turn
 from .grid import (
     GRID_SIZE,
     PITCH_M,
@@ -20,6 +21,7 @@ from .grid import (
     centred_grid,
     sample_colour,
     sample_depth,
+    upright_angle,
 )
 from .inference import ModelError, Network, OnnxNetwork, find_model
 from .quality import check_frame, usable_depth
@@ -31,6 +33,7 @@ __all__ = ["ColourSegmenter", "ModelError", "RoiHint", "Segmentation", "Segmente
 SEARCH_PITCH_M = 0.0026  # the coarsest pitch that training shows
 _BONE = 0.5
 _MIN_BONE_AREA_M2 = 1.5e-4
+_UPRIGHT_RAD = np.radians(35.0)  # training shows most spines within 30 degrees of upright
 _MARGIN = 1.3  # grid over the extent of bone, so that a vertebra's surroundings are seen too
 
 
@@ -73,31 +76,59 @@ class Segmenter:
         self._network(np.zeros((1, N_CHANNELS, GRID_SIZE, GRID_SIZE), np.float32))
 
     def run(self, frame: RgbdFrame, hint: RoiHint | None = None) -> Segmentation | Rejected:
-        """Segment one frame; with a hint one pass around it, else search the image first.
+        """Segment one frame.
+
+        With a full hint this takes one pass of the network. Without, the image is searched for
+        bone, then looked at closely with the spine upright, which takes three passes or four.
 
         Rejected if the frame is unusable (black, saturated, no depth, sizes that differ) or no
         bone is in view.
         """
-        self.timings_ms = {"sample": 0.0, "features": 0.0, "network": 0.0, "votes": 0.0}
+        self.timings_ms = dict.fromkeys(("sample", "features", "network", "votes"), 0.0)
         refused = check_frame(frame)
         if refused is not None:
             return refused
+        k = frame.intrinsics
         if hint is not None:
-            grid = centred_grid(frame.intrinsics, (hint.u, hint.v), hint.depth_m)
-            seg = self._pass(frame, grid)
+            grid = centred_grid(k, (hint.u, hint.v), hint.depth_m)
+            known = hint.cranial_px is not None
+            angle = upright_angle(np.array(hint.cranial_px)) if known else 0.0
+            seg = self._pass(frame, grid, angle)
         else:
-            searched = [self._pass(frame, grid) for grid in _search_grids(frame)]
-            best = max(searched, key=lambda s: _bone_area(s, frame.intrinsics))
-            if _bone_area(best, frame.intrinsics) < _MIN_BONE_AREA_M2:
-                return Rejected("no bone in view")
-            seg = self._pass(frame, _close_grid(best, frame.intrinsics))
-        if _bone_area(seg, frame.intrinsics) < _MIN_BONE_AREA_M2:
+            known = False
+            searched = [self._pass(frame, grid, 0.0) for grid in _search_grids(frame)]
+            seg = max(searched, key=lambda s: _bone_area(s, k))
+        if _bone_area(seg, k) < _MIN_BONE_AREA_M2:
             return Rejected("no bone in view")
+        if not known:
+            seg = self._upright_pass(frame, seg, close=hint is None)
+            if _bone_area(seg, k) < _MIN_BONE_AREA_M2:
+                return Rejected("no bone in view")
         return seg
 
-    def _pass(self, frame: RgbdFrame, grid: Grid) -> Segmentation:
-        affine, k = grid.affine(), frame.intrinsics
+    def _upright_pass(self, frame: RgbdFrame, found: Segmentation, close: bool) -> Segmentation:
+        """Look at the bone that was found with the spine's long axis upright, head up.
+
+        The axis of the bone leaves the sense open, and may be wrong where few levels show; the
+        network is better at upright spines, so its own answer is followed once.
+        """
+        k = frame.intrinsics
+        grid = _close_grid(found, k) if close else found.grid
+        angle = upright_angle(_long_axis_px(found))
+        first = self._pass(frame, grid, angle)
+        direction, agreement = _mean_cranial_px(first)
+        turn = (upright_angle(direction) - angle + np.pi) % (2 * np.pi) - np.pi
+        if abs(turn) < _UPRIGHT_RAD or not agreement:
+            return first
+        second = self._pass(frame, grid, angle + turn)
+        # Two answers that contradict each other: the one whose cells agree more among themselves.
+        return second if _mean_cranial_px(second)[1] >= agreement else first
+
+    def _pass(self, frame: RgbdFrame, grid: Grid, angle: float) -> Segmentation:
+        """One pass of the network over a grid turned by `angle`, answered on the grid as it is."""
+        k = frame.intrinsics
         clock = [time.perf_counter()]
+        affine = grid.turned(angle)
         depth = sample_depth(frame.depth_m, affine, GRID_SIZE)
         colour = sample_colour(frame.colour, affine, GRID_SIZE)
         points, x, y = camera_points(depth, affine, k)
@@ -106,39 +137,91 @@ class Segmenter:
         clock.append(time.perf_counter())
         masks, vectors = self._network(inputs[None])
         clock.append(time.perf_counter())
-        seg = segmentation_of(masks, vectors, points, x, y, grid)
+        votes = _decode(vectors, points[::2, ::2], x[::2, ::2], y[::2, ::2], roll_of(affine))
+        if angle != 0.0:
+            upright = grid.affine()
+            depth = sample_depth(frame.depth_m, upright, GRID_SIZE)
+            points, _, _ = camera_points(depth, upright, k)
+        seg = _lay_out(masks, votes, points, grid, angle)
         clock.append(time.perf_counter())
         for name, start, end in zip(self.timings_ms, clock[:-1], clock[1:], strict=True):
             self.timings_ms[name] += (end - start) * 1e3
         return seg
 
 
-def segmentation_of(
-    masks: np.ndarray, vectors: np.ndarray, points: np.ndarray, x: np.ndarray, y: np.ndarray,
-    grid: Grid,
+def _decode(
+    vectors: np.ndarray, points: np.ndarray, x: np.ndarray, y: np.ndarray, roll: float
+) -> np.ndarray:
+    """Network vectors (9, h, w) in ray frames to (h, w, 9) centre (m), cranial, dorsal (unit) in
+    the camera frame, for cells with these points and ray slopes on a grid of this roll."""
+    v = turn(vectors.transpose(1, 2, 0).reshape(*x.shape, 3, 3), roll)
+    offset, cranial, dorsal = (from_ray_frame(v[:, :, part], x, y) for part in range(3))
+    axes = [a / np.maximum(np.linalg.norm(a, axis=2, keepdims=True), 1e-6)
+            for a in (cranial, dorsal)]
+    centre = points + offset * np.float32(CENTRE_SCALE_M)
+    return np.concatenate([centre, *axes], axis=2).astype(np.float32, copy=False)
+
+
+def _lay_out(
+    masks: np.ndarray, votes: np.ndarray, points: np.ndarray, grid: Grid, angle: float
 ) -> Segmentation:
-    """Network output (2, n, n) and (9, n/2, n/2) as a Segmentation on the grid of n x n cells."""
-    probability = 1.0 / (1.0 + np.exp(-np.clip(masks, -30.0, 30.0)))
-    # Without depth there is no point to be bone.
-    probability *= np.isfinite(points[..., 2])
-    half = np.s_[::2, ::2]
-    v = vectors.transpose(1, 2, 0)
-    xh, yh = x[half], y[half]
-    centre = points[half] + from_ray_frame(v[..., 0:3], xh, yh) * np.float32(CENTRE_SCALE_M)
-    axes = []
-    for part in (v[..., 3:6], v[..., 6:9]):
-        axis = from_ray_frame(part, xh, yh)
-        axes.append(axis / np.maximum(np.linalg.norm(axis, axis=2, keepdims=True), 1e-6))
+    """Logits (2, n, n) and votes (n/2, n/2, 9) of the turned grid, on the grid itself."""
+    n = GRID_SIZE
+    turned_from_grid = _cell_turn(-angle)
+    # Full cells 0 and 1 belong to vote cell 0.
+    vote_from_grid = 0.5 * turned_from_grid
+    vote_from_grid[:, 2] -= 0.25
+    flags = cv2.WARP_INVERSE_MAP
+    logits = [
+        m if angle == 0.0 else cv2.warpAffine(
+            m, turned_from_grid, (n, n), flags=cv2.INTER_LINEAR | flags, borderValue=-30.0)
+        for m in masks
+    ]
     centre, cranial, dorsal = (
-        a.astype(np.float32, copy=False).repeat(2, axis=0).repeat(2, axis=1)
-        for a in (centre, *axes)
+        cv2.warpAffine(
+            np.ascontiguousarray(votes[..., k : k + 3]), vote_from_grid, (n, n),
+            flags=cv2.INTER_NEAREST | flags, borderValue=(np.nan, np.nan, np.nan))
+        for k in (0, 3, 6)
     )
+    bone, clean = (1.0 / (1.0 + np.exp(-np.clip(m, -30.0, 30.0))) for m in logits)
+    # Without depth there is no point to be bone.
+    bone = np.where(np.isfinite(points[..., 2]), bone, 0.0).astype(np.float32, copy=False)
     return Segmentation(
-        bone=probability[0].astype(np.float32, copy=False),
+        bone=bone,
         # Clean bone is bone: the two heads must not contradict each other.
-        clean=np.minimum(probability[0], probability[1]).astype(np.float32, copy=False),
+        clean=np.minimum(bone, clean).astype(np.float32, copy=False),
         centre_m=centre, cranial=cranial, dorsal=dorsal, points_m=points, grid=grid,
     )
+
+
+def _cell_turn(angle: float) -> np.ndarray:
+    """(2, 3) rotation by `angle` of cell coordinates (j, i) about the middle of the grid."""
+    c, s = np.cos(angle), np.sin(angle)
+    linear = np.array([[c, -s], [s, c]])
+    half = np.full(2, 0.5 * (GRID_SIZE - 1))
+    return np.column_stack([linear, half - linear @ half])
+
+
+def _long_axis_px(seg: Segmentation) -> np.ndarray:
+    """(2,) image direction of the long axis of the bone, of either sense."""
+    points = seg.points_m[seg.bone > _BONE].astype(float)
+    axis = np.linalg.eigh(np.cov(points.T))[1][:, -1]
+    return _image_direction(points.mean(axis=0), axis)
+
+
+def _mean_cranial_px(seg: Segmentation) -> tuple[np.ndarray, float]:
+    """(2,) image direction of the mean cranial vote on bone, and the votes' agreement, 0 to 1."""
+    bone = (seg.bone > _BONE) & np.isfinite(seg.cranial[..., 0])
+    if not bone.any():
+        return np.array([0.0, -1.0]), 0.0
+    axis = seg.cranial[bone].astype(float).mean(axis=0)
+    middle = seg.points_m[bone].astype(float).mean(axis=0)
+    return _image_direction(middle, axis), float(np.linalg.norm(axis))
+
+
+def _image_direction(point_m: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """(2,) where a small step along `vector` from a camera point goes in the image, not scaled."""
+    return vector[:2] - point_m[:2] / point_m[2] * vector[2]
 
 
 def _search_grids(frame: RgbdFrame) -> list[Grid]:
