@@ -27,6 +27,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from spine_nav_common.core.case import anatomical_axes
+from spine_nav_common.core.landmarks import dorsal_centre
 from spine_nav_common.core.types import Case, Mesh, Rejected, RgbdFrame
 from spine_perception.core.segmentation import Segmentation
 
@@ -34,6 +35,7 @@ PARAMETERS_FILE = Path(__file__).with_name("peer_parameters.json")
 MIN_POINTS = 150
 SCORE_CUT_M = 0.005
 SCORE_POINTS = 700
+START_POINTS = 600  # more only cost time: from this many on, the winner stays the same
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class Model:
     """The exposed levels of a case, ready before the operation: per level and all together.
 
     `R_ct_anatomy` (3, 3): columns are the cranial, dorsal and left direction in the mesh frame.
+    `middle_m` (3,): mean of the levels' dorsal centres, what the middle of the seen bone is to.
     """
 
     levels: dict[str, Surface]
     spine: Surface
     R_ct_anatomy: np.ndarray
+    middle_m: np.ndarray
     features: dict[Any, tuple[Any, Any]] = field(default_factory=dict)  # filled on first use
 
 
@@ -84,6 +88,8 @@ class PeerParameters:
     shifts: int = 5
     shift_step_mm: float = 17.0
     tilt_deg: float = 0.0
+    dorsal_from_view: bool = False  # else the thinnest principal axis of the bone
+    coarse_plane: bool = False  # point-to-plane in the coarse stage too, else point-to-point
     coarse_mm: float = 20.0
     fine_mm: float = 5.0
     iterations: int = 40
@@ -159,18 +165,24 @@ def prepare(case: Case, seed: int = 0) -> Model:
         np.concatenate([p for p, _ in sampled.values()]),
         np.concatenate([n for _, n in sampled.values()]),
     )
-    return Model(levels, spine, np.stack([cranial, dorsal, left], axis=1))
+    middle = np.mean([dorsal_centre(case.meshes[v], case.frame) for v in levels], axis=0)
+    return Model(levels, spine, np.stack([cranial, dorsal, left], axis=1), middle)
 
 
 def _icp(
-    surface: Surface, source: small_gicp.PointCloud, T_ct_camera: np.ndarray, reach_m: float, n: int
+    surface: Surface,
+    source: small_gicp.PointCloud,
+    T_ct_camera: np.ndarray,
+    reach_m: float,
+    n: int,
+    plane: bool = True,
 ) -> np.ndarray:
     result = small_gicp.align(
         surface.cloud,
         source,
         surface.tree,
         T_ct_camera,
-        registration_type="PLANE_ICP",
+        registration_type="PLANE_ICP" if plane else "ICP",
         max_correspondence_distance=reach_m,
         max_iterations=n,
         rotation_epsilon=1e-4,
@@ -218,10 +230,13 @@ def _best_start(
 ) -> np.ndarray:
     """ICP of the whole spine from every start; the smallest cut distance wins."""
     thin = _thin(points_m, 2 * p.voxel_mm * 1e-3)
+    thin = np.ascontiguousarray(thin[:: -(-len(thin) // START_POINTS)])
     source = small_gicp.PointCloud(thin)
     best, best_score = starts[0], np.inf
     for start in starts:
-        T = _icp(model.spine, source, start, p.coarse_mm * 1e-3, p.iterations)
+        coarse_m = p.coarse_mm * 1e-3
+        T = _icp(model.spine, source, start, coarse_m, p.iterations, p.coarse_plane)
+        T = _icp(model.spine, source, T, coarse_m / 2, p.iterations, p.coarse_plane)
         T = _icp(model.spine, source, T, 2 * p.fine_mm * 1e-3, p.iterations)
         score = _score(model.spine, thin, T)
         if score < best_score:
@@ -236,7 +251,7 @@ def _starts(
 
     frames: (3, 3) rotations whose columns are cranial, dorsal and left in the camera frame.
     """
-    centre, middle = points_m.mean(axis=0), model.spine.points_m.mean(axis=0)
+    centre, middle = points_m.mean(axis=0), model.middle_m
     cranial_ct = model.R_ct_anatomy[:, 0]
     offsets = (np.arange(p.shifts) - (p.shifts - 1) / 2) * p.shift_step_mm * 1e-3
     starts = []
@@ -266,8 +281,11 @@ def multi_start_icp(
     if len(points) < MIN_POINTS // 2:
         return Rejected("too few bone points")
     centred = points - points.mean(axis=0)
-    long_axis = np.linalg.svd(centred, full_matrices=False)[2][0]
+    axes = np.linalg.svd(centred, full_matrices=False)[2]
+    long_axis = axes[0]
     view = -points.mean(axis=0) / np.linalg.norm(points.mean(axis=0))
+    if not p.dorsal_from_view:
+        view = axes[2] * np.sign(axes[2] @ view)
     rolls = np.arange(max(2, p.rolls)) * 2 * np.pi / max(2, p.rolls)
     tilts = (0.0,) if p.tilt_deg == 0 else (-p.tilt_deg, 0.0, p.tilt_deg)
     frames = []

@@ -88,13 +88,15 @@ def draw(rng: np.random.Generator) -> peers.PeerParameters:
         ransac_distance=float(rng.choice([1.0, 1.5, 2.5])),
         ransac_iterations=int(rng.choice([50_000, 100_000, 400_000])),
         per_level=bool(rng.random() < 0.3),
-        rolls=int(rng.choice([2, 4, 8])),
-        shifts=int(rng.choice([1, 3, 5, 9])),
+        rolls=int(rng.choice([2, 2, 4])),
+        shifts=int(rng.choice([1, 3, 5, 7])),
         shift_step_mm=float(rng.choice([8.0, 12.0, 17.0, 25.0])),
-        tilt_deg=float(rng.choice([0.0, 12.0, 20.0])),
+        tilt_deg=float(rng.choice([0.0, 0.0, 15.0])),
+        dorsal_from_view=bool(rng.random() < 0.4),
+        coarse_plane=bool(rng.random() < 0.5),
         coarse_mm=float(rng.choice([10.0, 15.0, 20.0, 30.0])),
         fine_mm=float(rng.choice([2.0, 3.0, 5.0, 8.0])),
-        iterations=int(rng.choice([20, 40, 80])),
+        iterations=int(rng.choice([20, 40])),
     )
 
 
