@@ -10,6 +10,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -86,7 +87,7 @@ def load_case(path: str | Path) -> Case:
     )
 
 
-def _document(file: Path) -> dict:
+def _document(file: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -104,7 +105,7 @@ def _document(file: Path) -> dict:
     return document
 
 
-def _choice(file: Path, document: dict, field: str, allowed: tuple[str, ...]) -> str:
+def _choice(file: Path, document: dict[str, Any], field: str, allowed: tuple[str, ...]) -> str:
     value = document.get(field)
     if value not in allowed:
         raise CaseError(
@@ -113,7 +114,7 @@ def _choice(file: Path, document: dict, field: str, allowed: tuple[str, ...]) ->
             f"is {value!r}" if field in document else "is missing",
             f"write {field}: {' or '.join(allowed)}",
         )
-    return value
+    return str(value)
 
 
 def _level(file: Path, field: str, value: object) -> str:
@@ -141,7 +142,7 @@ def _vertebrae(file: Path, entries: object) -> dict[str, Path]:
     return meshes
 
 
-def _exposed(file: Path, document: dict, levels: tuple[str, ...]) -> tuple[str, ...]:
+def _exposed(file: Path, document: dict[str, Any], levels: tuple[str, ...]) -> tuple[str, ...]:
     entries = document.get("exposed_levels")
     if entries is None:
         return levels

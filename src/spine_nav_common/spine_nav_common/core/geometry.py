@@ -9,6 +9,7 @@ runs in inner loops. Call the checks once, where a transform enters the program.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .types import Intrinsics
 
@@ -43,7 +44,7 @@ def check_transform(T: np.ndarray, name: str = "T") -> np.ndarray:
     return T
 
 
-def transform(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+def transform(R: np.ndarray, t: ArrayLike) -> np.ndarray:
     """(4, 4) transform from rotation R (3, 3) and translation t (3,) in metres."""
     T = np.eye(4)
     T[:3, :3] = R

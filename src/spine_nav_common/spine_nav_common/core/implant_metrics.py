@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -50,7 +51,7 @@ class ScrewScore:
     bounded: int
     rows_without_truth: int
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The metrics as JSON types."""
         return {
             "visible_heads": self.visible,
@@ -166,7 +167,7 @@ class RodScore:
     extra: int
     without_truth: int = 0
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The metrics as JSON types."""
         distances = [e.distance_mm for e in self.errors if e.distance_mm is not None]
         return {

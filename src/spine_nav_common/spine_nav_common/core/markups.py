@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def load_plan(files: list[Path], frame: str) -> list[ScrewPlan]:
     return list(plans.values())
 
 
-def _markups(path: Path) -> list[dict]:
+def _markups(path: Path) -> list[dict[str, Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -104,7 +105,7 @@ def _markups(path: Path) -> list[dict]:
     return markups
 
 
-def _line(path: Path, markup: dict, frame: str) -> ScrewPlan:
+def _line(path: Path, markup: dict[str, Any], frame: str) -> ScrewPlan:
     name = str(markup.get("name", ""))
     field = f"plan/{name or 'unnamed'}"
     level, _, side = name.partition("_")
@@ -164,7 +165,7 @@ def _points(path: Path, field: str, control: object) -> np.ndarray:
     return np.array(points)
 
 
-def plan_document(plan: tuple[ScrewPlan, ...], frame: str) -> dict:
+def plan_document(plan: tuple[ScrewPlan, ...], frame: str) -> dict[str, Any]:
     """The plan as a Slicer markups document, in mm and `frame`."""
     return {
         "@schema": "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ class Report:
     rods: RodScore | None = None
     notes: tuple[str, ...] = field(default=())
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """All metrics, pooled and per level, as JSON types; None where there is nothing to tell."""
         levels = list(dict.fromkeys(o.level for o in self.outcomes))
         return {
@@ -102,7 +103,7 @@ class Report:
         }
 
 
-def summarise(outcomes: Sequence[LevelOutcome]) -> dict:
+def summarise(outcomes: Sequence[LevelOutcome]) -> dict[str, Any]:
     """The metrics of some outcomes, pooled over their level-frames."""
     errors = [e for o in outcomes for e in o.errors]
     frames = sum(o.frames for o in outcomes)
@@ -203,7 +204,7 @@ def evaluate_poses(
         row.stamp_ns not in truth.frames or row.level not in truth.frames[row.stamp_ns].T_camera_ct
         for row in rows
     )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if set(truth.exposed) != set(case.exposed_levels):
         notes = (
             (

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -325,7 +326,7 @@ def write_json(path: str | Path, document: object) -> None:
     os.replace(part, path)
 
 
-def read_json(path: str | Path) -> dict:
+def read_json(path: str | Path) -> dict[str, Any]:
     """A JSON object from a file. Raises OutputError."""
     path = Path(path)
     try:
@@ -366,7 +367,7 @@ def write_summary(
     hashes: dict[str, str],
     drops: dict[str, object],
     **more: object,
-) -> dict:
+) -> dict[str, Any]:
     """Write summary.json beside poses.csv and timings.csv, whose rows it counts; returns it.
 
     Args:

@@ -266,7 +266,12 @@ class Recording:
                     return decode_camera_info(message)
             except ImageError as error:
                 problem = str(error)
-        raise RecordingError(self.path, topic, problem, "record camera_info of a calibrated camera")
+        raise RecordingError(
+            self.path, topic, self._with_cut(problem), "record camera_info of a calibrated camera"
+        )
+
+    def _with_cut(self, problem: str) -> str:
+        return f"{problem} ({self.truncated})" if self.truncated else problem
 
     def _probe(self, topic: str, decode: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
         """The first images of a topic; refused if none of them decodes."""
@@ -279,7 +284,10 @@ class Recording:
                 problem = str(error)
         if not images:
             raise RecordingError(
-                self.path, topic, problem, "record the encodings of contracts section 2"
+                self.path,
+                topic,
+                self._with_cut(problem),
+                "record the encodings of contracts section 2",
             )
         return images
 

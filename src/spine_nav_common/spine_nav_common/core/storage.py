@@ -20,6 +20,8 @@ from rosbags.rosbag2 import Reader
 from .errors import RecordingError
 
 SUFFIXES = (".mcap", ".db3")
+# A page of sqlite3 holds fewer messages than this, so as many losses in a row are the end.
+_LOST_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -136,19 +138,33 @@ class _SqliteStream:
     def messages(self, topics: Collection[str]) -> Iterator[RawMessage]:
         connection = self._connect()
         try:
-            rows = connection.execute(
-                "SELECT topic_id, timestamp, data FROM messages NOT INDEXED ORDER BY id"
-            )
-            for topic_id, log_ns, data in rows:
+            for topic_id, log_ns, data in _surviving_rows(connection):
                 name, msgtype = self._by_id.get(topic_id, ("", ""))
                 if name in topics:
                     yield RawMessage(name, msgtype, log_ns, data)
-        except sqlite3.Error as error:
-            raise StorageCut(f"{self._path.name} is cut off ({error})") from error
         finally:
             connection.close()
-        if _sqlite_is_short(self._path):
-            raise StorageCut(f"{self._path.name} is cut off")
+        raise StorageCut(f"{self._path.name} is cut off (pages are missing)")
+
+
+def _surviving_rows(connection: sqlite3.Connection) -> Iterator[tuple[int, int, bytes]]:
+    """(topic_id, timestamp, data) of all messages whose pages are there, in order of writing."""
+    last = failures = 0
+    while failures < _LOST_ROWS:
+        try:
+            for row in connection.execute(
+                "SELECT id, topic_id, timestamp, data FROM messages NOT INDEXED"
+                " WHERE id > ? ORDER BY id",
+                (last,),
+            ):
+                if row[0] <= last:  # a half-lost page can give any number: never go back
+                    raise sqlite3.DatabaseError("rows out of order")
+                last, failures = row[0], 0
+                yield row[1:]
+            return
+        except sqlite3.Error:  # this row's page is lost: try the row after it
+            last += 1
+            failures += 1
 
 
 def _sqlite_is_short(path: Path) -> bool:
@@ -159,7 +175,7 @@ def _sqlite_is_short(path: Path) -> bool:
         raise StorageCut(f"{path.name} is no sqlite3 file")
     (page,) = struct.unpack(">H", head[16:18])
     (count,) = struct.unpack(">I", head[28:32])
-    return path.stat().st_size < count * (65536 if page == 1 else page)
+    return bool(path.stat().st_size < count * (65536 if page == 1 else page))
 
 
 class _Chain:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -73,7 +74,7 @@ def _read(path: Path, field: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         if suffix == ".vtp":
             return read_vtp(path.read_bytes())
-        mesh = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+        mesh: Any = trimesh.load(path, force="mesh", process=False, skip_materials=True)
         return np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64).reshape(-1, 3)
     except VtpError as error:
         problem = str(error)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +137,7 @@ def _points(value: object, shape: tuple[int, ...]) -> np.ndarray:
     return points
 
 
-def _plan(name: str, line: dict) -> ScrewPlan:
+def _plan(name: str, line: dict[str, Any]) -> ScrewPlan:
     level, _, side = name.partition("_")
     if side not in ("left", "right"):
         raise ValueError(f"{name!r} is no <level>_<left|right>")
