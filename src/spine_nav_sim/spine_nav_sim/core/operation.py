@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def render_all(scene: Scene, times_s: np.ndarray, workers: int = WORKERS) -> Ite
             yield waiting.popleft().result()
 
 
-def truth_document(anatomy: Anatomy, scene: Scene) -> dict:
+def truth_document(anatomy: Anatomy, scene: Scene) -> dict[str, Any]:
     """truth.json without its frames (contracts, section 3)."""
     return {
         "levels": list(anatomy.meshes),
@@ -106,7 +107,7 @@ def truth_document(anatomy: Anatomy, scene: Scene) -> dict:
     }
 
 
-def truth_frame(frame: Rendered, stamp_ns: int) -> dict:
+def truth_frame(frame: Rendered, stamp_ns: int) -> dict[str, Any]:
     """One entry of truth.json's `frames`."""
     return {
         "stamp_ns": stamp_ns,

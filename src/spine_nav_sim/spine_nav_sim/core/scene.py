@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spine_nav_common.core.geometry import invert
+from spine_nav_common.core.geometry import invert, transform_points
 from spine_nav_common.core.types import LEVELS, Intrinsics, Mesh
 from spine_nav_sim.core import sensor as sensors
 from spine_nav_sim.core.anatomy_vary import RESECTIONS, resect
-from spine_nav_sim.core.materials import as_square, random_palette, random_texture
+from spine_nav_sim.core.materials import Palette, as_square, random_palette, random_texture
 from spine_nav_sim.core.motion import (
     Breathing,
     CameraPath,
@@ -106,58 +106,21 @@ def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) 
     levels = sorted(anatomy.meshes, key=LEVELS.index)
     centroids = {level: anatomy.meshes[level].vertices_m.mean(axis=0) for level in levels}
     rest = operating_pose(centroids, draw["pose"], config.deviation_deg, config.deviation_mm)
-    placed = {
-        level: rest[level][:3, :3] @ centroids[level] + rest[level][:3, 3] for level in levels
-    }
+    placed = {level: transform_points(rest[level], centroids[level]) for level in levels}
     first, last = levels.index(exposed[0]), levels.index(exposed[-1])
     chain = exposed if len(exposed) > 1 else levels[max(first - 1, 0) : last + 2]
     T_world_wound = wound_frame(np.array([placed[level] for level in chain]), POSTERIOR)
     T_wound_world = invert(T_world_wound)
     near = levels[max(first - 2, 0) : last + 3]
 
-    seen = {level: anatomy.meshes[level] for level in near}
-    for level in exposed:
-        if draw["resection"].uniform() < config.resect_share:
-            seen[level] = _resected(seen[level], draw["resection"])
-    points, surfaces = {}, {}
-    for level, mesh in seen.items():
-        T = T_wound_world @ rest[level]
-        points[level] = mesh.vertices_m @ T[:3, :3].T + T[:3, 3]
-        surfaces[level] = _surface_points(points[level], mesh.faces, config.wound_step_m)
     middle = np.array(
-        [T_wound_world[:3, :3] @ placed[level] + T_wound_world[:3, 3] for level in reversed(levels)]
+        [transform_points(T_wound_world, placed[level]) for level in reversed(levels)]
     )
-    posterior_z = np.concatenate([_posterior_part(points[level])[:, 2] for level in exposed])
-    z_range = (float(np.quantile(posterior_z, 0.02)), float(np.quantile(posterior_z, 0.98)))
     palette = random_palette(draw["colour"])
-    style = random_style(draw["wound"], config.visible_area_mm2, config.hardness)
-    wound = build_wound(
-        surfaces,
-        exposed,
-        middle[:, [2, 0]],
-        z_range,
-        style,
-        palette,
-        draw["wound"],
-        config.wound_step_m,
+    T_wound_ct = {level: T_wound_world @ rest[level] for level in near}
+    wound, bones = _open_wound(
+        anatomy, exposed, T_wound_ct, middle[:, [2, 0]], palette, draw, config
     )
-    burrs = {
-        level: [
-            line.entry_m
-            for line in anatomy.plan
-            if line.level == level
-            and level in exposed
-            and draw["burr"].uniform() < config.burr_share
-        ]
-        for level in near
-    }
-    bones = {
-        level: _make_bone(
-            seen[level], burrs[level], points[level], wound, style.stain, draw["tissue"], config
-        )
-        for level in near
-    }
-    bones = {level: bone for level, bone in bones.items() if bone is not None}
     props = retractors(wound, palette, draw["retractors"])
     if config.tool_passes:
         props += passing_props(wound, palette, draw["tools"], config.seconds, config.tool_busy)
@@ -199,8 +162,58 @@ def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) 
     )
 
 
+def _open_wound(
+    anatomy: Anatomy,
+    exposed: tuple[str, ...],
+    T_wound_ct: dict[str, np.ndarray],
+    midline_m: np.ndarray,
+    palette: Palette,
+    draw: dict[str, np.random.Generator],
+    config: SceneConfig,
+) -> tuple[Wound, dict[str, Bone]]:
+    """Tissue over the levels of `T_wound_ct`, and what of their bone can come to light."""
+    seen = {level: anatomy.meshes[level] for level in T_wound_ct}
+    for level in exposed:
+        if draw["resection"].uniform() < config.resect_share:
+            seen[level] = _resected(seen[level], draw["resection"])
+    points = {
+        level: transform_points(T_wound_ct[level], mesh.vertices_m) for level, mesh in seen.items()
+    }
+    surfaces = {
+        level: _surface_points(points[level], mesh.faces, config.wound_step_m)
+        for level, mesh in seen.items()
+    }
+    posterior_z = np.concatenate([_posterior_part(points[level])[:, 2] for level in exposed])
+    low, high = np.quantile(posterior_z, [0.02, 0.98])
+    style = random_style(draw["wound"], config.visible_area_mm2, config.hardness)
+    wound = build_wound(
+        surfaces,
+        exposed,
+        midline_m,
+        (float(low), float(high)),
+        style,
+        palette,
+        draw["wound"],
+        config.wound_step_m,
+    )
+    bones = {}
+    for level, mesh in seen.items():
+        entries = [
+            line.entry_m
+            for line in anatomy.plan
+            if line.level == level
+            and level in exposed
+            and draw["burr"].uniform() < config.burr_share
+        ]
+        bone = _make_bone(mesh, entries, points[level], wound, style.stain, draw["tissue"], config)
+        if bone is not None:
+            bones[level] = bone
+    return wound, bones
+
+
 def _ambient(rng: np.random.Generator) -> np.ndarray:
-    return (rng.uniform(0.12, 0.5) * np.exp(rng.normal(0.0, 0.05, 3))).astype(np.float32)
+    level = rng.uniform(0.12, 0.5) * np.exp(rng.normal(0.0, 0.05, 3))
+    return np.asarray(level, np.float32)
 
 
 def _resected(mesh: Mesh, rng: np.random.Generator) -> Mesh:

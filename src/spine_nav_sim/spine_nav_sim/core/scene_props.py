@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import trimesh
+from numpy.typing import ArrayLike
 
 from spine_nav_sim.core.materials import Palette
 from spine_nav_sim.core.render import Solid, make_solid
@@ -65,7 +66,7 @@ def _solid(parts: list[trimesh.Trimesh]) -> Solid:
     return make_solid(np.asarray(mesh.vertices), np.asarray(mesh.faces, np.int32))
 
 
-def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> trimesh.Trimesh:
+def _capsule(start: ArrayLike, end: ArrayLike, radius: float) -> trimesh.Trimesh:
     axis = np.asarray(end, float) - np.asarray(start, float)
     length = float(np.linalg.norm(axis))
     capsule = trimesh.creation.capsule(height=length, radius=radius, count=[8, 12])
@@ -74,7 +75,7 @@ def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> trimesh.Trime
     return capsule.apply_transform(turn)
 
 
-def _box(extents: np.ndarray, centre: np.ndarray) -> trimesh.Trimesh:
+def _box(extents: ArrayLike, centre: ArrayLike) -> trimesh.Trimesh:
     # Subdivided so that interpolated normals stay nearly those of the faces.
     box = trimesh.creation.box(extents=extents)
     box = trimesh.Trimesh(

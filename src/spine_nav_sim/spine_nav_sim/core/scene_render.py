@@ -266,7 +266,7 @@ class Scene:
             if self.camera_model.dots:
                 local = at @ T_camera_world[:3, :3].T.astype(np.float32)
                 local += T_camera_world[:3, 3].astype(np.float32)
-                dots = sensors.dot_pattern(local - np.float32([0.5 * baseline, 0.0, 0.0]))
+                dots = sensors.dot_pattern(local - np.array([0.5 * baseline, 0.0, 0.0], np.float32))
                 light = (0.5 + 0.5 * eye.albedo.mean(axis=2)) * 0.6 / gain
                 radiance = radiance + (light * dots * (0.5 / local[..., 2]) ** 2)[..., None]
             picture = sensors.expose(radiance, self.colour_sensor, gain, 2 * frame + k)

@@ -119,7 +119,7 @@ class Wound:
     def sample(self, layer: np.ndarray, x_m: np.ndarray, z_m: np.ndarray) -> np.ndarray:
         """A map at wound coordinates (H, W); beyond its rim the rim goes on."""
         u, v = self.cells(x_m, z_m)
-        return cv2.remap(layer, u, v, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
+        return np.asarray(cv2.remap(layer, u, v, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE))
 
 
 def wound_frame(centroids_m: np.ndarray, posterior: np.ndarray) -> np.ndarray:
@@ -158,11 +158,42 @@ def _profile(values: np.ndarray, mask: np.ndarray, reduce: str, sigma: float) ->
         function = np.nanmedian if reduce == "median" else np.nanmax
         row[known] = function(masked[known], axis=1)
     index = np.arange(len(row))
-    return gaussian_filter1d(np.interp(index, index[known], row[known]), sigma, mode="nearest")
+    filled = np.interp(index, index[known], row[known])
+    return np.asarray(gaussian_filter1d(filled, sigma, mode="nearest"))
 
 
 def _noise(rng: np.random.Generator, x: np.ndarray, z: np.ndarray, period_m: float) -> np.ndarray:
     return random_texture(rng, (period_m, 1.3 * period_m)).sample(x, z)
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """The grid of the maps: (nz, nx) coordinates in metres. dx is x from the spine's midline,
+    inside the distance to the opening's wall, positive within."""
+
+    x: np.ndarray
+    z: np.ndarray
+    dx: np.ndarray
+    inside: np.ndarray
+    step_m: float
+    style: WoundStyle
+    palette: Palette
+    rng: np.random.Generator
+
+    def noise(self, period_m: float) -> np.ndarray:
+        """A fresh random texture over the grid."""
+        return _noise(self.rng, self.x, self.z, period_m)
+
+    def blur(self, layer: np.ndarray, sigma_m: float) -> np.ndarray:
+        """Gaussian blur of a map."""
+        return np.asarray(cv2.GaussianBlur(layer, (0, 0), sigma_m / self.step_m))
+
+
+@dataclass(frozen=True)
+class _Layers:
+    height: np.ndarray
+    albedo: np.ndarray
+    gloss: np.ndarray
 
 
 def build_wound(
@@ -181,76 +212,97 @@ def build_wound(
     midline_m: (K, 2) z, x of the levels' centroids, z rising. z_range_m: extent of the exposed
     posterior elements along z. The floor is shifted up or down until the mean visible bone per
     exposed level, seen from posterior, is `style.visible_area_m2` (or all there is).
+    Raises ValueError when there is no bone under the opening.
     """
     z_lo, z_hi = z_range_m
     x_axis = np.arange(-HALF_WIDTH_M, HALF_WIDTH_M + step_m, step_m)
     z_axis = np.arange(z_lo - END_M, z_hi + END_M + step_m, step_m)
     shape = (len(z_axis), len(x_axis))
-    x, z = (a.astype(np.float32) for a in np.meshgrid(x_axis, z_axis))
-    px = 1e-3 / step_m  # one millimetre in cells
     tops = {
         level: top_map(points, x_axis[0], z_axis[0], step_m, shape)
         for level, points in surfaces_m.items()
     }
     top = np.max(list(tops.values()), axis=0)
-    dx = x - np.interp(z_axis, midline_m[:, 0], midline_m[:, 1])[:, None].astype(np.float32)
-    lamina = _profile(top, (np.abs(dx) > 0.005) & (np.abs(dx) < 0.016), "median", 10 * px)
-    tip = np.maximum(_profile(top, np.abs(dx) < 0.006, "max", 8 * px), lamina + 0.002)
+    opening = (z_lo - style.end_margin[0], z_hi + style.end_margin[1])
+    ground = _ground(x_axis, z_axis, midline_m, opening, style, palette, rng, step_m)
+    floor, tip, pool = _floor(ground, top, z_range_m)
+    reach = ground.inside > 0.5 * style.wall
+    floor = floor + _cover(tops, exposed, floor, reach, style.visible_area_m2, step_m)
 
-    floor = (
-        lamina[:, None]
-        + style.ridge * np.exp(-((dx / style.ridge_width) ** 2)) * ((tip - lamina)[:, None])
+    skin = _skin(ground, tip, z_axis)
+    share = np.clip(ground.inside / style.wall + 0.5, 0.0, 1.0)
+    share = ground.blur((share * share * (3.0 - 2.0 * share)).astype(np.float32), 0.0008)
+    height = (share * floor + (1.0 - share) * skin).astype(np.float32)
+    layers = _colours(ground, height, skin, share, pool)
+    drape, clear, lift = _drape(ground, z_range_m)
+    layers = _gauze(ground, _Layers(layers.height + lift, layers.albedo, layers.gloss))
+    height, albedo, gloss = (
+        _calm_rim(layer, step_m) for layer in (layers.height, layers.albedo, layers.gloss)
     )
-    floor = floor + style.lateral_slope * np.maximum(np.abs(dx) - 0.022, 0.0)
-    floor += style.bump * _noise(rng, x, z, 0.12) + 0.25 * style.bump * _noise(rng, x, z, 0.04)
-    floor += style.side_bias * np.tanh(dx / 0.01) + style.along_bias * _noise(rng, x, z, 0.5)
-    outside = np.maximum(np.maximum(z_lo - z, z - z_hi), 0.0)
-    floor += np.minimum(outside * 0.6, 0.01)  # neighbours stay covered but for their tips
-    floor = floor.astype(np.float32)
-    rim = style.half_width * (1.0 + 0.05 * cv2.GaussianBlur(_noise(rng, x, z, 0.3), (0, 0), 2 * px))
-    z_mid = 0.5 * (z_lo + z_hi + style.end_margin[1] - style.end_margin[0])
-    half_length = 0.5 * (z_hi - z_lo + style.end_margin[0] + style.end_margin[1])
-    radial = np.abs(dx / rim) ** style.corner + np.abs((z - z_mid) / half_length) ** style.corner
-    inside = (1.0 - radial ** (1.0 / style.corner)) * rim  # signed distance to the wall, metres
-    smooth = cv2.GaussianBlur(floor, (0, 0), 10 * px)
-    hollow = floor - smooth
-    within = inside > 0.002
-    pool_line = np.quantile(hollow[within], style.blood)
-    pool = within & (hollow < pool_line)
-    floor = np.where(pool, smooth + pool_line, floor).astype(np.float32)
-    floor += _cover(tops, exposed, floor, inside > 0.5 * style.wall, style.visible_area_m2, step_m)
-
-    skin = _skin(x, z, tip, z_axis, style)
-    open_share = np.clip(inside / style.wall + 0.5, 0.0, 1.0)
-    open_share = open_share * open_share * (3.0 - 2.0 * open_share)
-    open_share = cv2.GaussianBlur(open_share.astype(np.float32), (0, 0), 0.8 * px)
-    height = (open_share * floor + (1.0 - open_share) * skin).astype(np.float32)
-
-    albedo, gloss = _colours(x, z, dx, height, skin, open_share, pool, style, palette, rng)
-    drape, clear, lift = _drape(x, z, inside, z_range_m, style, palette, rng)
-    height = height + lift
-    height, albedo, gloss = _gauze(x, z, inside, height, albedo, gloss, style, palette, rng, step_m)
-    height, albedo, gloss = (_calm_rim(a, step_m) for a in (height, albedo, gloss))
     surface = np.maximum(height, top)
-    light = 1.0 - (cv2.GaussianBlur(surface, (0, 0), 9 * px) - surface) / 0.035
+    light = 1.0 - (ground.blur(surface, 0.009) - surface) / 0.035
     vertices, faces = _mesh(x_axis, z_axis, height, style)
     return Wound(
         x0_m=float(x_axis[0]),
         z0_m=float(z_axis[0]),
         step_m=step_m,
         height_m=height,
-        albedo=albedo.astype(np.float32),
-        gloss=gloss.astype(np.float32),
+        albedo=albedo,
+        gloss=gloss,
         light=np.clip(light, 0.25, 1.1).astype(np.float32),
         vertices_m=vertices,
         faces=faces,
         half_width_m=style.half_width,
-        z_range_m=(z_mid - half_length, z_mid + half_length),
+        z_range_m=opening,
         skin_y_m=float(skin[shape[0] // 2, shape[1] // 2]),
         fibre=random_texture(rng, (0.03, 0.08), squeeze=0.35),
         drape=drape,
         drapable=_calm_rim(clear, step_m),
     )
+
+
+def _ground(
+    x_axis: np.ndarray,
+    z_axis: np.ndarray,
+    midline_m: np.ndarray,
+    opening: tuple[float, float],
+    style: WoundStyle,
+    palette: Palette,
+    rng: np.random.Generator,
+    step_m: float,
+) -> _Ground:
+    """The grid with the opening: a superellipse along the spine with a ragged rim."""
+    x, z = (a.astype(np.float32) for a in np.meshgrid(x_axis, z_axis))
+    dx = x - np.interp(z_axis, midline_m[:, 0], midline_m[:, 1])[:, None].astype(np.float32)
+    ragged = cv2.GaussianBlur(_noise(rng, x, z, 0.3), (0, 0), 0.005 / step_m)
+    rim = style.half_width * (1.0 + 0.07 * ragged)
+    along = (z - 0.5 * sum(opening)) / (0.5 * (opening[1] - opening[0]))
+    radial = np.abs(dx / rim) ** style.corner + np.abs(along) ** style.corner
+    inside = (1.0 - radial ** (1.0 / style.corner)) * rim
+    return _Ground(x, z, dx, inside, step_m, style, palette, rng)
+
+
+def _floor(
+    ground: _Ground, top: np.ndarray, z_range_m: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Height of the wound's floor up to a shift, profile (nz,) of the spinous tips, blood pools."""
+    style, dx, px = ground.style, ground.dx, 1e-3 / ground.step_m
+    beside = (np.abs(dx) > 0.005) & (np.abs(dx) < 0.016)
+    lamina = _profile(top, beside, "median", 10 * px)
+    tip = np.maximum(_profile(top, np.abs(dx) < 0.006, "max", 8 * px), lamina + 0.002)
+    ridge = style.ridge * np.exp(-((dx / style.ridge_width) ** 2))
+    floor = lamina[:, None] + ridge * (tip - lamina)[:, None]
+    floor += style.lateral_slope * np.maximum(np.abs(dx) - 0.022, 0.0)
+    floor += style.bump * ground.noise(0.12) + 0.25 * style.bump * ground.noise(0.04)
+    floor += style.side_bias * np.tanh(dx / 0.01) + style.along_bias * ground.noise(0.5)
+    outside = np.maximum(np.maximum(z_range_m[0] - ground.z, ground.z - z_range_m[1]), 0.0)
+    floor += np.minimum(outside * 0.6, 0.01)  # neighbours stay covered but for their tips
+    smooth = ground.blur(floor.astype(np.float32), 0.010)
+    hollow = floor - smooth
+    within = ground.inside > 0.002
+    line = np.quantile(hollow[within], style.blood)
+    pool = within & (hollow < line)
+    return np.where(pool, smooth + line, floor).astype(np.float32), tip, pool
 
 
 def _cover(
@@ -268,7 +320,7 @@ def _cover(
     for _ in range(20):
         shift = 0.5 * (low + high)
         # A broad sacrum must not pay for vertebrae that stay buried.
-        seen = [min(np.count_nonzero(rise > shift), 1.6 * wanted) for rise in rises]
+        seen = [min(float(np.count_nonzero(rise > shift)), 1.6 * wanted) for rise in rises]
         if sum(seen) > wanted * len(rises):
             low = shift
         else:
@@ -276,90 +328,80 @@ def _cover(
     return 0.5 * (low + high)
 
 
-def _skin(
-    x: np.ndarray, z: np.ndarray, tip: np.ndarray, z_axis: np.ndarray, style: WoundStyle
-) -> np.ndarray:
+def _skin(ground: _Ground, tip: np.ndarray, z_axis: np.ndarray) -> np.ndarray:
     """Height of the intact skin: over the spinous tips, curved along and across the back."""
     line = np.polyval(np.polyfit(z_axis, tip, 2), z_axis)
-    line += np.max(tip - line) + style.fat
-    return line[:, None] - _body_drop(x, style)
+    line += np.max(tip - line) + ground.style.fat
+    return np.asarray(line[:, None] - _body_drop(ground.x, ground.style))
 
 
 def _body_drop(x: np.ndarray, style: WoundStyle) -> np.ndarray:
     radius = style.body_radius
-    return radius - np.sqrt(np.maximum(radius**2 - np.minimum(np.abs(x), 0.95 * radius) ** 2, 0.0))
+    inner = np.minimum(np.abs(x), 0.95 * radius)
+    return np.asarray(radius - np.sqrt(radius**2 - inner**2))
 
 
-def _colours(x, z, dx, height, skin, open_share, pool, style, palette, rng):
-    """Albedo and gloss of floor, wall and skin."""
-    muscle = palette["muscle"] * (1.0 + 0.25 * _noise(rng, x, z, 0.15))[..., None]
-    fibres = random_texture(rng, (0.02, 0.05), squeeze=0.3).sample(x, z)
+def _colours(
+    ground: _Ground, height: np.ndarray, skin: np.ndarray, open_share: np.ndarray, pool: np.ndarray
+) -> _Layers:
+    """Looks of floor, wall and skin."""
+    style, palette, rng, noise = ground.style, ground.palette, ground.rng, ground.noise
+    muscle = palette["muscle"] * (1.0 + 0.25 * noise(0.15))[..., None]
+    fibres = random_texture(rng, (0.02, 0.05), squeeze=0.3).sample(ground.x, ground.z)
     muscle = np.clip(muscle * (1.0 + 0.25 * fibres)[..., None], 0.003, 0.9)
-    tendon = np.clip(0.5 * _noise(rng, x, z, 0.2) - 0.4, 0.0, 0.7)
+    tendon = np.clip(0.5 * noise(0.2) - 0.4, 0.0, 0.7)
     albedo = mix(muscle, palette["ligament"], tendon * rng.uniform(0.2, 1.0))
-    middle = np.exp(-((dx / (1.3 * style.ridge_width)) ** 2)) * rng.uniform(0.0, 0.9)
+    middle = np.exp(-((ground.dx / (1.3 * style.ridge_width)) ** 2)) * rng.uniform(0.0, 0.9)
     albedo = mix(albedo, palette["ligament"], middle.astype(np.float32))
-    gloss = np.full(x.shape, palette.wetness, np.float32)
     depth = skin - height
-    fat = np.clip((0.8 * style.fat - depth) / 0.003 + 0.4 * _noise(rng, x, z, 0.2), 0.0, 1.0)
-    albedo = mix(albedo, palette["fat"] * (1 + 0.15 * _noise(rng, x, z, 0.08))[..., None], fat)
-    stain = np.clip(0.8 * _noise(rng, x, z, 0.18) - 1.2 + 1.6 * style.stain, 0.0, 0.9)
+    fat = np.clip((0.8 * style.fat - depth) / 0.003 + 0.4 * noise(0.2), 0.0, 1.0)
+    albedo = mix(albedo, palette["fat"] * (1 + 0.15 * noise(0.08))[..., None], fat)
+    stain = np.clip(0.8 * noise(0.18) - 1.2 + 1.6 * style.stain, 0.0, 0.9)
     albedo = mix(albedo, palette["blood"], np.where(pool, 1.0, stain * (open_share > 0.02)))
-    gloss = np.where(pool, 1.6 * palette.wetness + 0.4, gloss * (1.0 - 0.5 * fat))
+    gloss = np.where(pool, 1.6 * palette.wetness + 0.4, palette.wetness * (1.0 - 0.5 * fat))
     skin_share = np.clip((0.0025 - depth) / 0.0015, 0.0, 1.0)
-    skin_colour = palette["skin"] * (1.0 + 0.06 * _noise(rng, x, z, 0.25))[..., None]
-    albedo = mix(albedo, skin_colour, skin_share)
-    return albedo, gloss * (1.0 - 0.8 * skin_share)
+    albedo = mix(albedo, palette["skin"] * (1.0 + 0.06 * noise(0.25))[..., None], skin_share)
+    return _Layers(height, albedo, gloss * (1.0 - 0.8 * skin_share))
 
 
-def _drape(
-    x: np.ndarray,
-    z: np.ndarray,
-    inside: np.ndarray,
-    z_range: tuple[float, float],
-    style: WoundStyle,
-    palette: Palette,
-    rng: np.random.Generator,
-) -> tuple[Drape, np.ndarray, np.ndarray]:
+def _drape(ground: _Ground, z_range: tuple[float, float]) -> tuple[Drape, np.ndarray, np.ndarray]:
     """The cloth, where it may lie (nz, nx) and by how much it lifts the surface (nz, nx)."""
     # The cloth must not fall into the wound where the window is narrower than the opening.
-    clear = np.clip((-inside - 0.004) / 0.003, 0.0, 1.0).astype(np.float32)
-    end = style.drape_half[1]
+    clear = np.clip((-ground.inside - 0.004) / 0.003, 0.0, 1.0).astype(np.float32)
+    half_x, end = ground.style.drape_half
     drape = Drape(
-        style.drape_half[0],
+        half_x,
         (z_range[0] - end, z_range[1] + end),
-        palette["drape"],
-        random_texture(rng, (0.4, 0.8)),
-        random_texture(rng, (0.015, 0.03)),
+        ground.palette["drape"],
+        random_texture(ground.rng, (0.4, 0.8)),
+        random_texture(ground.rng, (0.015, 0.03)),
     )
-    folds = 0.0025 + 0.0012 * _noise(rng, x, z, 0.35)
-    return drape, clear, (drape.share(x, z) * clear * folds).astype(np.float32)
+    folds = 0.0025 + 0.0012 * ground.noise(0.35)
+    lift = drape.share(ground.x, ground.z) * clear * folds
+    return drape, clear, lift.astype(np.float32)
 
 
-def _gauze(x, z, inside, height, albedo, gloss, style, palette, rng, step_m):
+def _gauze(ground: _Ground, layers: _Layers) -> _Layers:
     """Swabs tucked against the wall."""
-    for _ in range(style.gauze):
+    x, z, rng, palette = ground.x, ground.z, ground.rng, ground.palette
+    height, albedo, gloss = layers.height, layers.albedo, layers.gloss
+    for _ in range(ground.style.gauze):
         side = rng.choice([-1.0, 1.0])
-        centre_x = side * (style.half_width + rng.uniform(-0.016, 0.02))
+        centre_x = side * (ground.style.half_width + rng.uniform(-0.016, 0.02))
         centre_z = rng.uniform(z.min() + END_M, z.max() - END_M)
         turn = rng.uniform(0.0, np.pi)
         c, s = np.cos(turn), np.sin(turn)
         u, v = c * (x - centre_x) + s * (z - centre_z), -s * (x - centre_x) + c * (z - centre_z)
         half = rng.uniform(0.008, 0.022, 2)
-        edge = np.maximum(np.abs(u) - half[0], np.abs(v) - half[1]) + 0.002 * _noise(rng, x, z, 0.1)
+        edge = np.maximum(np.abs(u) - half[0], np.abs(v) - half[1]) + 0.002 * ground.noise(0.1)
         share = np.clip(-edge / 0.002 + 0.5, 0.0, 1.0).astype(np.float32)
-        pile = cv2.GaussianBlur(height, (0, 0), 0.003 / step_m)
-        pile = pile + 0.002 + 0.0012 * _noise(rng, x, z, 0.1)
+        pile = ground.blur(height, 0.003) + 0.002 + 0.0012 * ground.noise(0.1)
         height = height * (1.0 - share) + np.maximum(pile, height) * share
-        soaked = np.clip(0.5 * _noise(rng, x, z, 0.15) + rng.uniform(-0.6, 0.6), 0.0, 0.9)
-        cloth = mix(
-            palette["gauze"] * (1 + 0.08 * _noise(rng, x, z, 0.012))[..., None],
-            palette["blood"] * 2.0,
-            soaked,
-        )
-        albedo = mix(albedo, cloth, share)
+        soaked = np.clip(0.5 * ground.noise(0.15) + rng.uniform(-0.6, 0.6), 0.0, 0.9)
+        weave = palette["gauze"] * (1 + 0.08 * ground.noise(0.012))[..., None]
+        albedo = mix(albedo, mix(weave, palette["blood"] * 2.0, soaked), share)
         gloss = gloss * (1.0 - 0.8 * share)
-    return height.astype(np.float32), albedo, gloss
+    return _Layers(height.astype(np.float32), albedo, gloss)
 
 
 def _calm_rim(layer: np.ndarray, step_m: float) -> np.ndarray:
