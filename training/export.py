@@ -22,6 +22,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from card import model_card
 from evaluate import evaluate
 from network import SpineUNet
 from spine_perception.core.features import CENTRE_SCALE_M, CHANNELS, N_CHANNELS
@@ -113,6 +114,8 @@ def main() -> None:
     # Through the very class that runs it in use, so the hash check is exercised too.
     card["validation"] = evaluate(OnnxNetwork(args.out, threads=1), args.data, args.limit)
     card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    text = model_card(card, args.out.stat().st_size / 1e6)
+    args.out.with_name("MODEL_CARD.md").write_text(text, encoding="utf-8")
     print(json.dumps(card["validation"]))
 
 
