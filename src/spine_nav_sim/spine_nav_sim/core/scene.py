@@ -156,7 +156,9 @@ def make_scene(anatomy: Anatomy, rng: np.random.Generator, config: SceneConfig) 
             np.float32
         ),
         cast_shadows=bool(draw["light"].uniform() < config.shadows),
-        depth_noise=sensors.random_depth_noise(draw["sensor"], model, config.hardness),
+        depth_noise=sensors.random_depth_noise(
+            draw["sensor"], model, config.hardness, camera_distance(camera, T_world_wound, wound)
+        ),
         colour_sensor=sensors.random_colour_sensor(draw["sensor"], config.hardness),
         bed=make_solid(wound.vertices_m, wound.faces),
     )
@@ -270,6 +272,17 @@ def _make_bone(
     return Bone(solid, texture, fine, float(np.clip(stain, 0.0, 1.0)))
 
 
+def wound_centre_m(wound: Wound) -> np.ndarray:
+    """(3,) point that cameras look at, wound frame."""
+    return np.array([0.0, wound.skin_y_m - 0.025, np.mean(wound.z_range_m)])
+
+
+def camera_distance(path: CameraPath, T_world_wound: np.ndarray, wound: Wound) -> float:
+    """Metres from the camera to the middle of the wound."""
+    T_camera_wound = path.T_camera_world(0.0) @ T_world_wound
+    return float(np.linalg.norm(transform_points(T_camera_wound, wound_centre_m(wound))))
+
+
 def place_camera(
     T_world_wound: np.ndarray,
     wound: Wound,
@@ -291,7 +304,7 @@ def place_camera(
     R_wound_camera = np.column_stack([x_axis, np.cross(z_axis, x_axis), z_axis])
     off = rng.uniform(-config.off_centre, config.off_centre, 2) * distance
     off *= 0.5 * np.array([intrinsics.width, intrinsics.height]) / intrinsics.fx
-    centre = np.array([0.0, wound.skin_y_m - 0.025, np.mean(wound.z_range_m)])
+    centre = wound_centre_m(wound)
     T_wound_camera = np.eye(4)
     T_wound_camera[:3, :3] = R_wound_camera
     T_wound_camera[:3, 3] = centre + distance * toward + R_wound_camera[:, :2] @ off

@@ -51,6 +51,9 @@ def camera_intrinsics(
     return Intrinsics(width, height, float(fx), float(fy), float(cx), float(cy))
 
 
+FRONTAL_LIMIT_M = 2e-3
+
+
 @dataclass(frozen=True)
 class DepthNoise:
     """Depth sensor of one scene. Lengths in pixels are those of a 640 px wide image."""
@@ -65,13 +68,18 @@ class DepthNoise:
     seed: int
 
 
-def random_depth_noise(rng: np.random.Generator, model: CameraModel, hardness: float) -> DepthNoise:
+def random_depth_noise(
+    rng: np.random.Generator, model: CameraModel, hardness: float, distance_m: float
+) -> DepthNoise:
     """s ~ U(0.1, 0.5) px at hardness 1, less below; active heads and the ZED have the low half."""
     high = 0.15 + 0.35 * hardness
     if model.baseline_m < 0.03 or model.depth_fx_px < 600.0:
         high *= 0.5  # vendors' coarse heads interpolate harder; keeps sigma within section 12.2
+    # A head whose frontal noise passes 2 mm at the wound would be mounted nearer, or another bought.
+    usable = FRONTAL_LIMIT_M * model.depth_fx_px * model.baseline_m / distance_m**2
+    low, high = min(0.08, usable), min(high, usable)
     return DepthNoise(
-        subpixel_rms_px=float(rng.uniform(0.08, high)),
+        subpixel_rms_px=float(rng.uniform(low, high)),
         temporal_share=float(rng.uniform(0.4, 0.9)),
         fwhm_px=float(rng.uniform(8.0, 15.0)),
         # 1 sigma of the field: its peaks, at two sigma, are the published 0.5 to 2 mm.
@@ -107,11 +115,11 @@ def low_frequency(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarra
 def depth_sigma_m(
     depth_m: np.ndarray, cos_incidence: np.ndarray, model: CameraModel, noise: DepthNoise
 ) -> np.ndarray:
-    """Standard deviation per pixel: z^2 s / (f B), times a tilt factor: 1.8 at 45 deg, 4 at most."""
+    """Standard deviation per pixel: z^2 s / (f B), times a tilt factor: 1.8 at 45 deg, 2.5 at most."""
     frontal = depth_m**2 * (noise.subpixel_rms_px / (model.depth_fx_px * model.baseline_m))
     theta = np.arccos(np.clip(cos_incidence, 0.0, 1.0))
     tilt = 1.0 + 0.6 * theta / np.maximum(np.pi / 2.0 - theta, 0.15) ** 2
-    return frontal * np.minimum(tilt, 4.0)
+    return frontal * np.minimum(tilt, 2.5)
 
 
 def stereo_shadow(depth_m: np.ndarray, fx_px: float, baseline_m: float) -> np.ndarray:

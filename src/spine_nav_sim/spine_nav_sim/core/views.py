@@ -13,6 +13,7 @@ from spine_nav_sim.core import sensor as sensors
 from spine_nav_sim.core.scene import (
     Rendered,
     SceneConfig,
+    camera_distance,
     make_scene,
     place_camera,
     place_lamps,
@@ -49,7 +50,12 @@ def render_views(
         )
         scene.lamps = place_lamps(scene.T_world_wound, scene.wound, rng)
         scene.cast_shadows = bool(rng.uniform() < config.shadows)
-        scene.depth_noise = sensors.random_depth_noise(rng, scene.camera_model, config.hardness)
+        scene.depth_noise = sensors.random_depth_noise(
+            rng,
+            scene.camera_model,
+            config.hardness,
+            camera_distance(scene.camera_path, scene.T_world_wound, scene.wound),
+        )
         scene.colour_sensor = sensors.random_colour_sensor(rng, config.hardness)
         scene.forget()
         frames.append(scene.render(float(rng.uniform(0.0, config.seconds))))
