@@ -55,15 +55,18 @@ def load_error_model(path: Path | None = None) -> ErrorModel:
     """The fitted sizes shipped with the package, or those of another fit.
 
     Raises:
-        ValueError: the file lacks a size or holds one that is not positive.
+        ValueError: the file is no JSON object, lacks a size or holds one that is not positive.
     """
     file = path or Path(__file__).parent.parent / "error_model.json"
-    content = json.loads(file.read_text())
-    names = [f.name for f in fields(ErrorModel)]
-    bad = [n for n in names if not float(content.get(n, -1.0)) > 0.0]
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        sizes = {f.name: float(content.get(f.name, -1.0)) for f in fields(ErrorModel)}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: no fitted sizes ({error}); run training/fit_error.py") from error
+    bad = [name for name, size in sizes.items() if not 0.0 < size < np.inf]
     if bad:
         raise ValueError(f"{file}: {', '.join(bad)} must be positive; run training/fit_error.py")
-    return ErrorModel(**{n: float(content[n]) for n in names})
+    return ErrorModel(**sizes)
 
 
 def total_covariance(inputs: ErrorInputs, model: ErrorModel) -> np.ndarray:

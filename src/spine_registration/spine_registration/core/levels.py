@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import astuple, dataclass, replace
 
 from spine_nav_common.core.types import Status
 
@@ -81,6 +82,8 @@ def advance(
 
 
 def _contradiction(e: Evidence) -> str:
+    if any(math.isnan(v) for v in astuple(e)):  # no threshold stops a NaN
+        return "evidence is not a number"
     if e.area_mm2 >= MIN_AREA_MM2 and e.inlier_share < MIN_INLIERS:
         return f"surface does not fit: {100 * e.inlier_share:.0f} % inliers"
     if e.contradicted > MAX_CONTRADICTED:

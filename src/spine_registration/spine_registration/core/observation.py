@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -76,6 +76,16 @@ def observe(
         area_m2=z * z * np.float32(step / (cam.fx * cam.fy)),
         count=count,
     )
+
+
+def thin(pixels: BonePixels, max_points: int) -> BonePixels:
+    """Fewer points that stand for the same bone surface."""
+    step = -(-len(pixels.points_m) // max_points)
+    arrays = {
+        f.name: getattr(pixels, f.name)[::step] for f in fields(BonePixels) if f.name != "count"
+    }
+    arrays["area_m2"] = arrays["area_m2"] * np.float32(step)
+    return BonePixels(**arrays, count=pixels.count)
 
 
 def _crop(

@@ -9,6 +9,7 @@ A hypothesis without a clear lead is not an answer: shifted by one level, a spin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -19,21 +20,28 @@ from spine_perception.core.instances import Instance
 from .config import NavigatorConfig
 from .estimator import MAX_SIGMA_M, Estimate, Noise, Prior, estimate, gate_m, springs
 from .model import SpineModel
-from .observation import BonePixels
+from .observation import BonePixels, thin
 
 MATCH_M = 18e-3
 """Half a vertebra's height: a centre farther away belongs to the next level."""
 MIN_LEVEL_AREA_MM2 = 60.0
+REVERSED_NAT = 30.0
+"""Cost of the head on the side where unanimous votes do not see it."""
+PREVIEW_POINTS = 700
+HOPELESS_NAT = 80.0
+MAX_HYPOTHESES = 4
 MISSING_LEVEL_NAT = 10.0
 """Cost of an exposed level without bone: the surgeon said that it is open."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One way to name what is seen: poses after refinement, and its score in nat."""
+    """One way to name what is seen: poses after refinement, and its score in nat, from which the
+    penalty for what the votes say against it is taken already."""
 
     estimate: Estimate
     name: str
+    penalty: float
     score: float
 
 
@@ -66,11 +74,15 @@ def register(
     starts = _starts(model, instances)
     if not starts:
         return Rejected("no vertebra recognised in view")
-    coarse = [(name, _approach(model, pixels, T, noise, config)) for name, T in starts]
+    few = thin(pixels, PREVIEW_POINTS)
+    seen = [_preview(model, few, s, noise, config) for s in starts]
+    seen.sort(key=lambda h: -h.score)
+    seen = [h for h in seen if h.score > seen[0].score - HOPELESS_NAT][:MAX_HYPOTHESES]
+    near = [(h, _approach(model, pixels, h, noise, config)) for h in seen]
     # One noise level for all hypotheses, the best one's: their scores must be comparable.
-    quiet = min(estimate_.sigma_m for _, estimate_ in coarse)
+    quiet = min(e.sigma_m for _, e in near)
     noise = replace(noise, sigma_m=float(np.clip(quiet, noise.sigma_m, MAX_SIGMA_M)))
-    tried = [_settle(model, pixels, e, name, noise, config) for name, e in coarse]
+    tried = [_settle(model, pixels, h, e, noise, config) for h, e in near]
     tried.sort(key=lambda h: -h.score)
     best = tried[0]
     problem = _implausible(model, best.estimate)
@@ -92,31 +104,70 @@ def register(
     return Registration(best, margin, rival.name, True, "")
 
 
-def _starts(
-    model: SpineModel, instances: tuple[Instance, ...]
-) -> list[tuple[str, np.ndarray]]:
-    """Rigid starting poses, one per way to name the instances."""
+@dataclass(frozen=True)
+class _Start:
+    """A rigid starting pose, the name of what it claims, and what that contradicts in nat."""
+
+    name: str
+    T_camera_ct: np.ndarray
+    penalty: float
+
+
+def _starts(model: SpineModel, instances: tuple[Instance, ...]) -> list[_Start]:
+    """One start per way to name the instances, head on either side."""
     if not instances:
         return []
-    lead = max(range(len(instances)), key=lambda i: instances[i].area_m2)
-    starts = []
-    seen: set[tuple[int, ...]] = set()
-    for k in range(len(model.levels)):
-        pairs = [(lead, k)]
-        T = _rigid(model, instances, pairs)
-        for _ in range(3):
-            expected = model.anchor_m @ T[:3, :3].T + T[:3, 3]
-            pairs = _match(instances, expected)
-            if not pairs:
-                break
-            T = _rigid(model, instances, pairs)
-        key = tuple(j - i for i, j in pairs)
-        if not pairs or key in seen:
-            continue
-        seen.add(key)
-        named = [model.levels[j] for _, j in sorted(pairs, key=lambda p: p[1])]
-        starts.append((f"{named[0]}-{named[-1]}" if len(named) > 1 else named[0], T))
-    return starts
+    starts: dict[tuple, _Start] = {}
+    for R, penalty in _orientations(instances):
+        R_camera_ct = R @ model.axes.T
+        # From every instance: the largest one may be a vertebra beyond the case.
+        for pair in product(range(len(instances)), range(len(model.levels))):
+            pairs = [pair]
+            for _ in range(3):
+                T = _rigid(model, instances, pairs, R_camera_ct)
+                pairs = _match(instances, model.anchor_m @ T[:3, :3].T + T[:3, 3])
+                if not pairs:
+                    break
+            key = (penalty, *sorted(pairs))
+            if not pairs or key in starts:
+                continue
+            named = sorted((j for _, j in pairs))
+            name = model.levels[named[0]]
+            if len(named) > 1:
+                name += f"-{model.levels[named[-1]]}"
+            if penalty > 0.5 * REVERSED_NAT:
+                name += " reversed"
+            starts[key] = _Start(name, T, penalty)
+    return list(starts.values())
+
+
+def _orientations(instances: tuple[Instance, ...]) -> list[tuple[np.ndarray, float]]:
+    """Two rotations R_camera_anatomy, head on either side, each with its penalty in nat.
+
+    The line of the centres gives the spine's axis better than any vote; the votes' cranial
+    direction only says on which side the head lies, as strongly as they agree.
+    """
+    area = np.array([i.area_m2 for i in instances])
+    area = area / area.sum()
+    dorsal = area @ np.array([i.R_camera_anatomy[:, 1] for i in instances])
+    cranial = area @ np.array([i.R_camera_anatomy[:, 2] for i in instances])
+    axis = cranial
+    if len(instances) > 1:
+        centre = np.array([i.centre_m for i in instances])
+        offset = centre - area @ centre
+        axis = np.linalg.svd(offset * np.sqrt(area)[:, None])[2][0]
+    left = np.cross(dorsal, axis)
+    if np.linalg.norm(left) < 1e-6:
+        return []
+    left /= np.linalg.norm(left)
+    axis /= np.linalg.norm(axis)
+    R = np.column_stack([left, np.cross(axis, left), axis])
+    reverse = R @ np.diag([-1.0, 1.0, -1.0])
+    agreement = float(axis @ cranial)
+    return [
+        (R, 0.5 * REVERSED_NAT * (1.0 - agreement)),
+        (reverse, 0.5 * REVERSED_NAT * (1.0 + agreement)),
+    ]
 
 
 def _match(instances: tuple[Instance, ...], expected: np.ndarray) -> list[tuple[int, int]]:
@@ -133,51 +184,67 @@ def _match(instances: tuple[Instance, ...], expected: np.ndarray) -> list[tuple[
 
 
 def _rigid(
-    model: SpineModel, instances: tuple[Instance, ...], pairs: list[tuple[int, int]]
+    model: SpineModel,
+    instances: tuple[Instance, ...],
+    pairs: list[tuple[int, int]],
+    R_camera_ct: np.ndarray,
 ) -> np.ndarray:
-    """(4, 4) least squares over centres and axes (an axis counts as points 25 mm off)."""
-    source, target, weight = [], [], []
-    for i, j in pairs:
-        arms = 25e-3 * np.vstack([np.zeros(3), np.eye(3)])
-        source.append(model.anchor_m[j] + arms @ model.axes.T)
-        target.append(instances[i].centre_m + arms @ instances[i].R_camera_anatomy.T)
-        weight.append(np.full(4, instances[i].area_m2))
-    return kabsch(np.concatenate(source), np.concatenate(target), np.concatenate(weight))
+    """(4, 4) least squares over centres, held in orientation by arms of 25 mm."""
+    arms = 25e-3 * np.vstack([np.zeros(3), np.eye(3)])
+    p = np.concatenate([model.anchor_m[j] + arms for _, j in pairs])
+    q = np.concatenate([instances[i].centre_m + arms @ R_camera_ct.T for i, _ in pairs])
+    return kabsch(p, q, np.repeat([instances[i].area_m2 for i, _ in pairs], len(arms)))
+
+
+def _preview(
+    model: SpineModel, pixels: BonePixels, start: _Start, noise: Noise, config: NavigatorConfig
+) -> Hypothesis:
+    """Nearly rigid first, so that the chain finds its place before each vertebra finds its own."""
+    poses = np.broadcast_to(start.T_camera_ct, (len(model.levels), 4, 4)).copy()
+    prior = chain_prior(model, poses, 0.3, config)
+    result = estimate(
+        model, pixels, prior, replace(noise, sigma_m=2e-3), poses, (15e-3, 15e-3, 12e-3, 10e-3),
+        (0.4, 0.4, 0.3, 0.2), (3e-3, 3e-3, 3e-3, 2e-3), reassign_at=(0, 1, 2, 3),
+    )  # fmt: skip
+    return _hypothesis(model, start.name, result, start.penalty)
 
 
 def _approach(
-    model: SpineModel, pixels: BonePixels, T: np.ndarray, noise: Noise, config: NavigatorConfig
+    model: SpineModel,
+    pixels: BonePixels,
+    preview: Hypothesis,
+    noise: Noise,
+    config: NavigatorConfig,
 ) -> Estimate:
-    """Coarse to fine: nearly rigid first, so that the chain finds its place before each vertebra
-    finds its own."""
-    poses = np.broadcast_to(T, (len(model.levels), 4, 4)).copy()
-    for stiffness, gates, votes, sigmas in (
-        (0.3, (15e-3,) * 4, (0.4,) * 4, (3e-3,) * 4),
-        (1.0, (10e-3, 8e-3, 6e-3, 6e-3), (0.2, 0.1, 0.05, 0.0), (2.0e-3, 2.0e-3, 1.5e-3, 1.5e-3)),
-    ):
-        prior = chain_prior(model, poses, stiffness, config)
-        result = estimate(
-            model, pixels, prior, noise, poses, gates, votes, sigmas, reassign_at=(0, 1, 2, 3)
-        )
-        poses = result.T_camera_ct
-    return result
+    poses = preview.estimate.T_camera_ct
+    return estimate(
+        model, pixels, chain_prior(model, poses, 1.0, config), noise, poses,
+        (10e-3, 8e-3, 6e-3, 6e-3), (0.2, 0.1, 0.05, 0.0), (2e-3, 2e-3, 1.5e-3, 1.5e-3),
+        reassign_at=(0, 1, 2, 3),
+    )  # fmt: skip
 
 
 def _settle(
     model: SpineModel,
     pixels: BonePixels,
-    coarse: Estimate,
-    name: str,
+    preview: Hypothesis,
+    near: Estimate,
     noise: Noise,
     config: NavigatorConfig,
 ) -> Hypothesis:
-    poses = coarse.T_camera_ct
+    poses = near.T_camera_ct
     prior = chain_prior(model, poses, 1.0, config)
     result = estimate(model, pixels, prior, noise, poses, (gate_m(noise.sigma_m),) * 4)
+    return _hypothesis(model, preview.name, result, preview.penalty)
+
+
+def _hypothesis(model: SpineModel, name: str, result: Estimate, penalty: float) -> Hypothesis:
     missing = sum(
         fit.area_mm2 < MIN_LEVEL_AREA_MM2 for fit, e in zip(result.fits, model.exposed) if e
     )
-    return Hypothesis(result, name, result.score - MISSING_LEVEL_NAT * missing)
+    return Hypothesis(
+        result, name, penalty, result.score - MISSING_LEVEL_NAT * missing - penalty
+    )
 
 
 def chain_prior(
