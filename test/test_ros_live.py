@@ -24,7 +24,6 @@ from spine_nav_common.parameters import ParameterError
 from spine_registration.ros.navigation import NavigationNode
 
 pytestmark = pytest.mark.ros
-FAST = ("camera_source.rate=3.0",)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +55,6 @@ def nodes_with(navigators, **modes):
 
 
 def run(case, source, out, make, progress=None, **options):
-    options.setdefault("assignments", FAST)
     return run_live(LiveOptions(case, source, out, **options), progress, make)
 
 
@@ -69,7 +67,8 @@ def rows_by_frame(out):
 
 def test_a_recording_runs_to_its_end_with_a_row_per_level_and_frame(case, recording, tmp_path):
     navigators = []
-    outcome = run(case, f"replay:{recording}", tmp_path, nodes_with(navigators))
+    make = nodes_with(navigators, register_after=0)
+    outcome = run(case, f"replay:{recording}", tmp_path, make)
     assert outcome.exit_code == 0
     rows = rows_by_frame(tmp_path)
     assert list(rows) == [support.START_NS + i * support.PERIOD_NS for i in range(12)]
@@ -79,7 +78,7 @@ def test_a_recording_runs_to_its_end_with_a_row_per_level_and_frame(case, record
     np.testing.assert_allclose(processed[-1][0].T_camera_ct[:3, 3], (0.01, 0.02, 0.5))
     assert all(r.latency_ms > 0 for frame in processed for r in frame)
     summary = read_json(tmp_path / "summary.json")
-    assert summary["results"] == len(navigators[0].stamps) >= 6
+    assert summary["results"] == len(navigators[0].stamps)
     assert summary["hashes"]["model"] == "0" * 64
     assert "update" in read_timings(tmp_path / "timings.csv")
 
@@ -109,10 +108,10 @@ def test_a_fault_in_the_core_loses_one_frame_and_starts_the_navigation_anew(
     case, recording, tmp_path
 ):
     navigators = []
-    make = nodes_with(navigators, error_at=4)
+    make = nodes_with(navigators, error_at=2)
     outcome = run(case, f"replay:{recording}", tmp_path, make)
     assert outcome.exit_code == 0
-    broken = rows_by_frame(tmp_path)[navigators[0].stamps[3]]
+    broken = rows_by_frame(tmp_path)[navigators[0].stamps[1]]
     assert {r.status for r in broken} == {Status.LOST}
     assert navigators[0].resets == 1
     assert read_json(tmp_path / "summary.json")["drops"]["faults"] == 1
@@ -138,10 +137,10 @@ def test_a_gap_in_the_stream_withdraws_what_was_shown(case, tmp_path):
     with RecordingWriter(tmp_path / "rec") as writer:
         for index in (0, 1, 2, 3, 4, 40, 41):
             writer.write_rgbd(support.frame(index))
-    run(case, f"replay:{tmp_path / 'rec'}", tmp_path, nodes_with([]))
-    first = read_json(tmp_path / "summary.json")["withdrawals"][0]
-    assert first["stamp_ns"] == support.START_NS + 4 * support.PERIOD_NS
-    assert first["reason"].startswith("no camera frames for 5")
+    outcome = run(case, f"replay:{tmp_path / 'rec'}", tmp_path, nodes_with([]))
+    withdrawn = {w["stamp_ns"]: w["reason"] for w in outcome.summary["withdrawals"]}
+    before_the_gap = support.START_NS + 4 * support.PERIOD_NS
+    assert withdrawn[before_the_gap].startswith("no camera frames for ")
 
 
 def test_a_truncated_recording_ends_with_1_after_what_reads(case, tmp_path):
@@ -155,14 +154,16 @@ def test_a_truncated_recording_ends_with_1_after_what_reads(case, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_cleanly_and_keeps_the_rows(case, recording, tmp_path, number):
+def test_a_signal_ends_the_run_cleanly_and_keeps_the_rows(case, tmp_path, number):
+    recording = support.write_small_recording(tmp_path / "rec", 150)  # 10 s
+
     def progress(done, _total, _note):
-        if done == 4:
+        if done == 2:
             os.kill(os.getpid(), number)
 
     outcome = run(case, f"replay:{recording}", tmp_path, nodes_with([]), progress)
     assert outcome.exit_code == 1
-    assert 4 <= len(rows_by_frame(tmp_path)) < 12
+    assert 2 <= len(rows_by_frame(tmp_path)) < 150
     assert signal.Signals(number).name in read_json(tmp_path / "summary.json")["stopped"]
 
 

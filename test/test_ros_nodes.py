@@ -15,6 +15,9 @@ from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import SetBool, Trigger
+from visualization_msgs.msg import Marker, MarkerArray
+
 from spine_nav_bringup.ros.case_server import CaseServer
 from spine_nav_bringup.ros.overlay_node import OverlayNode
 from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Supervisor
@@ -26,8 +29,6 @@ from spine_nav_common.ros.results import result_messages, status_fields
 from spine_nav_common.ros.runtime import prepare_environment, tf_message_type
 from spine_perception.ros.camera_source import CameraSource
 from spine_registration.ros.navigation import NavigationNode
-from std_srvs.srv import SetBool, Trigger
-from visualization_msgs.msg import Marker, MarkerArray
 
 pytestmark = pytest.mark.ros
 NAMESPACE = "/spine"

@@ -8,12 +8,10 @@ that was measured is lost when a node dies, the camera is unplugged or the user 
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from spine_nav_common.core.case import load_case
@@ -21,7 +19,12 @@ from spine_nav_common.core.outputs import write_summary
 from spine_nav_common.core.recording import load_remap, open_recording, recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.parameters import ParameterError, digest, flatten, load_file, parse_assignment
-from spine_nav_common.ros.runtime import RosMissing, prepare_environment, require_ros
+from spine_nav_common.ros.runtime import (
+    RosMissing,
+    prepare_environment,
+    require_ros,
+    stop_on_signal,
+)
 from spine_nav_common.ros.topics import COLOUR, COLOUR_INFO, DEFAULT_NAMESPACE, DEPTH
 
 from .core.graph import NODES, use_case_values
@@ -29,7 +32,7 @@ from .replay import Outcome, versions
 
 SOURCES = "realsense, ros, replay:RECORDING or virtual"
 _SPIN_S = 0.05
-_DRAIN_S = 10.0
+_DRAIN_S = 5.0
 _DOWN_S = 15.0
 
 
@@ -151,7 +154,7 @@ class _Run:
     case: Case
     progress: Callable[[int, int | None, str], None] | None
     stopped: str = ""
-    signalled: str = ""
+    signals: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, Any] = field(default_factory=dict)
 
@@ -163,22 +166,17 @@ class _Run:
 
         # Own handlers: rclpy's would end the context before the nodes could withdraw and report.
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self.executor = SingleThreadedExecutor()
         try:
-            self._build(make_nodes)
-            self._loop()
+            with stop_on_signal() as self.signals:
+                try:
+                    self._build(make_nodes)
+                    self._loop()
+                finally:
+                    self._take_down()
         finally:
-            try:
-                self._take_down()
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-                rclpy.try_shutdown()
+            rclpy.try_shutdown()
         return Outcome(self.summary, self.stopped)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self.signalled = signal.Signals(number).name
 
     def _build(self, make_nodes: Callable[..., dict[str, Any]]) -> None:
         from .ros.collector import Collector
@@ -191,6 +189,8 @@ class _Run:
             self.options.out, namespace, info_topic, self._latency_ms, self.case.exposed_levels
         )
         self.collector.on_result = self._on_result
+        if "camera_source" in self.nodes:  # else the first results would find nobody to note them
+            self.nodes["camera_source"].gate = lambda: self.nodes["navigation"].listened_to
         self.supervisor = Supervisor({"nodes": tuple(self.nodes)}, namespace)
         self.all = [*self.nodes.values(), self.collector, self.supervisor]
         for node in self.all:
@@ -215,7 +215,7 @@ class _Run:
         # A virtual source has its length; any other is cut by the clock.
         limited = self.options.seconds is not None and self.use_case != "virtual"
         end: float | None = None
-        while not self.signalled:
+        while not self.signals:
             try:
                 self.executor.spin_once(timeout_sec=_SPIN_S)
             except Exception as error:  # noqa: BLE001 - a node died: what was measured is kept
@@ -235,24 +235,23 @@ class _Run:
                 end = time.monotonic() + self.options.seconds
             if end is not None and time.monotonic() > end:
                 return
-            if camera is not None and camera.finished and self._drained(navigation):
+            if camera is not None and camera.finished:
+                self._drain(camera, navigation)
                 self.stopped = camera.failure or camera.cut_off
                 return
         # Stopping a camera by hand is its normal end; a recording that has not ended is half-way.
-        if self.use_case == "replay" or self.signalled == "SIGTERM":
-            self.stopped = f"stopped by {self.signalled}"
+        if self.use_case == "replay" or self.signals[0] == "SIGTERM":
+            self.stopped = f"stopped by {self.signals[0]}"
 
-    def _drained(self, navigation: Any) -> bool:
-        """Whether every result of the last frames has been computed, delivered and written."""
-        started = time.monotonic()
-        while time.monotonic() - started < _DRAIN_S:
-            if (
-                navigation.idle
-                and self.collector.counts["results"] >= navigation.counts["processed"]
-            ):
-                return True
+    def _drain(self, camera: Any, navigation: Any) -> None:
+        """Wait until the results of the last frames have been computed, delivered and written."""
+        end = time.monotonic() + _DRAIN_S
+        while time.monotonic() < end:
+            came = navigation.received_ns >= camera.ages.stamp_ns
+            noted = self.collector.counts["results"] >= navigation.counts["processed"]
+            if came and noted and navigation.idle:
+                return
             self.executor.spin_once(timeout_sec=_SPIN_S)
-        return True
 
     def _take_down(self) -> None:
         from .ros.supervisor import FINALIZED
@@ -299,6 +298,6 @@ class _Run:
             stopped=self.stopped,
             confirmed=[],
             notes=[],
-            ended_by=self.signalled or "the end of the source or of the time",
+            ended_by=[*self.signals, "the end of the source or of the time"][0],
             config={name: flatten(config) for name, config in configs.items()},
         )

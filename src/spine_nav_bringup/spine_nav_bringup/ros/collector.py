@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from spine_nav_common.ros.results import result_from_messages, status_fields
 
 NOT_PROCESSED = "frame not processed: a newer one came"
 _PARTS = 3  # status, poses and stages of one stamp
+_WAITING = 30
 
 
 class Collector(Node):
@@ -49,8 +50,9 @@ class Collector(Node):
         self._latency_ms = latency_ms
         self._levels = levels
         self._parts: dict[int, dict[str, Any]] = {}
-        self._seen: set[int] = set()
-        self._written_ns = -1
+        self._seen: deque[int] = deque()
+        self._done: deque[tuple[NavigationResult, float | None]] = deque()
+        self._newest_ns = self._complete_ns = -1
         self._held: NavigationResult | None = None
         self.counts: Counter[str] = Counter()
         self.withdrawals: list[dict[str, Any]] = []
@@ -69,22 +71,42 @@ class Collector(Node):
     def _on_info(self, message: CameraInfo) -> None:
         stamp_ns = stamp_to_ns(message.header.stamp)
         self.counts["colour_frames"] += 1
-        if stamp_ns <= self._written_ns or stamp_ns in self._seen:
-            self.counts["late_or_duplicated"] += stamp_ns in self._seen
+        if stamp_ns <= self._newest_ns:
+            self.counts["late_or_duplicated"] += 1
             return
-        self._seen.add(stamp_ns)
+        self._newest_ns = stamp_ns
+        self._seen.append(stamp_ns)
+        self._write_ready()
 
     def _take(self, key: str, message: Any) -> None:
         stamp_ns = stamp_to_ns(message.header.stamp)
-        if stamp_ns <= self._written_ns:
+        if stamp_ns <= self._complete_ns:
             if key == "status":
                 self._note_withdrawal(stamp_ns, message)
             return
         parts = self._parts.setdefault(stamp_ns, {})
         parts[key] = message
-        parts["latency_ms"] = self._latency_ms(stamp_ns)
-        if len(parts) > _PARTS:
-            self._complete(stamp_ns)
+        if len(parts) == _PARTS:
+            latency_ms = self._latency_ms(stamp_ns)
+            self._complete_ns = stamp_ns
+            self._parts = {s: p for s, p in self._parts.items() if s > stamp_ns}
+            stages = {p.key: float(p.value) for p in parts["stages"].status[0].values}
+            seen = result_from_messages(parts["status"], parts["poses"])
+            result = NavigationResult(stamp_ns, seen.levels, stages)
+            self._done.append((result, latency_ms))
+            self._write_ready()
+
+    def _write_ready(self) -> None:
+        """Write results once the camera_info of their frames and of all before is here.
+
+        A status may overtake the camera_info of older frames. Where no camera_info comes with the
+        frames, results wait for a while only.
+        """
+        while self._done:
+            stamp_ns = self._done[0][0].stamp_ns
+            if stamp_ns > self._newest_ns and len(self._done) <= _WAITING:
+                return
+            self._write(*self._done.popleft())
 
     def _note_withdrawal(self, stamp_ns: int, message: DiagnosticArray) -> None:
         self.last = result_from_messages(message, None)
@@ -92,15 +114,9 @@ class Collector(Node):
         reason = status_fields(message.status[0])["reason"] if message.status else ""
         self.withdrawals.append({"stamp_ns": stamp_ns, "reason": reason})
 
-    def _complete(self, stamp_ns: int) -> None:
-        parts = self._parts.pop(stamp_ns)
-        self._parts = {s: p for s, p in self._parts.items() if s > stamp_ns}
-        stages = {p.key: float(p.value) for p in parts["stages"].status[0].values}
-        seen = result_from_messages(parts["status"], parts["poses"])
-        result = NavigationResult(stamp_ns, seen.levels, stages)
-        self._fill_until(stamp_ns)
-        self._writer.write(result, parts["latency_ms"])
-        self._written_ns = stamp_ns
+    def _write(self, result: NavigationResult, latency_ms: float | None) -> None:
+        self._fill_until(result.stamp_ns)
+        self._writer.write(result, latency_ms)
         self._held = self.last = result
         self.counts["results"] += 1
         if self.on_result is not None:
@@ -108,10 +124,11 @@ class Collector(Node):
 
     def _fill_until(self, stamp_ns: int) -> None:
         """Rows for the colour frames before this one that gave no result."""
-        for skipped in sorted(s for s in self._seen if s < stamp_ns):
-            self._writer.write(self._skipped(skipped))
-            self.counts["frames_without_result"] += 1
-        self._seen = {s for s in self._seen if s > stamp_ns}
+        while self._seen and self._seen[0] <= stamp_ns:
+            skipped = self._seen.popleft()
+            if skipped < stamp_ns:
+                self._writer.write(self._skipped(skipped))
+                self.counts["frames_without_result"] += 1
 
     def _skipped(self, stamp_ns: int) -> NavigationResult:
         if self._held is None:
@@ -136,6 +153,8 @@ class Collector(Node):
         """Write what is left and close the files; safe to call twice."""
         if self._writer is None:
             return
-        self._fill_until(2**62)
+        while self._done:
+            self._write(*self._done.popleft())
+        self._fill_until(2**63)
         self._writer.__exit__(None, None, None)
         self._writer = None

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from spine_nav_common.parameters import ParameterError
 
-_LOOK_S = 0.5  # how often an exit code is asked for
+_LOOK_S = 0.2  # how soon a signal or an exit code is noticed
 PROFILE = Path(__file__).with_name("fastdds_shm32M.xml")
 
 
@@ -65,18 +68,24 @@ def run_node(
     """
     prepare_environment()
     import rclpy
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
 
-    rclpy.init(args=list(argv) if argv is not None else None)
+    # Own handlers: rclpy's would end the context before the node could withdraw what it shows.
+    rclpy.init(
+        args=list(argv) if argv is not None else None,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
     node = None
     try:
-        node = make()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        while (code := exit_code(node)) is None:
-            executor.spin_once(timeout_sec=_LOOK_S)
-        return code
-    except (KeyboardInterrupt, ExternalShutdownException):
+        with stop_on_signal() as stopped:
+            node = make()
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            while rclpy.ok() and not stopped:
+                if (code := exit_code(node)) is not None:
+                    return code
+                executor.spin_once(timeout_sec=_LOOK_S)
         return 0
     except ParameterError as error:
         print(error, file=sys.stderr)
@@ -85,3 +94,19 @@ def run_node(
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[list[str]]:
+    """SIGINT and SIGTERM put their name into the list; the former handlers come back at the end."""
+    stopped: list[str] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        stopped.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

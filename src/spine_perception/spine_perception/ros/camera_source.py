@@ -95,6 +95,7 @@ class CameraSource(SpineNode):
         self.failure = ""  # why it ended, if not as it should
         self.epoch: tuple[float, int] | None = None  # (monotonic s, stamp ns) of the first frame
         self.ages = StampAge()
+        self.gate: Callable[[], bool] = lambda: True  # a further condition for the first frame
         self._stop = threading.Event()
 
     def configure(self) -> None:
@@ -160,7 +161,7 @@ class CameraSource(SpineNode):
         publishers = (self._colour[0], self._depth[0], self._colour[1])
         wait = self.config.wait_for_subscriber and self.config.source != "realsense"
         while wait and not self._stop.is_set():
-            if all(p.get_subscription_count() for p in publishers):
+            if all(p.get_subscription_count() for p in publishers) and self.gate():
                 break
             self._stop.wait(0.02)
         return not self._stop.is_set()

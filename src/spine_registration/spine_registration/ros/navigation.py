@@ -50,6 +50,7 @@ class NavigationNode(SpineNode):
         self._worker: NewestWins | None = None
         self.counts: Counter[str] = Counter()
         self.provider = self.model_sha256 = ""
+        self.received_ns = -1  # stamp of the newest frame that came
 
     def configure(self) -> None:
         self.core = self._loader(self.config)
@@ -96,6 +97,7 @@ class NavigationNode(SpineNode):
 
     def _on_frame(self, frame: RawFrame) -> None:
         self.counts["received"] += 1
+        self.received_ns = frame.stamp_ns
         if self._paused:
             self.counts["paused"] += 1
         elif self._worker.put(frame) is not None:
@@ -185,10 +187,12 @@ class NavigationNode(SpineNode):
         self._withdrawn = reason
         if self._last is None:
             return
-        self.counts["withdrawn"] += 1
+        shown = any(e.T_camera_ct is not None for e in self._last.levels)
         self._last = withdrawn(self._last, reason)
         self._publish(self._last, None)
-        self.get_logger().warn(f"guidance withdrawn: {reason}")
+        if shown:
+            self.counts["withdrawn"] += 1
+            self.get_logger().warn(f"guidance withdrawn: {reason}")
 
     # Services. The lock waits for the frame in work, so that the answer is true when it is given.
 
@@ -222,6 +226,13 @@ class NavigationNode(SpineNode):
     def alive(self) -> bool:
         """Whether the worker thread lives, or is not there to live."""
         return self._worker is None or self._worker.alive
+
+    @property
+    def listened_to(self) -> bool:
+        """Whether somebody is matched to every topic that a record of the run needs."""
+        return self.active and all(
+            p.get_subscription_count() for p in (self._status, self._array, self._latency)
+        )
 
     @property
     def idle(self) -> bool:
