@@ -295,13 +295,14 @@ class Navigator:
     def _hint(self, frame: RgbdFrame) -> RoiHint | None:
         if self._belief is None:
             return None
+        T = self._belief.track.T_camera_ct[self._exposed]
         centre = anchors(self.model, self._belief.track.T_camera_ct)[self._exposed].mean(axis=0)
+        cranial = (T[:, :3, :3] @ self.model.axes[:, 2]).mean(axis=0)
         cam = frame.intrinsics
-        return RoiHint(
-            float(centre[0] / centre[2] * cam.fx + cam.cx),
-            float(centre[1] / centre[2] * cam.fy + cam.cy),
-            float(centre[2]),
-        )
+        u, v = centre[:2] / centre[2] * (cam.fx, cam.fy) + (cam.cx, cam.cy)
+        # How the image of the centre moves when the centre moves towards the head.
+        shift = (cranial[:2] - cranial[2] * centre[:2] / centre[2]) * (cam.fx, cam.fy)
+        return RoiHint(float(u), float(v), float(centre[2]), (float(shift[0]), float(shift[1])))
 
     def label_image(self, frame: RgbdFrame) -> np.ndarray | None:
         """(H, W) uint8 labels of the frame processed last, None if nothing was segmented in it."""
