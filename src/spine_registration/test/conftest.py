@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One virtual spine for all tests of this package; its grids are computed once."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import registration_support as support  # noqa: E402
+
+from spine_registration.core.estimator import Noise  # noqa: E402
+from spine_registration.core.model import build_model  # noqa: E402
+
+CASE = ("L1", "L2", "L3", "L4")
+
+
+@pytest.fixture(scope="session")
+def world():
+    """Case of L1 to L5."""
+    return support.make_world()
+
+
+@pytest.fixture(scope="session")
+def world_model(world):
+    return build_model(world)
+
+
+@pytest.fixture(scope="session")
+def case(world):
+    """L1 to L4, all exposed; L5 of the world is beyond it."""
+    return support.part(world, CASE)
+
+
+@pytest.fixture(scope="session")
+def model(world_model):
+    return support.part_model(world_model, CASE)
+
+
+@pytest.fixture(scope="session")
+def noise():
+    return Noise(sigma_m=0.5e-3, tissue_scale_m=1e-3, correlation_area_m2=45e-6)
