@@ -24,7 +24,8 @@ DEPTH_UNIT_M = 0.00005
 TISSUE_UNIT_M = 0.0001
 CLEAN_LIMIT_M = 0.0004
 MODEL_SENSOR_SHARE = 0.4  # of samples: the simulation's own sensor model; else `augment`'s faults
-PITCH_RANGE_M = (0.0010, 0.0027)
+PERFECT_SENSOR_SHARE = 0.2  # and no fault at all: shape is learnt sooner where it can be seen
+PITCH_RANGE_M, CLOSE_PITCH_M = (0.0010, 0.0027), 0.0017
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,12 @@ def random_grid(rng: np.random.Generator, view: View, size: int) -> np.ndarray:
     depth = view.depth_m[v, u]
     if not np.isfinite(depth):
         depth = np.nanmedian(view.depth_m)
-    pitch = np.exp(rng.uniform(*np.log(PITCH_RANGE_M)))
+    # Most passes look closely; the search alone is coarse.
+    finest, coarsest = PITCH_RANGE_M
+    coarsest = coarsest if rng.random() < 0.35 else CLOSE_PITCH_M
+    pitch = np.exp(rng.uniform(np.log(finest), np.log(coarsest)))
     scale = pitch * k.fx / depth
-    spread = rng.choice([0.0, 0.02, 0.05]) * k.fx / depth
+    spread = rng.choice([0.005, 0.015, 0.04]) * k.fx / depth
     u, v = u + rng.normal(0, 1) * spread, v + rng.normal(0, 1) * spread
     angle = _random_roll(rng, view, (u, v))
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -131,14 +135,14 @@ def random_grid(rng: np.random.Generator, view: View, size: int) -> np.ndarray:
 
 
 def _random_roll(rng: np.random.Generator, view: View, centre_px: tuple[float, float]) -> float:
-    """Half of the rolls are upright, a quarter upside down, the rest any."""
+    """Upright and upside down alike, so that the network must look which it is; the rest any."""
     draw = rng.random()
     if not len(view.cranial) or draw < 0.2:
         return float(rng.uniform(-np.pi, np.pi))
     k, axis = view.intrinsics, view.cranial.mean(axis=0)
     x, y = (centre_px[0] - k.cx) / k.fx, (centre_px[1] - k.cy) / k.fy
     upright = upright_angle(axis[:2] - np.array([x, y]) * axis[2])
-    return upright + np.radians(rng.uniform(-35, 35)) + (np.pi if draw < 0.45 else 0.0)
+    return upright + np.radians(rng.uniform(-35, 35)) + (np.pi if draw < 0.6 else 0.0)
 
 
 def make_sample(
@@ -148,8 +152,11 @@ def make_sample(
     k = view.intrinsics
     u, v = pixel_maps(affine, size)
     scale = float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
-    if rng.random() < MODEL_SENSOR_SHARE or not augment:
+    sensor = rng.random() if augment else 0.0
+    if sensor < MODEL_SENSOR_SHARE:
         depth = sample_depth(view.measured_m, affine, size)
+    elif sensor < MODEL_SENSOR_SHARE + PERFECT_SENSOR_SHARE:
+        depth = sample_depth(view.depth_m, affine, size)
     else:
         du, dv = warp_jitter(rng, u, v, scale)
         depth = _nearest(np.nan_to_num(view.depth_m, nan=0.0), du, dv)

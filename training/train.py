@@ -3,13 +3,14 @@
 
     python training/train.py --data training/data --run training/runs/a --steps 12000 [--resume]
 
-New views that the generator writes meanwhile are picked up at every report.
+New views that the generator writes meanwhile are picked up.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import math
 import signal
@@ -25,6 +26,7 @@ from dataset import Sample, find_views, load_view, make_sample, random_grid
 from evaluate import evaluate
 from network import SpineUNet, TorchNetwork
 
+REFRESH = 800  # views between two looks at what the generator has written meanwhile
 KEYS = ("x", "bone", "clean", "weight", "vectors", "holds")
 
 
@@ -66,12 +68,14 @@ class Views(torch.utils.data.IterableDataset):
 
     def __iter__(self):
         cv2.setNumThreads(1)
-        paths = find_views(self.folder)
-        if not paths:
-            raise FileNotFoundError(f"{self.folder}: no views; run training/generate.py first")
         info = torch.utils.data.get_worker_info()
         rng = np.random.default_rng([self.seed, info.id if info else 0])
-        while True:
+        paths: list[Path] = []
+        for count in itertools.count():
+            if count % REFRESH == 0:
+                paths = find_views(self.folder)
+                if not paths:
+                    raise FileNotFoundError(f"{self.folder}: no views; run training/generate.py")
             view = load_view(paths[rng.integers(len(paths))])
             # Two cuts of one view share the cost of reading it.
             for _ in range(2):
@@ -79,6 +83,11 @@ class Views(torch.utils.data.IterableDataset):
                     view, random_grid(rng, view, self.size), self.size, rng, augment=True
                 )
                 yield _tensors(sample)
+
+
+def _end_on_signal(_: int) -> None:
+    """A worker ends at once, where the main process leaves by an exception."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _tensors(sample: Sample) -> dict[str, torch.Tensor]:
@@ -117,12 +126,12 @@ def train(args: argparse.Namespace) -> dict:
         optimiser.load_state_dict(state["optimiser"])
         step, samples = state["step"], state["samples"]
     report: dict = {}
+    loader = iter(torch.utils.data.DataLoader(
+        Views(args.data / "train", args.size, args.seed * 100003 + step),
+        batch_size=args.batch, num_workers=args.workers,
+        prefetch_factor=8 if args.workers else None, worker_init_fn=_end_on_signal,
+    ))
     while step < args.steps:
-        loader = iter(torch.utils.data.DataLoader(
-            Views(args.data / "train", args.size, args.seed * 100003 + step),
-            batch_size=args.batch, num_workers=args.workers,
-            prefetch_factor=4 if args.workers else None,
-        ))
         net.train()
         totals: dict[str, float] = {}
         start = time.perf_counter()
@@ -153,7 +162,6 @@ def train(args: argparse.Namespace) -> dict:
                         kept.copy_(new)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) / n
-        del loader
         report = {
             "step": step, "samples": samples, "lr": round(lr, 7), "size": args.size,
             "views": len(find_views(args.data / "train")),
