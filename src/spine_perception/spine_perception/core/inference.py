@@ -16,7 +16,6 @@ from .features import CENTRE_SCALE_M, CHANNELS
 from .grid import GRID_SIZE
 
 MODEL_NAME = "spine_unet.onnx"
-INSTALLED = Path("share", "spine_perception", "models")
 MODEL_VARIABLE = "SPINENAV_MODEL"
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 DEFAULT_THREADS = 2
@@ -43,9 +42,8 @@ def find_model() -> Path:
     if named:
         return Path(named)
     above = Path(__file__).resolve().parents  # a pip or colcon prefix, or the repository, is there
-    # Above this file lie the repository, or the prefix of a pip or colcon installation.
-    above = [*Path(__file__).resolve().parents, Path(sys.prefix)]
-    tried = [p / "models" for p in above] + [p / INSTALLED for p in above]
+    tried = [p / "share" / "spine_perception" / "models" for p in above]
+    tried += [p / "models" for p in above]
     for folder in tried:
         if (folder / MODEL_NAME).is_file():
             return folder / MODEL_NAME
