@@ -8,10 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import registration_support as support  # noqa: E402
+import registration_support as support
 
-from spine_registration.core.estimator import Noise  # noqa: E402
-from spine_registration.core.model import build_model  # noqa: E402
+from spine_registration.core.estimator import Noise
+from spine_registration.core.model import build_model
 
 CASE = ("L1", "L2", "L3", "L4")
 

@@ -242,10 +242,10 @@ class Oracle:
 
     provider = "oracle"
     model_sha256 = "0" * 64
-    timings_ms: dict[str, float] = {}
 
     def __init__(self, stage: Stage, seed: int = 11):
         self.stage, self.seed = stage, seed
+        self.timings_ms: dict[str, float] = {}
         self.hints: list = []
         self.judges_frames = True
 
