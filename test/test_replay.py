@@ -83,9 +83,7 @@ def operation(tmp_path, monkeypatch) -> Path:
     faces = np.asarray(shape.faces, np.int32)
     meshes = {f"L{i}": Mesh(base - (0, 0, 0.035 * i), faces) for i in (2, 3, 4)}
     plan = tuple(
-        ScrewPlan(
-            f"L{i}", side, np.array([x, 0.02, -0.035 * i]), np.array([x, -0.015, -0.035 * i])
-        )
+        ScrewPlan(f"L{i}", side, np.array([x, 0.02, -0.035 * i]), np.array([x, -0.015, -0.035 * i]))
         for i in (2, 3, 4)
         for side, x in (("left", 0.01), ("right", -0.01))
     )

@@ -35,7 +35,7 @@ PARAMETERS_FILE = Path(__file__).with_name("peer_parameters.json")
 MIN_POINTS = 150
 SCORE_CUT_M = 0.005
 SCORE_POINTS = 700
-START_POINTS = 600  # more only cost time: from this many on, the winner stays the same
+START_POINTS = 600  # bounds the time of one start
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class PeerParameters:
     ransac_distance: float = 1.5  # in voxels
     ransac_iterations: int = 100_000
     per_level: bool = False
-    rolls: int = 4
-    shifts: int = 5
-    shift_step_mm: float = 17.0
-    tilt_deg: float = 0.0
+    rolls: int = 2
+    shifts: int = 3
+    shift_step_mm: float = 12.0
+    tilt_deg: float = 15.0
     dorsal_from_view: bool = False  # else the thinnest principal axis of the bone
     coarse_plane: bool = False  # point-to-plane in the coarse stage too, else point-to-point
     coarse_mm: float = 20.0
@@ -287,7 +287,7 @@ def multi_start_icp(
     if not p.dorsal_from_view:
         view = axes[2] * np.sign(axes[2] @ view)
     rolls = np.arange(max(2, p.rolls)) * 2 * np.pi / max(2, p.rolls)
-    tilts = (0.0,) if p.tilt_deg == 0 else (-p.tilt_deg, 0.0, p.tilt_deg)
+    tilts = [0.0] if p.tilt_deg == 0 else [k * p.tilt_deg for k in (-2, -1, 0, 1, 2)]
     frames = []
     for roll in rolls:
         cranial = Rotation.from_rotvec(roll * view).apply(long_axis)

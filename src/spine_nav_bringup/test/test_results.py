@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/results.md: numbers from lines alone, missed targets named as missed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from spine_nav_bringup.core import jsonl
+from spine_nav_bringup.results import LABEL_NOISE, NOT_MEASURED, TARGETS, render, targets_table
+
+STAT = {"mean": 0.9, "median": 0.8, "p95": 1.7, "count": 100}
+MS = {"median": 7.0, "p95": 9.0, "p99": 12.0, "max": 15.0, "count": 60}
+POOLED = {
+    "levels": 100, "levels_registered": 99, "levels_failed": 1, "level_frames": 6000,
+    "tracked": 5700, "availability": 0.95, "tre_mm": STAT, "trer_deg": {**STAT, "median": 0.7},
+    "eper_mm": STAT, "add_mm": STAT, "silent_failures": 0, "silent_failure_rate": 0.0,
+    "wrong_level": 0, "coverage95": 0.95, "statuses": {},
+}  # fmt: skip
+METHOD = {
+    "levels": 10, "levels_right": 9, "success": 0.9, "given": 10, "wrong_level": 1,
+    "refused_attempts": 0, "attempts": 2, "frames_used": STAT,
+    "right": {"tre_mm": STAT, "trer_deg": STAT, "eper_mm": STAT, "add_mm": STAT},
+    "all_given": {"tre_mm": STAT}, "registration_ms": STAT, "with_network_ms": STAT,
+    "per_scene": {},
+}  # fmt: skip
+BASE = {
+    "command": "spinenav bench", "time": "2026-01-01T00:00:00+00:00", "commit": "a" * 40,
+    "dirty": False, "model_sha256": "b" * 64, "provider": "CPU", "wall_s": 900.0,
+    "machine": {"cpu": "TestCPU", "cores": 2, "load_1min": 0.1}, "smoke": False,
+}  # fmt: skip
+ACCURACY = {
+    **BASE, "part": "accuracy", "scene_names": ["judge-1"], "anatomies": ["virtual-1"],
+    "run": {
+        "pooled": POOLED, "recovery_s": STAT, "recovery_max_s": 0.9, "not_recovered": 0,
+        "covered_availability": 0.85,
+        "scenes": [{**POOLED, "scene": "judge-1", "exposed": ["L1", "L5"]}],
+    },
+    "scratch": {"SpineNav": METHOD, "multi-start ICP": METHOD},
+    "peer_parameters": {"multi-start ICP": {"voxel_mm": 3.0}},
+}  # fmt: skip
+TIMING = {
+    **BASE, "part": "timing",
+    "registration": {"levels": 5, "total_ms": {**MS, "median": 350.0}, "network_ms": MS},
+    "update_five": {"update_ms": MS, "network_ms": MS},
+    "update_by_levels": [{"levels": 1, "update_ms": MS}, {"levels": 7, "update_ms": MS}],
+    "growth_exponent": 0.6, "nodes": {"latency_ms": MS},
+}  # fmt: skip
+
+
+def lines(records) -> list[str]:
+    return [row for row in targets_table(records) if row.startswith("| ")][1:]
+
+
+def test_all_targets_met():
+    rows = lines({"accuracy": ACCURACY, "timing": TIMING})
+    assert len(rows) == len(TARGETS)
+    assert all("| met |" in row for row in rows), rows
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what"),
+    [
+        (("accuracy", "run", "pooled", "levels_registered"), 97, "levels registered"),
+        (("accuracy", "run", "pooled", "tre_mm"), {**STAT, "mean": 1.4}, "TRE at entry"),
+        (("accuracy", "run", "pooled", "tre_mm"), {**STAT, "median": 1.1}, "TRE at entry"),
+        (("accuracy", "run", "pooled", "trer_deg"), {**STAT, "median": 0.9}, "trajectory angle"),
+        (("accuracy", "run", "pooled", "add_mm"), {**STAT, "median": 1.1}, "entry-point error"),
+        (("accuracy", "run", "pooled", "silent_failure_rate"), 0.002, "TRE > 4 mm"),
+        (("accuracy", "run", "pooled", "wrong_level"), 1, "wrong level"),
+        (("accuracy", "run", "pooled", "availability"), 0.89, "shown as tracked"),
+        (("accuracy", "run", "covered_availability"), 0.79, "shown as tracked"),
+        (("accuracy", "run", "pooled", "coverage95"), 0.91, "95 % bound"),
+        (("accuracy", "run", "pooled", "coverage95"), 0.99, "95 % bound"),
+        (("accuracy", "run", "recovery_max_s"), 1.2, "recovery"),
+        (("accuracy", "run", "not_recovered"), 1, "recovery"),
+        (("timing", "registration", "total_ms"), {**MS, "median": 401.0}, "5 levels from scratch"),
+        (("timing", "update_five", "update_ms"), {**MS, "p99": 19.0}, "pose update"),
+        (("timing", "nodes", "latency_ms"), {**MS, "median": 81.0}, "published pose"),
+        (("timing", "growth_exponent"), 1.1, "growth"),
+    ],
+)
+def test_a_missed_target_is_marked_as_missed(path, value, what):
+    records = copy.deepcopy({"accuracy": ACCURACY, "timing": TIMING})
+    at = records
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    missed = [row for row in lines(records) if "**missed**" in row]
+    assert len(missed) == 1
+    assert what in missed[0]
+
+
+def test_without_lines_nothing_has_a_number(tmp_path):
+    text = render(tmp_path)
+    assert text.count(NOT_MEASURED) == len(TARGETS)
+    assert "## Time" not in text
+    assert "## Accuracy" not in text
+
+
+def test_the_document_names_its_origin_and_the_label_noise(tmp_path):
+    jsonl.append(tmp_path / "accuracy.jsonl", {**ACCURACY, "commit": "0" * 40})
+    jsonl.append(tmp_path / "accuracy.jsonl", {**ACCURACY, "dirty": True})
+    jsonl.append(tmp_path / "timing.jsonl", TIMING)
+    text = render(tmp_path)
+    assert LABEL_NOISE in text
+    assert "`aaaaaaaaaaaa`, with uncommitted changes" in text
+    assert "000000000000" not in text  # the newest line rules
+    assert "TestCPU, 2 cores" in text
+    assert "voxel_mm 3.0" in text
+    assert "img/update_time.png" in text
+    assert "Recordings made elsewhere" not in text
+
+
+def test_foreign_runs_are_counted(tmp_path):
+    for _ in range(3):
+        jsonl.append(tmp_path / "foreign.jsonl", {**ACCURACY, "part": "foreign"})
+    assert "so far: 3." in render(tmp_path)
