@@ -25,6 +25,7 @@ ARGUMENTS = {
     "exit_at_end": ("false", "end the launch after the last frame of a recording"),
     "log_level": ("info", "of all nodes"),
 }
+END_S = "20"  # a loaded machine takes seconds to unload Open3D; launch's default is 5
 TOPICS = {
     "colour_topic": "color/image_raw",
     "depth_topic": "aligned_depth_to_color/image_raw",
@@ -58,6 +59,7 @@ def nodes(context: LaunchContext) -> list:
             parameters=[*([file] if executable != "supervisor" else []), sim_time, *values],
             arguments=["--ros-args", "--log-level", given["log_level"]],
             output="both",
+            sigterm_timeout=END_S,
             **options,
         )
 

@@ -19,6 +19,7 @@ from spine_nav_common.core.types import RgbdFrame
 from .conversions import stamp_to_ns
 
 _PERIODS = 16
+_FIRST_SLOP_NS = 16_666_667  # half a frame at 30 Hz, until the period is known
 _FRAME_ID = "camera_color_optical_frame"
 
 
@@ -82,7 +83,7 @@ class FramePairer:
 
     def __init__(self, on_frame: Callable[[RawFrame], None]) -> None:
         self._on_frame = on_frame
-        self._pairer = Pairer(slop_ns=0)
+        self._pairer = Pairer(_FIRST_SLOP_NS)
         self._info: CameraInfo | None = None
         self._stamps: deque[int] = deque(maxlen=_PERIODS)
         self._ready: deque = deque(maxlen=2)
@@ -99,7 +100,8 @@ class FramePairer:
         stamp_ns = stamp_to_ns(message.header.stamp)
         self._stamps.append(stamp_ns)
         periods = np.diff(sorted(set(self._stamps)))
-        self._pairer.slop_ns = int(np.median(periods)) // 2 if len(periods) else 0
+        if len(periods):
+            self._pairer.slop_ns = int(np.median(periods)) // 2
         self._pairer.add_first(stamp_ns, message)
         self._release()
 

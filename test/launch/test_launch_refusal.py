@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""launch/spinenav.launch.py with a case that is not there: named, exit code 1, all others end."""
+
+import sys
+import unittest
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("launch_testing", reason="launch_testing comes with a full ROS 2 installation")
+pytest.importorskip("launch_ros", reason="launch_ros comes with a full ROS 2 installation")
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import launch_testing
+import launch_testing.actions
+import ros_support as support
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.launch_test
+def generate_test_description():
+    support.own_domain()
+    arguments = {
+        "case": "/nowhere",
+        "source": "ros",
+        "params_file": str(REPOSITORY / "config" / "ros.yaml"),
+    }
+    launch_file = str(REPOSITORY / "launch" / "spinenav.launch.py")
+    return LaunchDescription(
+        [
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(launch_file), launch_arguments=arguments.items()
+            ),
+            launch_testing.actions.ReadyToTest(),
+        ]
+    )
+
+
+class TestRefusal(unittest.TestCase):
+    def test_the_reason_is_told_and_the_supervisor_gives_up(self, proc_output, proc_info):
+        proc_output.assertWaitFor("cannot configure: /nowhere", timeout=120, stream="stderr")
+        proc_info.assertWaitForShutdown("supervisor-4", timeout=120)
+
+
+@launch_testing.post_shutdown_test()
+class TestExitCodes(unittest.TestCase):
+    def test_the_supervisor_ends_with_1_and_the_nodes_with_0(self, proc_info):
+        codes = {name: proc_info[name].returncode for name in proc_info.process_names()}
+        expected = {"navigation-1": 0, "case_server-2": 0, "overlay-3": 0, "supervisor-4": 1}
+        self.assertEqual(codes, expected)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""launch/spinenav.launch.py on a full ROS 2 machine: bring-up, replay to result, clean shutdown.
+
+Run it with `launch_test test/launch/test_launch_replay.py`, or through pytest where launch_testing
+is installed (its plugin needs pytest < 8.4). `test/test_ros_live.py` holds the same scenarios for
+machines without it. The network is a mock that sees no bone, so a result is `searching`.
+"""
+
+import os
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("launch_testing", reason="launch_testing comes with a full ROS 2 installation")
+pytest.importorskip("launch_ros", reason="launch_ros comes with a full ROS 2 installation")
+
+import sys
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import launch_testing
+import launch_testing.actions
+import launch_testing.asserts
+import rclpy
+import ros_support as support
+from diagnostic_msgs.msg import DiagnosticArray
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from mock_model import write_mock_model
+
+from spine_nav_common.ros import qos
+from spine_nav_common.ros.conversions import stamp_to_ns
+from spine_nav_common.ros.results import status_fields
+
+REPOSITORY = Path(__file__).parents[2]
+NODES = ("navigation", "case_server", "overlay", "camera_source")
+FRAMES = 600  # 40 s: longer than any bring-up
+FORBIDDEN = ("Traceback", "Segmentation fault", "context is invalid")
+
+
+@pytest.mark.launch_test
+def generate_test_description():
+    support.own_domain()
+    folder = Path(tempfile.mkdtemp(prefix="spinenav_launch_"))
+    arguments = {
+        "case": str(support.write_small_case(folder / "case")),
+        "source": "replay",
+        "recording": str(support.write_small_recording(folder / "recording", FRAMES)),
+        "model": str(write_mock_model(folder / "model")),
+        "params_file": str(REPOSITORY / "config" / "replay.yaml"),
+    }
+    launch_file = str(REPOSITORY / "launch" / "spinenav.launch.py")
+    return LaunchDescription(
+        [
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(launch_file), launch_arguments=arguments.items()
+            ),
+            launch_testing.actions.ReadyToTest(),
+        ]
+    )
+
+
+class TestReplay(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        rclpy.init()
+        cls.node = rclpy.create_node("watcher", namespace="/spine")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.node.destroy_node()
+        rclpy.try_shutdown()
+
+    def until(self, condition, timeout_s=90.0):
+        end = time.monotonic() + timeout_s
+        while not condition():
+            self.assertLess(time.monotonic(), end, "the condition did not come true")
+            rclpy.spin_once(self.node, timeout_sec=0.1)
+
+    def test_every_node_becomes_active_and_every_status_names_a_recorded_frame(self, proc_output):
+        got = []
+        self.node.create_subscription(
+            DiagnosticArray, "registration/status", got.append, qos.RESULT
+        )
+        proc_output.assertWaitFor("all nodes are active", timeout=120, stream="stderr")
+        for name in NODES:
+            client = self.node.create_client(GetState, f"{name}/get_state")
+            self.until(client.service_is_ready)
+            future = client.call_async(GetState.Request())
+            self.until(future.done)
+            self.assertEqual(
+                future.result().current_state.id, State.PRIMARY_STATE_ACTIVE, f"{name} not active"
+            )
+        self.until(lambda: len(got) >= 3)
+        recorded = {support.START_NS + i * support.PERIOD_NS for i in range(FRAMES)}
+        for message in got:
+            self.assertIn(stamp_to_ns(message.header.stamp), recorded)
+            fields = [status_fields(status) for status in message.status]
+            self.assertEqual([f["level"] for f in fields], list(support.LEVELS))
+            self.assertEqual({f["status"] for f in fields}, {"searching"})
+
+
+@launch_testing.post_shutdown_test()
+class TestShutdown(unittest.TestCase):
+    def test_every_process_ends_with_0(self, proc_info):
+        self.assertEqual(len(proc_info.process_names()), len(NODES) + 1)
+        launch_testing.asserts.assertExitCodes(proc_info, allowable_exit_codes=[0])
+
+    def test_no_log_holds_a_forbidden_phrase(self, proc_output):
+        for output in proc_output:
+            text = output.text.decode(errors="replace")
+            for phrase in FORBIDDEN:
+                self.assertNotIn(phrase, text)
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
