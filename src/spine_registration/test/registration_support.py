@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A virtual spine for the tests of this package: its surfaces, bone pixels sampled from them without
-a renderer, and small frames of rays with an oracle in place of the network."""
+"""A virtual spine for the tests of this package: its surfaces, bone pixels sampled from them
+without a renderer, and small frames of rays with an oracle in place of the network."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ def bone_pixels(
     """Points on the dorsal samples that face the camera.
 
     Args:
-        noise_m: deviation of frontal bone along its normal; slopes are worse, as the estimator has it.
+        noise_m: deviation of frontal bone along its normal; slopes are worse, as in the estimator.
         tissue_m: mean thickness of tissue on `tissue_share` of the points (it lies outside only).
-        share: of each level's points that are kept, per level or for all; a level not named has none.
+        share: of each level's points that are kept; a level that a dict does not name has none.
     """
     points, rays, votes, clean = [], [], [], []
     for k, level in enumerate(model.levels):
@@ -283,7 +283,9 @@ class Oracle:
         return Segmentation(bone, clean, centre, cranial, dorsal, points.astype(np.float32), grid)
 
 
-def covered_by_hand(frame: RgbdFrame, columns: slice = slice(None), near_m: float = 0.4) -> RgbdFrame:
+def covered_by_hand(
+    frame: RgbdFrame, columns: slice = slice(None), near_m: float = 0.4
+) -> RgbdFrame:
     """The frame with a blue glove over some columns of the image."""
     depth, colour = frame.depth_m.copy(), frame.colour.copy()
     depth[:, columns] = near_m

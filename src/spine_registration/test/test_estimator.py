@@ -59,7 +59,9 @@ def test_the_gradient_is_that_of_the_log_likelihood(model, noise):
 
     def log_likelihood(xi):
         lin = es._linearise(model, es.exp_about(xi.reshape(L, 6), anchor) @ T, data, noise)
-        lik = point_likelihood(lin.distance, here.sigma, noise.tissue_scale_m, data.clean, data.bone)
+        lik = point_likelihood(
+            lin.distance, here.sigma, noise.tissue_scale_m, data.clean, data.bone
+        )
         return float((data.weight * here.seen * lik.log_density).sum(dtype=float))
 
     gradient = here.g.ravel()  # of the energy, which is minus the log likelihood

@@ -16,7 +16,7 @@ from spine_registration.core.registration import Registration, register
 
 CONFIG = NavigatorConfig()
 TIE = "a tie in shape counts as agreement, and rivals far behind by count are not asked for shape"
-UNEXPLAINED = "the share of explained bone is taken of the pixels near a surface, not of all in view"
+UNEXPLAINED = "the share of explained bone is of the pixels near a surface, not of all in view"
 
 
 def run(model, pixels, instances, noise, config=CONFIG):
