@@ -178,6 +178,7 @@ def check_model() -> list[Finding]:
     """The network: file, card, hash, and the provider that a real session gets."""
     try:
         import onnxruntime
+
         from spine_perception.core.inference import ModelError, OnnxNetwork, find_model
     except Exception as error:  # noqa: BLE001
         return [Finding("model", State.MISSING, f"cannot be checked: {error}", SETUP)]

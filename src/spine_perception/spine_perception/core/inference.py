@@ -105,6 +105,8 @@ class OnnxNetwork:
                 f"{model}: none of the providers {list(providers or PROVIDERS)} is available "
                 f"(this onnxruntime has {available}); install the GPU build or choose the CPU"
             )
+        if "CUDAExecutionProvider" in chosen:
+            ort.preload_dlls()  # CUDA and cuDNN that came as wheels lie on no library path
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or DEFAULT_THREADS
         options.inter_op_num_threads = 1
