@@ -10,28 +10,32 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.metrics import evaluate, format_report, mean_distance_mm
 from spine_nav_common.core.outputs import POSES, SUMMARY, PoseRow, read_json, read_poses, write_json
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.truth import Truth, load_truth
 from spine_nav_common.core.types import (
     Case,
+    Intrinsics,
     LevelEstimate,
     NavigationResult,
+    RgbdFrame,
     Status,
 )
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.scene_config import SceneConfig
 
 from .core.progress import Progress
+from .overlay import draw_overlay, project_px
 
 DONE, FAILED = 0, 1
 EXPOSED = ("L1", "L2", "L3", "L4", "L5")
@@ -44,8 +48,11 @@ SCENE = SceneConfig(
     distance_m=(0.45, 0.5),
     tool_busy=0.25,
 )
-PICTURE_SCALE = 2
+PICTURE_SCALE = 3
 PICTURES = 4
+CLOSE_UP_PX = 400  # least width of the part of the image that the pictures show
+PROBE_FRAMES = 9
+NODE_OVERHEAD = 1.5
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def run_demo(out: Path, seed: int, seconds: float) -> int:
     simulate(operation, None, seed, seconds, ("rgbd",), SCENE, progress)
     progress.close()
 
-    way = navigate(operation, run, seconds)
+    way = navigate(operation, run)
     summary = read_json(run / SUMMARY)
     if summary["stopped"]:
         print(f"the run stopped half-way: {summary['stopped']}; its rows are in {run}")
@@ -107,7 +114,7 @@ def verdict(pooled: dict[str, Any]) -> list[str]:
     return problems
 
 
-def navigate(operation: Path, run: Path, seconds: float) -> str:
+def navigate(operation: Path, run: Path) -> str:
     """Play the operation to the ROS 2 nodes; without rclpy replay it, and say so."""
     case, recording = operation / "case", operation / "recording"
     if importlib.util.find_spec("rclpy") is None:
@@ -120,31 +127,59 @@ def navigate(operation: Path, run: Path, seconds: float) -> str:
         return "replay without ROS"
     from .live import LiveOptions, run_live
 
-    _say(2, f"navigated by the ROS 2 nodes at the camera's pace ({seconds:.0f} s)")
+    rate = affordable_rate(operation)
+    slow = "" if rate == 1.0 else f", slowed to {rate:.2f}x: this machine is busy or small"
+    _say(2, f"navigated by the ROS 2 nodes at the camera's pace{slow}")
     progress = Progress("navigating")
-    run_live(LiveOptions(case=case, source=f"replay:{recording}", out=run), progress)
+    setting = (f"camera_source.rate={rate:.2f}",)
+    run_live(LiveOptions(case, f"replay:{recording}", run, assignments=setting), progress)
     progress.close()
-    return "live through the ROS 2 nodes"
+    return "live through the ROS 2 nodes" + (f" at {rate:.2f}x" if rate < 1.0 else "")
+
+
+def affordable_rate(operation: Path) -> float:
+    """Speed of play at which the nodes keep up on this machine, 0.1 to 1 (the camera's own)."""
+    from itertools import islice
+
+    from spine_registration.core.navigator import Navigator
+
+    from .replay import load_segmenter
+
+    navigator = Navigator(load_case(operation / "case"), load_segmenter())
+    stamps, spent = [], []
+    for frame in islice(open_recording(operation / "recording").rgbd_frames(), PROBE_FRAMES):
+        begin = time.perf_counter()
+        navigator.process(frame)
+        spent.append(time.perf_counter() - begin)
+        stamps.append(frame.stamp_ns)
+    if len(spent) < 3:
+        return 1.0
+    period_s = float(np.median(np.diff(stamps))) * 1e-9
+    # The first frames register; the median is a tracking step. Nodes need some time beside it.
+    rate = period_s / (NODE_OVERHEAD * float(np.median(spent)))
+    return float(np.clip(rate, 0.1, 1.0))
 
 
 def show(operation: Path, run: Path, case: Case, truth: Truth, out: Path, title: str) -> list[Path]:
     """Write the pictures and the Foxglove recording; returns their paths."""
     from .demo_recording import write_foxglove
-    from .overlay import draw_overlay
     from .pictures import write_error_over_time, write_picture, write_strip
 
     rows = read_poses(run / POSES)
     results = results_of(rows)
     moments = choose_moments(results)
+    best = max((results[m.stamp_ns] for m in moments), key=_tracked, default=None)
+    wanted = {m.stamp_ns for m in moments}
     pictures: dict[int, np.ndarray] = {}
 
-    def frames():
+    def frames() -> Iterator[tuple[RgbdFrame, NavigationResult | None]]:
         for frame in open_recording(operation / "recording").rgbd_frames():
             result = results.get(frame.stamp_ns)
-            if frame.stamp_ns in {m.stamp_ns for m in moments}:
+            if frame.stamp_ns in wanted:
+                near = close_up(frame, case, best)
                 pictures[frame.stamp_ns] = draw_overlay(
-                    frame.colour, frame.intrinsics, case, result, frame.depth_m,
-                    stamp_ns=frame.stamp_ns, scale=PICTURE_SCALE,
+                    near.colour, near.intrinsics, case, result, near.depth_m,
+                    stamp_ns=near.stamp_ns, scale=PICTURE_SCALE,
                 )  # fmt: skip
             yield frame, result
 
@@ -155,11 +190,31 @@ def show(operation: Path, run: Path, case: Case, truth: Truth, out: Path, title:
     write_error_over_time(files[0], traces(rows, truth, case), title)
     if moments:
         shown = [(m.caption, pictures[m.stamp_ns]) for m in moments if m.stamp_ns in pictures]
-        best = max(moments, key=lambda m: _tracked(results[m.stamp_ns]))
         write_picture(files[1], pictures[best.stamp_ns])
         files.append(out / "overlay_strip.png")
         write_strip(files[2], shown)
     return [*files, recording]
+
+
+def close_up(frame: RgbdFrame, case: Case, result: NavigationResult | None) -> RgbdFrame:
+    """The part of a frame around the levels that `result` has poses for, in 4:3."""
+    poses = [e for e in result.levels if e.T_camera_ct is not None] if result else []
+    k = frame.intrinsics
+    if not poses:
+        return frame
+    points = np.concatenate(
+        [transform_points(e.T_camera_ct, case.meshes[e.level].vertices_m) for e in poses]
+    )
+    pixels = project_px(points[points[:, 2] > 0.05], k)
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    size = 1.5 * np.maximum(high - low, 1)
+    width = int(min(k.width, max(CLOSE_UP_PX, size[0], size[1] * 4 / 3)))
+    height = min(k.height, width * 3 // 4)
+    corner = np.clip((low + high - (width, height)) / 2, 0, (k.width - width, k.height - height))
+    x, y = (int(v) for v in corner)
+    part = np.s_[y : y + height, x : x + width]
+    near = Intrinsics(width, height, k.fx, k.fy, k.cx - x, k.cy - y)
+    return replace(frame, colour=frame.colour[part], depth_m=frame.depth_m[part], intrinsics=near)
 
 
 def results_of(rows: Sequence[PoseRow]) -> dict[int, NavigationResult]:
@@ -179,29 +234,33 @@ def _tracked(result: NavigationResult) -> int:
 
 
 def choose_moments(results: dict[int, NavigationResult]) -> list[Shown]:
-    """Four moments: before registration, registered, the most occluded one, the end."""
+    """Four moments: the first pose, all tracked, the most covered frame, and after it.
+
+    Where nothing was ever covered, four moments evenly over the run.
+    """
     stamps = sorted(results)
-    if not stamps:
-        return []
     tracked = {s: _tracked(results[s]) for s in stamps}
-    first = next((s for s in stamps if tracked[s]), stamps[-1])
-    after = [s for s in stamps if s > first]
-    covered = min(after, key=lambda s: (tracked[s], s), default=first)
-    best = max(stamps, key=lambda s: (tracked[s], s < covered))
-    last = max(
-        (s for s in stamps if s > covered), key=lambda s: (tracked[s], s), default=stamps[-1]
-    )
+    first = next((i for i, s in enumerate(stamps) if tracked[s]), None)
+    if first is None:
+        return [Shown(s, _at(s, stamps, "no pose")) for s in stamps[:1]]
+    rest = stamps[first:]
+    covered = min(rest, key=lambda s: tracked[s])
+    if tracked[covered] == max(tracked[s] for s in rest):
+        evenly = {rest[round(i * (len(rest) - 1) / (PICTURES - 1))] for i in range(PICTURES)}
+        return [Shown(s, _at(s, stamps, "")) for s in sorted(evenly)]
+    before = [s for s in rest if s < covered] or rest[:1]
+    after = [s for s in rest if s > covered] or rest[-1:]
     chosen = {
-        stamps[2 * len(stamps) // 3]: "under way",
-        stamps[len(stamps) // 4]: "under way",
-        first: "first pose",
-        best: "all tracked" if tracked[best] == len(results[best].levels) else "best view",
-        covered: "a tool passes" if tracked[covered] < tracked[best] else "in between",
-        last: "recovered" if tracked[covered] < tracked[last] else "at the end",
+        max(after, key=lambda s: (tracked[s], s)): "after it",
+        covered: "most covered",
+        max(before, key=lambda s: (tracked[s], s)): "before a tool passes",
+        rest[0]: "first pose",
     }
-    spare = len(chosen) - PICTURES  # moments under way only fill the sheet
-    kept = list(chosen.items())[max(0, min(spare, 2)) :]
-    return [Shown(s, f"{(s - stamps[0]) * 1e-9:.1f} s: {why}") for s, why in sorted(kept)]
+    return [Shown(s, _at(s, stamps, why)) for s, why in sorted(chosen.items())]
+
+
+def _at(stamp_ns: int, stamps: list[int], why: str) -> str:
+    return f"{(stamp_ns - stamps[0]) * 1e-9:.1f} s" + (f": {why}" if why else "")
 
 
 def traces(rows: Sequence[PoseRow], truth: Truth, case: Case) -> list[Any]:

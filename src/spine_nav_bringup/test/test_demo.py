@@ -8,7 +8,7 @@ import pytest
 import trimesh
 from rosbags.highlevel import AnyReader
 
-from spine_nav_bringup.demo import choose_moments, results_of, traces, verdict
+from spine_nav_bringup.demo import choose_moments, close_up, results_of, traces, verdict
 from spine_nav_bringup.demo_recording import write_foxglove
 from spine_nav_bringup.pictures import write_error_over_time, write_strip, write_update_time
 from spine_nav_common.core.outputs import PoseRow
@@ -67,10 +67,27 @@ def test_the_pictures_show_the_first_pose_the_occlusion_and_the_recovery():
     moments = choose_moments(results_of(rows("0012222100222222")))
     captions = " ".join(m.caption for m in moments)
     assert len(moments) == 4
-    assert "a tool passes" in captions
-    assert "recovered" in captions
-    assert "first pose" in captions
+    for words in ("first pose", "before a tool passes", "most covered", "after it"):
+        assert words in captions
     assert [m.stamp_ns for m in moments] == sorted(m.stamp_ns for m in moments)
+
+
+def test_a_run_without_occlusion_is_shown_evenly():
+    moments = choose_moments(results_of(rows("0222222222")))
+    assert [m.caption for m in moments] == ["0.1 s", "0.3 s", "0.4 s", "0.6 s"]
+
+
+def test_the_close_up_shows_the_same_pixels_with_the_same_rays():
+    colour = np.arange(480 * 640 * 3, dtype=np.uint32).astype(np.uint8).reshape(480, 640, 3)
+    k = Intrinsics(640, 480, 600.0, 600.0, 319.5, 239.5)
+    depth = np.linspace(0.4, 0.6, 480 * 640, dtype=np.float32).reshape(480, 640)
+    frame = RgbdFrame(5, colour, depth, k)
+    near = close_up(frame, CASE, results_of(rows("2"))[5])
+    assert near.colour.shape == (300, 400, 3)
+    x, y = round(k.cx - near.intrinsics.cx), round(k.cy - near.intrinsics.cy)
+    assert (near.colour == colour[y : y + 300, x : x + 400]).all()
+    assert (near.depth_m == depth[y : y + 300, x : x + 400]).all()
+    assert close_up(frame, CASE, None) is frame
 
 
 @pytest.mark.parametrize("pattern", ["0", "2", "00", "22", "020"])
