@@ -6,6 +6,8 @@ The scenarios of test/launch/, with the real nodes around a fake navigator.
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
 import ros_support as support
+from mock_model import write_mock_model
 
 from spine_nav_bringup import live
 from spine_nav_bringup.live import LiveOptions, run_live
@@ -199,3 +202,36 @@ def test_a_wrong_case_is_refused(recording, tmp_path):
 def test_wrong_parameters_are_start_up_errors_with_remedy(case, recording, tmp_path, text, match):
     with pytest.raises(ParameterError, match=match):
         run(case, f"replay:{recording}", tmp_path, nodes_with([]), assignments=(text,))
+
+
+def spinenav_live(*arguments):
+    """The installed command in a process of its own, without a terminal."""
+    command = [sys.executable, "-m", "spine_nav_bringup.cli", "live", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+def test_the_command_runs_the_real_nodes_to_the_end(case, recording, tmp_path):
+    """A mock network sees no bone, so that every level stays `searching`."""
+    model = write_mock_model(tmp_path / "model")
+    ended = spinenav_live(
+        "--case", case, "--source", f"replay:{recording}", "--out", tmp_path, "--model", model
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = rows_by_frame(tmp_path)
+    assert len(rows) == 12
+    assert {r.status for frame in rows.values() for r in frame} == {Status.SEARCHING}
+    assert read_json(tmp_path / "summary.json")["results"] >= 1
+    assert "12 frames" in ended.stdout and "Traceback" not in ended.stderr
+
+
+def test_the_command_refuses_a_damaged_model_with_2_and_one_line(case, recording, tmp_path):
+    model = write_mock_model(tmp_path / "model")
+    model.write_bytes(model.read_bytes() + b"x")
+    ended = spinenav_live(
+        "--case", case, "--source", f"replay:{recording}", "--out", tmp_path, "--model", model
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("spinenav live: ")
+    assert "the file is damaged or replaced" in ended.stderr.splitlines()[-1]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frame sources without ROS: a recording that loops and stops, the virtual operation of a case."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
+
+import ros_support as support
+
+from spine_nav_common.core.errors import CaseError, RecordingError
+from spine_nav_common.parameters import ParameterError
+from spine_perception.ros.camera_source import CameraSourceConfig, make_source
+from spine_perception.sources.recorded import Recorded
+from spine_perception.sources.virtual import Virtual
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return support.write_small_recording(tmp_path_factory.mktemp("sources") / "rec", 4)
+
+
+def test_a_loop_goes_on_in_time(recording):
+    frames = list(itertools.islice(Recorded(recording, loop=True).frames(), 10))
+    stamps = np.array([f.stamp_ns for f in frames])
+    assert (np.diff(stamps) > 0).all() and np.diff(stamps).max() < 70_000_000
+    assert [int(f.colour[0, 0, 0]) for f in frames] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+
+
+def test_without_loop_the_end_is_the_end_and_close_ends_it_early(recording):
+    source = Recorded(recording)
+    frames = source.frames()
+    assert next(frames).stamp_ns == support.START_NS
+    source.close()
+    assert list(frames) == []
+    assert len(list(Recorded(recording).frames())) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "match"),
+    [
+        ({"source": "replay"}, ParameterError, "name a recording"),
+        ({"source": "replay", "recording": "/nowhere"}, RecordingError, "no such recording"),
+        ({"source": "virtual"}, ParameterError, "name the folder of a case"),
+        ({"source": "virtual", "case": "/nowhere"}, CaseError, "there is no case"),
+        ({"source": "realsense", "recording": "/nowhere.db3"}, ParameterError, "no such RealSense"),
+    ],
+)
+def test_a_source_that_cannot_start_says_why(values, error, match):
+    if values["source"] == "realsense":
+        pytest.importorskip("pyrealsense2")
+    with pytest.raises(error, match=match):
+        make_source(CameraSourceConfig(**values))
+
+
+def test_the_virtual_operation_of_a_case_repeats_with_its_seed(tmp_path):
+    case = support.write_small_case(tmp_path / "case")
+    first, again = (Virtual(case, seed=3, fps=15.0, seconds=0.1) for _ in range(2))
+    frames = list(first.frames())
+    assert len(frames) == 2
+    assert frames[1].stamp_ns - frames[0].stamp_ns == round(1e9 / 15)
+    assert frames[0].colour.shape == (480, 640, 3)
+    assert 0.2 < np.nanmedian(frames[0].depth_m) < 1.0
+    repeated = next(again.frames())
+    np.testing.assert_array_equal(frames[0].colour, repeated.colour)
+    np.testing.assert_array_equal(frames[0].depth_m, repeated.depth_m)
