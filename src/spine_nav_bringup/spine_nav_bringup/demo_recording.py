@@ -18,7 +18,8 @@ from spine_nav_common.core.geometry import q_xyzw_from_rotation
 from spine_nav_common.core.recording import RecordingWriter
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, RgbdFrame, Status
 
-from .overlay import STATUS_COLOUR, STUB_M, draw_overlay, simplify
+from .core.annotation import STATUS_COLOUR
+from .overlay import STUB_M, draw_overlay, simplify
 from .replay import Progress
 
 MESH_FACES = 500

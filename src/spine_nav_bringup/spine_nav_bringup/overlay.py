@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from spine_nav_bringup.core.text import draw_text, shade_box, text_size
 from spine_nav_common.core.types import (
     Case,
     Intrinsics,
@@ -24,15 +23,14 @@ from spine_nav_common.core.types import (
     Status,
 )
 
-BANNER = "RESEARCH SOFTWARE · not a medical device"
-STATUS_COLOUR: dict[Status, tuple[int, int, int]] = {
-    Status.TRACKED: (64, 224, 120),
-    Status.OCCLUDED: (255, 176, 32),
-    Status.REGISTERING: (120, 180, 255),
-    Status.SEARCHING: (190, 190, 190),
-    Status.LOST: (255, 96, 80),
-    Status.REJECTED: (255, 96, 80),
-}
+from .core.annotation import (
+    STATUS_COLOUR,
+    label_layout,
+    paint_banner,
+    paint_label,
+    paint_legend,
+)
+
 PLAN_COLOUR = (90, 235, 255)
 ENTRY_COLOUR = (255, 255, 255)
 FACES_PER_LEVEL = 1200  # enough for a smooth outline at 640x480, cheap enough for 15 Hz
@@ -41,6 +39,7 @@ STUB_M = 0.022  # how far the planned axis is prolonged out of the bone, towards
 OCCLUDER_MARGIN_M = 0.012  # measured surface this much nearer than the model hides the model
 CHI_2D_95 = 2.4477  # sqrt of the 95 % quantile of chi-square with two degrees of freedom
 NEAR_M = 0.05
+REFERENCE_WIDTH_PX = 640  # text is drawn at its own size on an image of this width
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,11 @@ class _Render:
     mask: np.ndarray
     shade: np.ndarray
     depth_m: np.ndarray
+
+    def pixels(self) -> np.ndarray:
+        """(N, 2) x and y in the image of the pixels in the mask."""
+        rows, columns = np.nonzero(self.mask)
+        return np.stack([columns + self.x0, rows + self.y0], axis=1)
 
 
 def _render(mesh: Mesh, T_camera_ct: np.ndarray, intrinsics: Intrinsics) -> _Render | None:
@@ -251,138 +255,6 @@ def _paint_plan(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Label:
-    """A label of two lines (level, bound), centred at `at_px`, led to `anchor_px` on the bone."""
-
-    lines: tuple[str, ...]
-    at_px: np.ndarray
-    anchor_px: np.ndarray
-    colour: tuple[int, int, int]
-    size_px: tuple[int, int]
-
-
-def _label_layout(
-    shown: list[LevelEstimate], renders: dict[str, _Render], scale: int, shape: tuple[int, ...]
-) -> list[_Label]:
-    """Labels in a row beside the spine, pushed apart along it until none covers another."""
-    centres, pixels = {}, {}
-    for estimate in shown:
-        render = renders[estimate.level]
-        rows, columns = np.nonzero(render.mask)
-        pixels[estimate.level] = np.stack([columns + render.x0, rows + render.y0], 1) * scale
-        centres[estimate.level] = pixels[estimate.level].mean(axis=0)
-    chain = np.array([centres[e.level] for e in shown])
-    axis = np.array([0.0, 1.0])
-    if len(chain) > 1:
-        axis = np.linalg.svd(chain - chain.mean(axis=0))[2][0]
-    aside = np.array([axis[1], -axis[0]])
-    if (aside[1] if abs(aside[1]) > abs(aside[0]) else -aside[0]) > 0:
-        aside = -aside  # above a horizontal spine, right of an upright one
-    reach = max(float(((p - centres[n]) @ aside).max()) for n, p in pixels.items()) + 34 * scale
-    labels = []
-    for estimate in shown:
-        lines: tuple[str, ...] = (estimate.level,)
-        if estimate.status is Status.TRACKED and estimate.predicted_tre_mm is not None:
-            lines += (f"{estimate.predicted_tre_mm:.1f} mm",)
-        sizes = [text_size(t, (13 if i == 0 else 10) * scale, i == 0) for i, t in enumerate(lines)]
-        box = (max(w for w, _ in sizes) + 8 * scale, sum(h for _, h in sizes) + 6 * scale)
-        centre = centres[estimate.level]
-        # All labels at one distance from the line of centres: a tidy row.
-        offset = reach - float((centre - chain.mean(axis=0)) @ aside)
-        labels.append(
-            _Label(lines, centre + offset * aside, centre, STATUS_COLOUR[estimate.status], box)
-        )
-    labels.sort(key=lambda label: float(label.at_px @ axis))
-    step = np.zeros(2)
-    placed: list[_Label] = []
-    for label in labels:
-        at = label.at_px.copy()
-        if placed:
-            last = placed[-1]
-            need = np.array([last.size_px[i] + label.size_px[i] for i in (0, 1)]) / 2 + 3 * scale
-            gap = at - last.at_px
-            if np.all(np.abs(gap) < need):
-                along = np.abs(axis) + 1e-9
-                step = axis * float(np.min((need - np.abs(gap)) / along))
-                at = at + step
-        half = np.array(label.size_px) / 2 + 2 * scale
-        at = np.clip(at, half, np.array([shape[1], shape[0]]) - half)
-        placed.append(_Label(label.lines, at, label.anchor_px, label.colour, label.size_px))
-    return placed
-
-
-def _paint_label(image: np.ndarray, label: _Label, scale: int) -> None:
-    fixed = [tuple(np.round(p * 16).astype(int).tolist()) for p in (label.anchor_px, label.at_px)]
-    cv2.line(image, fixed[0], fixed[1], label.colour, scale, cv2.LINE_AA, 4)
-    cv2.circle(image, fixed[0], 32 * scale, label.colour, cv2.FILLED, cv2.LINE_AA, 4)
-    width, height = label.size_px
-    x, y = (np.round(label.at_px - np.array([width, height]) / 2)).astype(int).tolist()
-    shade_box(image, x, y, width, height, 0.25)
-    y += 2 * scale
-    for i, text in enumerate(label.lines):
-        size = (13 if i == 0 else 10) * scale
-        text_width, text_height = text_size(text, size, i == 0)
-        colour = label.colour if i == 0 else (235, 235, 235)
-        draw_text(image, text, x + (width - text_width) // 2, y, size, colour, i == 0)
-        y += text_height + 2 * scale
-
-
-def _legend_line(estimate: LevelEstimate) -> str:
-    if estimate.status is Status.TRACKED:
-        bound = estimate.predicted_tre_mm
-        return "tracked" + (f", 95 % within {bound:.1f} mm" if bound is not None else "")
-    text = estimate.status.value
-    if estimate.status is Status.OCCLUDED:
-        text += ", pose held, not live"
-    return f"{text}: {estimate.reason}" if estimate.reason else text
-
-
-def _ellipsis(text: str, size_px: int, width: int) -> str:
-    if text_size(text, size_px)[0] <= width:
-        return text
-    while text and text_size(text + "…", size_px)[0] > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def _paint_legend(
-    image: np.ndarray, levels: tuple[LevelEstimate, ...], headline: str, scale: int
-) -> None:
-    size, pad = 11 * scale, 6 * scale
-    room = int(image.shape[1] * 0.55)
-    name_width = max([text_size(e.level, size, True)[0] for e in levels], default=0) + 8 * scale
-    lines = [(e, _ellipsis(_legend_line(e), size, room - name_width - 16 * scale)) for e in levels]
-    step = text_size("Agl|", size)[1] + 4 * scale
-    widths = [name_width + 16 * scale + text_size(t, size)[0] for _, t in lines]
-    if headline:
-        widths.append(text_size(headline, size, True)[0])
-    if not widths:
-        return
-    count = len(lines) + bool(headline)
-    shade_box(image, 0, 0, max(widths) + 2 * pad, count * step + 2 * pad - 4 * scale, 0.3)
-    y = pad
-    if headline:
-        draw_text(image, headline, pad, y, size, STATUS_COLOUR[Status.LOST], True)
-        y += step
-    for estimate, text in lines:
-        colour = STATUS_COLOUR[estimate.status]
-        middle = (pad + 4 * scale, y + step // 2 - 2 * scale)
-        cv2.circle(image, middle, 4 * scale, colour, cv2.FILLED, cv2.LINE_AA)
-        draw_text(image, estimate.level, pad + 14 * scale, y, size, colour, True)
-        draw_text(image, text, pad + 14 * scale + name_width, y, size, (235, 235, 235))
-        y += step
-
-
-def _paint_banner(image: np.ndarray, scale: int) -> None:
-    size = 11 * scale
-    width, height = text_size(BANNER, size, True)
-    top = image.shape[0] - height - 8 * scale
-    shade_box(image, 0, top, image.shape[1], image.shape[0] - top, 0.3)
-    x = (image.shape[1] - width) // 2
-    draw_text(image, BANNER, x, top + 4 * scale, size, (255, 214, 90), True)
-
-
 def draw_overlay(
     colour: np.ndarray,
     intrinsics: Intrinsics,
@@ -414,14 +286,15 @@ def draw_overlay(
     if scale > 1:
         size = (intrinsics.width * scale, intrinsics.height * scale)
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    text_scale = max(1, round(image.shape[1] / REFERENCE_WIDTH_PX))
     if result is None:
-        _paint_legend(image, (), "no registration", scale)
+        paint_legend(image, (), "no registration", text_scale)
     elif stamp_ns is not None and result.stamp_ns != stamp_ns:
         age_ms = (stamp_ns - result.stamp_ns) / 1e6
-        _paint_legend(image, (), f"STALE: last result is {age_ms:.0f} ms old, not shown", scale)
+        paint_legend(image, (), f"STALE: last result is {age_ms:.0f} ms old, not shown", text_scale)
     else:
-        _paint_result(image, intrinsics, case, result, depth, scale)
-    _paint_banner(image, scale)
+        _paint_result(image, intrinsics, case, result, depth, scale, text_scale)
+    paint_banner(image, text_scale)
     return image
 
 
@@ -432,6 +305,7 @@ def _paint_result(
     result: NavigationResult,
     depth: np.ndarray | None,
     scale: int,
+    text_scale: int,
 ) -> None:
     shown = [
         e
@@ -459,6 +333,7 @@ def _paint_result(
                 if plan.level == estimate.level:
                     _paint_plan(image, plan, estimate, intrinsics, scale)
     if shown:
-        for label in _label_layout(shown, renders, scale, image.shape):
-            _paint_label(image, label, scale)
-    _paint_legend(image, result.levels, "", scale)
+        pixels = {e.level: renders[e.level].pixels() * scale for e in shown}
+        for label in label_layout(shown, pixels, text_scale, image.shape):
+            paint_label(image, label, text_scale)
+    paint_legend(image, result.levels, "", text_scale)

@@ -32,7 +32,6 @@ from .bench_accuracy import judge
 from .bench_scenes import scene_config
 from .core import jsonl
 from .core.progress import Progress
-from .core.runtime import fix_threads
 from .replay import load_segmenter
 
 SCENES = 8
@@ -169,5 +168,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    fix_threads(openmp=2)
     raise SystemExit(main())

@@ -8,7 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import trimesh
-from spine_nav_bringup.overlay import PLAN_COLOUR, STATUS_COLOUR, draw_overlay, entry_ellipse_px
+
+from spine_nav_bringup import overlay
+from spine_nav_bringup.core.annotation import STATUS_COLOUR
+from spine_nav_bringup.overlay import PLAN_COLOUR, draw_overlay, entry_ellipse_px
 from spine_nav_common.core.types import (
     Case,
     Intrinsics,
@@ -18,8 +21,6 @@ from spine_nav_common.core.types import (
     ScrewPlan,
     Status,
 )
-
-from spine_nav_bringup import overlay
 
 K = Intrinsics(320, 240, 300.0, 300.0, 160.0, 120.0)
 GREY = np.full((240, 320, 3), 90, np.uint8)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the overlay says in words: labels beside the bones, the legend and the banner.
+
+`scale` is the size of text and lines here; 1 suits an image 640 pixels wide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from spine_nav_common.core.types import LevelEstimate, Status
+
+from .text import draw_text, shade_box, text_size
+
+BANNER = "RESEARCH SOFTWARE · not a medical device"
+STATUS_COLOUR: dict[Status, tuple[int, int, int]] = {
+    Status.TRACKED: (64, 224, 120),
+    Status.OCCLUDED: (255, 176, 32),
+    Status.REGISTERING: (120, 180, 255),
+    Status.SEARCHING: (190, 190, 190),
+    Status.LOST: (255, 96, 80),
+    Status.REJECTED: (255, 96, 80),
+}
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label of two lines (level, bound), centred at `at_px`, led to `anchor_px` on the bone."""
+
+    lines: tuple[str, ...]
+    at_px: np.ndarray
+    anchor_px: np.ndarray
+    colour: tuple[int, int, int]
+    size_px: tuple[int, int]
+
+
+def label_layout(
+    shown: list[LevelEstimate],
+    pixels: dict[str, np.ndarray],
+    scale: int,
+    shape: tuple[int, ...],
+) -> list[Label]:
+    """Labels in a row beside the spine, pushed apart along it until none covers another.
+
+    Args:
+        shown: levels that have a pose. pixels: per level (N, 2) x and y of its bone in the image.
+        shape: of the image; labels stay above the banner.
+    """
+    centres = {level: p.mean(axis=0) for level, p in pixels.items()}
+    chain = np.array([centres[e.level] for e in shown])
+    axis = np.array([0.0, 1.0])
+    if len(chain) > 1:
+        axis = np.linalg.svd(chain - chain.mean(axis=0))[2][0]
+    aside = np.array([axis[1], -axis[0]])
+    if (aside[1] if abs(aside[1]) > abs(aside[0]) else -aside[0]) > 0:
+        aside = -aside  # above a horizontal spine, right of an upright one
+    reach = max(float(((p - centres[n]) @ aside).max()) for n, p in pixels.items()) + 34 * scale
+    labels = []
+    for estimate in shown:
+        lines: tuple[str, ...] = (estimate.level,)
+        if estimate.status is Status.TRACKED and estimate.predicted_tre_mm is not None:
+            lines += (f"{estimate.predicted_tre_mm:.1f} mm",)
+        sizes = [text_size(t, (13 if i == 0 else 10) * scale, i == 0) for i, t in enumerate(lines)]
+        box = (max(w for w, _ in sizes) + 8 * scale, sum(h for _, h in sizes) + 6 * scale)
+        centre = centres[estimate.level]
+        # All labels at one distance from the line of centres: a tidy row.
+        offset = reach - float((centre - chain.mean(axis=0)) @ aside)
+        labels.append(
+            Label(lines, centre + offset * aside, centre, STATUS_COLOUR[estimate.status], box)
+        )
+    labels.sort(key=lambda label: float(label.at_px @ axis))
+    step = np.zeros(2)
+    placed: list[Label] = []
+    for label in labels:
+        at = label.at_px.copy()
+        if placed:
+            last = placed[-1]
+            need = np.array([last.size_px[i] + label.size_px[i] for i in (0, 1)]) / 2 + 3 * scale
+            gap = at - last.at_px
+            if np.all(np.abs(gap) < need):
+                along = np.abs(axis) + 1e-9
+                step = axis * float(np.min((need - np.abs(gap)) / along))
+                at = at + step
+        half = np.array(label.size_px) / 2 + 2 * scale
+        floor = shape[0] - banner_height(scale)
+        at = np.clip(at, half, np.array([shape[1], floor]) - half)
+        placed.append(Label(label.lines, at, label.anchor_px, label.colour, label.size_px))
+    return placed
+
+
+def paint_label(image: np.ndarray, label: Label, scale: int) -> None:
+    """Draw one label with its leader; in place."""
+    fixed = [tuple(np.round(p * 16).astype(int).tolist()) for p in (label.anchor_px, label.at_px)]
+    cv2.line(image, fixed[0], fixed[1], label.colour, scale, cv2.LINE_AA, 4)
+    cv2.circle(image, fixed[0], 32 * scale, label.colour, cv2.FILLED, cv2.LINE_AA, 4)
+    width, height = label.size_px
+    x, y = (np.round(label.at_px - np.array([width, height]) / 2)).astype(int).tolist()
+    shade_box(image, x, y, width, height, 0.25)
+    y += 2 * scale
+    for i, text in enumerate(label.lines):
+        size = (13 if i == 0 else 10) * scale
+        text_width, text_height = text_size(text, size, i == 0)
+        colour = label.colour if i == 0 else (235, 235, 235)
+        draw_text(image, text, x + (width - text_width) // 2, y, size, colour, i == 0)
+        y += text_height + 2 * scale
+
+
+def _legend_line(estimate: LevelEstimate) -> str:
+    if estimate.status is Status.TRACKED:
+        bound = estimate.predicted_tre_mm
+        return "tracked" + (f", 95 % within {bound:.1f} mm" if bound is not None else "")
+    text = estimate.status.value
+    if estimate.status is Status.OCCLUDED:
+        text += ", pose held, not live"
+    return f"{text}: {estimate.reason}" if estimate.reason else text
+
+
+def _ellipsis(text: str, size_px: int, width: int) -> str:
+    if text_size(text, size_px)[0] <= width:
+        return text
+    while text and text_size(text + "…", size_px)[0] > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def paint_legend(
+    image: np.ndarray, levels: tuple[LevelEstimate, ...], headline: str, scale: int
+) -> None:
+    """Name every level with its status and reason, top left, under a headline if any; in place."""
+    size, pad = 11 * scale, 6 * scale
+    room = int(image.shape[1] * 0.55)
+    name_width = max([text_size(e.level, size, True)[0] for e in levels], default=0) + 8 * scale
+    lines = [(e, _ellipsis(_legend_line(e), size, room - name_width - 16 * scale)) for e in levels]
+    step = text_size("Agl|", size)[1] + 4 * scale
+    widths = [name_width + 16 * scale + text_size(t, size)[0] for _, t in lines]
+    if headline:
+        widths.append(text_size(headline, size, True)[0])
+    if not widths:
+        return
+    count = len(lines) + bool(headline)
+    shade_box(image, 0, 0, max(widths) + 2 * pad, count * step + 2 * pad - 4 * scale, 0.3)
+    y = pad
+    if headline:
+        draw_text(image, headline, pad, y, size, STATUS_COLOUR[Status.LOST], True)
+        y += step
+    for estimate, text in lines:
+        colour = STATUS_COLOUR[estimate.status]
+        middle = (pad + 4 * scale, y + step // 2 - 2 * scale)
+        cv2.circle(image, middle, 4 * scale, colour, cv2.FILLED, cv2.LINE_AA)
+        draw_text(image, estimate.level, pad + 14 * scale, y, size, colour, True)
+        draw_text(image, text, pad + 14 * scale + name_width, y, size, (235, 235, 235))
+        y += step
+
+
+def banner_height(scale: int) -> int:
+    """Height of the banner in pixels."""
+    return text_size(BANNER, 11 * scale, True)[1] + 8 * scale
+
+
+def paint_banner(image: np.ndarray, scale: int) -> None:
+    """Say over the whole width what this software is not; in place."""
+    size = 11 * scale
+    width, _ = text_size(BANNER, size, True)
+    top = image.shape[0] - banner_height(scale)
+    shade_box(image, 0, top, image.shape[1], image.shape[0] - top, 0.3)
+    x = (image.shape[1] - width) // 2
+    draw_text(image, BANNER, x, top + 4 * scale, size, (255, 214, 90), True)
