@@ -12,22 +12,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
 from spine_nav_common.core.rectify import RgbdRectifier
-from spine_nav_common.core.types import NavigationResult, Status
-from spine_nav_common.ros import qos, topics
-from spine_nav_common.ros.conversions import header, image_message, transform_message
+from spine_nav_common.core.types import NavigationResult
+from spine_nav_common.ros import qos
 from spine_nav_common.ros.frames import FramePairer, RawFrame, image_type
 from spine_nav_common.ros.lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from spine_nav_common.ros.mailbox import NewestWins
-from spine_nav_common.ros.results import key_values, result_messages
-from spine_nav_common.ros.runtime import run_node, tf_message_type
+from spine_nav_common.ros.runtime import run_node
 
 from .navigation_core import Core, NavigationConfig, load_core, refused, withdrawn
+from .navigation_output import NavigationOutput
 
 _WATCH_S = 0.05
 _BUSY_S = 1.0
@@ -59,16 +56,8 @@ class NavigationNode(SpineNode):
         self._results, self._last = StampAge(), None
         self._frame_id = self._withdrawn = self._trouble = ""
         self._rectify = RgbdRectifier()
-        self._status = self.advertise(DiagnosticArray, topics.STATUS, qos.RESULT)
-        self._array = self.advertise(PoseArray, topics.VERTEBRA_POSES, qos.RESULT)
-        self._latency = self.advertise(DiagnosticArray, topics.LATENCY, qos.RESULT)
-        self._labels = self.advertise(Image, topics.LABELS, qos.SENSOR_OUT)
-        self._poses = {
-            level: self.advertise(PoseWithCovarianceStamped, topics.pose_topic(level), qos.POSE)
-            for level in self.core.case.exposed_levels
-        }
-        self._tf_type = tf_message_type() if self.config.publish_tf else None
-        self._tf = self.advertise(self._tf_type, "/tf", qos.RESULT) if self._tf_type else None
+        levels = self.core.case.exposed_levels
+        self._output = NavigationOutput(self.advertise, levels, self.config.publish_tf)
         self.serve(Trigger, "register", self._on_register)
         self.serve(SetBool, "confirm_level", self._on_confirm)
         self.serve(SetBool, "pause", self._on_pause)
@@ -110,7 +99,7 @@ class NavigationNode(SpineNode):
             try:
                 frame = raw.decode(self._rectify)
                 result = navigator.process(frame)
-                if self._labels.get_subscription_count():
+                if self._output.labels_wanted:
                     result = replace(result, labels=navigator.label_image(frame))
                 pending = navigator.pending
                 self._trouble = ""
@@ -138,41 +127,14 @@ class NavigationNode(SpineNode):
         if self._trouble:
             self.get_logger().warn(self._trouble, throttle_duration_sec=1.0)
         self._last = result
-        self._publish(result, hypothesis)
+        self._output.publish(result, self._frame_id, hypothesis)
         stages = {
             **result.timings_ms,
             "work": work_ms,
             "arrival_to_publish": (time.monotonic() - raw.arrived) * 1e3,
             "stamp_to_publish": self._results.age_ms(self.now_ns()),
         }
-        self._publish_latency(result.stamp_ns, stages)
-
-    def _publish(self, result: NavigationResult, hypothesis: str | None) -> None:
-        messages = result_messages(result, self._frame_id, hypothesis)
-        for level, pose in messages.poses.items():
-            self._poses[level].publish(pose)
-        if self._tf is not None and messages.poses:
-            tracked = (e for e in result.levels if e.status is Status.TRACKED)
-            frames = [
-                transform_message(
-                    e.T_camera_ct, result.stamp_ns, self._frame_id, f"vertebra_{e.level}"
-                )
-                for e in tracked
-            ]
-            self._tf.publish(self._tf_type(transforms=frames))
-        self._array.publish(messages.vertebra_poses)
-        self._status.publish(messages.status)  # last: subscribers join the others to it
-        if result.labels is not None:
-            labels = image_message(result.labels, "mono8", result.stamp_ns, self._frame_id)
-            self._labels.publish(labels)
-
-    def _publish_latency(self, stamp_ns: int, stages_ms: Mapping[str, float]) -> None:
-        values = {stage: f"{ms:.3f}" for stage, ms in stages_ms.items()}
-        status = DiagnosticStatus(
-            level=OK, name="navigation: stages in ms", values=key_values(values)
-        )
-        top = header(stamp_ns, self._frame_id)
-        self._latency.publish(DiagnosticArray(header=top, status=[status]))
+        self._output.publish_stages(result.stamp_ns, self._frame_id, stages)
 
     # Silence: what was shown is withdrawn, with the reason, by the monotonic clock.
 
@@ -189,7 +151,7 @@ class NavigationNode(SpineNode):
             return
         shown = any(e.T_camera_ct is not None for e in self._last.levels)
         self._last = withdrawn(self._last, reason)
-        self._publish(self._last, None)
+        self._output.publish(self._last, self._frame_id)
         if shown:
             self.counts["withdrawn"] += 1
             self.get_logger().warn(f"guidance withdrawn: {reason}")
@@ -230,9 +192,7 @@ class NavigationNode(SpineNode):
     @property
     def listened_to(self) -> bool:
         """Whether somebody is matched to every topic that a record of the run needs."""
-        return self.active and all(
-            p.get_subscription_count() for p in (self._status, self._array, self._latency)
-        )
+        return self.active and self._output.listened_to
 
     @property
     def idle(self) -> bool:
@@ -246,7 +206,7 @@ class NavigationNode(SpineNode):
         if not self.alive:
             return ERROR, "the worker thread died", values
         values |= {**self.pairer.counts(), "model_sha256": self.model_sha256}
-        values["tf"] = "published" if self._tf is not None else "no tf2_msgs: /tf is not published"
+        values["tf"] = self._output.tf_state
         if self._paused:
             return WARN, "paused by the user", values
         if self._withdrawn:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the camera node, and the source that they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spine_nav_common.parameters import ParameterError, param
+from spine_perception.sources import FrameSource
+
+
+@dataclass(frozen=True)
+class CameraSourceConfig:
+    """Parameters of the camera node."""
+
+    source: str = param(
+        "virtual", "where frames come from", choices=("virtual", "replay", "realsense")
+    )
+    camera: str = param("/camera/camera", "prefix of the camera's topics")
+    frame_id: str = param("camera_color_optical_frame", "optical frame, where the source has none")
+    wait_for_subscriber: bool = param(True, "replay and virtual start when somebody listens")
+    exit_at_end: bool = param(False, "end the process a second after the last frame")
+    publish_clock: bool = param(False, "publish /clock (for nodes with use_sim_time)")
+    case: str = param("", "virtual: folder of the case that is operated on")
+    seed: int = param(0, "virtual: seed of the scene", low=0)
+    seconds: float = param(10.0, "virtual: length; 0 = without end", "s", 0.0, 3600.0)
+    prerender: bool = param(True, "virtual: render all frames before the first is published")
+    recording: str = param("", "replay: rosbag2 folder, .mcap or .db3; realsense: file to play")
+    remap: str = param("", "replay: YAML file, contract topic to topic of the recording")
+    rate: float = param(1.0, "replay: speed", "x", 0.05, 20.0)
+    loop: bool = param(False, "replay: begin again at the end")
+    serial: str = param("", "realsense: serial number; empty = the first camera")
+    width: int = param(640, "realsense: image width", "px", 320, 1920)
+    height: int = param(480, "realsense: image height", "px", 240, 1080)
+    fps: int = param(15, "realsense, virtual: frames per second", "Hz", 1, 90)
+
+
+def make_source(config: CameraSourceConfig) -> FrameSource:
+    """The source that the parameters name. Raises with file, field and remedy."""
+    if config.source == "replay":
+        from spine_perception.sources.recorded import Recorded
+
+        if not config.recording:
+            raise ParameterError("source replay: 'recording' is empty; name a recording")
+        remap = Path(config.remap) if config.remap else None
+        return Recorded(Path(config.recording), remap, config.loop)
+    if config.source == "realsense":
+        from spine_perception.sources.realsense import RealSense
+
+        file = Path(config.recording) if config.recording else None
+        return RealSense(config.serial, config.width, config.height, config.fps, file)
+    from spine_perception.sources.virtual import Virtual
+
+    if not config.case:
+        raise ParameterError("source virtual: 'case' is empty; name the folder of a case")
+    return Virtual(Path(config.case), config.seed, config.fps, config.seconds, config.prerender)
