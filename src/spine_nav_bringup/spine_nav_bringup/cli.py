@@ -133,6 +133,12 @@ def _doctor(args: argparse.Namespace) -> int:
     return run_doctor()
 
 
+def _rod_plan(args: argparse.Namespace) -> int:
+    from .rod import run_rod_plan
+
+    return run_rod_plan(args)
+
+
 def _not_built(command: str) -> Callable[[argparse.Namespace], int]:
     def run(args: argparse.Namespace) -> int:
         print(
@@ -170,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = add("demo", _demo, "a virtual operation through the real ROS 2 nodes, with pictures")
     demo.add_argument("--out", type=Path, default=Path("out/demo"))
-    demo.add_argument("--seed", type=_seed, default=7)
+    demo.add_argument("--seed", type=_seed, default=400007, help="of anatomy and scene")
     demo.add_argument("--seconds", type=_positive, default=12.0)
 
     simulate = add("simulate", _simulate, "write a virtual operation: case, recording and truth")
@@ -215,14 +221,21 @@ def build_parser() -> argparse.ArgumentParser:
     screws.add_argument("--case", type=Path)
     screws.add_argument("--cranial", choices=("left", "right", "up", "down"))
 
-    rod = add("rod", _not_built("rod"), "bending plans for rods")
+    rod = add("rod", _rod_plan, "bending plans for rods")
     rod_commands = rod.add_subparsers(metavar="plan", required=True)
     plan = rod_commands.add_parser("plan", help="bending plan from screws.csv", epilog=EXIT_CODES)
-    plan.set_defaults(run=_not_built("rod plan"), command="rod plan")
+    plan.set_defaults(run=_rod_plan, command="rod plan")
     plan.add_argument("--screws", type=Path, required=True)
-    plan.add_argument("--side", choices=("left", "right"))
+    plan.add_argument("--side", metavar="left|right")
     plan.add_argument("--stamp", default="last", metavar="NS|last")
     plan.add_argument("--out", type=Path, required=True)
+    plan.add_argument(
+        "--cranial", metavar="left|right|up|down", help="where the patient's head lies in the image"
+    )
+    plan.add_argument("--material", default="Ti6Al4V", metavar="Ti6Al4V|CoCr|316L")
+    plan.add_argument("--diameter", type=_positive, default=5.5, metavar="MM")
+    plan.add_argument("--length", type=_positive, metavar="MM", help="of the rod at hand")
+    plan.add_argument("--lordosis", type=float, metavar="DEG", help="wanted between the rod's ends")
 
     bench = add("bench", _bench, "speed and accuracy beside peer methods on the same data")
     bench.add_argument("--json", action="store_true", help="print the JSON lines, not the table")

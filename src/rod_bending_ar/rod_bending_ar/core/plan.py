@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the saddles of one side to the rod and the fewest bends that lay it into them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .curve import RodCurve, energy_matrix, ideal_curve
+from .errors import RodError
+from .forward import BendStep, Seating, arc_positions_mm, replay_steps, seat
+from .lordosis import bend_to_lordosis
+from .material import MATERIALS, Bender, Material, bend_set_deg, min_radius_mm, stiffness_n_mm2
+from .polygon import Polygon, polygons
+
+# Design choices, docs/rod_bending.md.
+POLYAXIAL_DEG = 25.0
+MAX_MOVED_MM = 15.0
+
+
+@dataclass(frozen=True)
+class RodOrder:
+    """What the surgeon asks for. length_mm: of the rod at hand (None: as short as it may be);
+    overhang_mm: beyond either outer saddle; lordosis_deg: angle between the rod's ends in the
+    sagittal plane, concave to posterior is positive (None: as the screws lie);
+    gap_limit_mm: largest gap allowed after bending; plan_gap_mm: largest gap of the plan itself,
+    the rest is kept for the hand's error; saddle_tolerance_mm: of the ideal curve."""
+
+    material: str = "Ti6Al4V"
+    diameter_mm: float = 5.5
+    length_mm: float | None = None
+    overhang_mm: float = 10.0
+    lordosis_deg: float | None = None
+    gap_limit_mm: float = 1.0
+    plan_gap_mm: float = 0.3
+    saddle_tolerance_mm: float = 0.5
+    bender: Bender = field(default_factory=Bender)
+
+
+@dataclass(frozen=True)
+class RodPlan:
+    """A rod and its bends. saddles_mm (N, 3): where the rod shall lie, caudal first, camera frame
+    (moved if a lordosis was asked for); centreline_mm (M, 3): the bent rod laid into them;
+    force_n (N,): spring force on each screw of a rod that keeps the planned gaps;
+    warnings: what the surgeon should check."""
+
+    side: str
+    order: RodOrder
+    length_mm: float
+    steps: tuple[BendStep, ...]
+    saddles_mm: np.ndarray
+    names: tuple[str, ...]
+    curve: RodCurve
+    centreline_mm: np.ndarray
+    seating: Seating
+    min_radius_mm: float
+    force_n: np.ndarray
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """bend_plan_<side>.json, contracts section 7."""
+        return {
+            "version": 1,
+            "side": self.side,
+            "rod": {
+                "diameter_mm": self.order.diameter_mm,
+                "length_mm": self.length_mm,
+                "material": self.order.material,
+            },
+            "steps": [
+                {
+                    "n": s.n,
+                    "feed_mm": round(s.feed_mm, 1),
+                    "rotate_deg": round(s.rotate_deg, 1),
+                    "bend_deg": round(s.bend_deg, 1),
+                    "bend_set_deg": round(s.bend_set_deg, 1),
+                }
+                for s in self.steps
+            ],
+            "predicted_gap_mm": {
+                "max": round(self.seating.max_mm, 3),
+                "rms": round(self.seating.rms_mm, 3),
+            },
+            "min_radius_mm": round(self.min_radius_mm, 1),
+        }
+
+
+def plan_rod(row: Any, order: RodOrder | None = None) -> RodPlan:
+    """The rod for a SaddleRow: ideal curve, length, fewest bends, and the gaps that they leave.
+
+    The steps are rounded as the file shows them (0.1 mm, 0.1 degree) before they are replayed.
+
+    Raises RodError: unknown material, impossible diameter or die, rod shorter than the span, curve
+    below the least radius, tulip out of its polyaxial range, no bends that reach the saddles.
+    """
+    order = order or RodOrder()
+    where = f"side {row.side}"
+    material = _material(order, row.source)
+    least = min_radius_mm(material, order.diameter_mm)
+    saddles = np.asarray(row.saddles_mm, dtype=np.float64)
+    curve = ideal_curve(saddles, order.saddle_tolerance_mm)
+    if order.lordosis_deg is not None:
+        saddles = _with_lordosis(row, saddles, order, curve)
+        curve = ideal_curve(saddles, order.saddle_tolerance_mm)
+    if curve.min_radius_mm < least:
+        raise RodError(
+            row.source,
+            where,
+            f"the curve needs a radius of {curve.min_radius_mm:.1f} mm near"
+            f" {row.names[curve.tightest]}; a {order.diameter_mm} mm {material.name} rod allows"
+            f" {least:.1f} mm",
+            "check that head, or set its screw deeper or higher, or choose a thinner rod",
+        )
+    warnings = _check_tulips(row, curve)
+    needed = curve.length_mm + 2.0 * order.overhang_mm
+    if order.length_mm is not None and order.length_mm < needed:
+        raise RodError(
+            row.source,
+            "rod length",
+            f"{order.length_mm:.0f} mm is shorter than the {needed:.0f} mm that side {row.side}"
+            f" needs (span {curve.length_mm:.0f} mm and {order.overhang_mm:.0f} mm at either end)",
+            f"take a rod of {math.ceil(needed)} mm or more",
+        )
+    best, found = math.inf, None
+    for polygon in polygons(saddles, order.overhang_mm, order.bender):
+        trial = _bent(polygon, saddles, order, material)
+        if trial is None:
+            continue
+        best = min(best, trial[2].max_mm)
+        if trial[2].max_mm <= order.plan_gap_mm:
+            found = trial
+            break
+    if found is None:
+        reason = (
+            f"the best leaves a gap of {best:.1f} mm"
+            if math.isfinite(best)
+            else f"bends over {order.bender.max_bend_deg:.0f} degrees or too close to each other"
+        )
+        raise RodError(
+            row.source,
+            where,
+            f"no bends of a {order.bender.die_radius_mm:.0f} mm die reach all saddles: {reason}",
+            "check the heads, set a screw deeper or higher, or use a smaller die",
+        )
+    length, steps, seating, centreline = found
+    return RodPlan(
+        row.side,
+        order,
+        length,
+        steps,
+        saddles,
+        row.names,
+        curve,
+        centreline,
+        seating,
+        order.bender.die_radius_mm if steps else least,
+        _forces_n(saddles, seating, stiffness_n_mm2(material, order.diameter_mm)),
+        warnings,
+    )
+
+
+def _material(order: RodOrder, source: str) -> Material:
+    if order.material not in MATERIALS:
+        raise RodError(
+            source, "material", f"{order.material!r} is unknown", f"one of {', '.join(MATERIALS)}"
+        )
+    if not 3.0 <= order.diameter_mm <= 7.0:
+        raise RodError(
+            source, "diameter", f"{order.diameter_mm} mm is no spinal rod", "give 3 to 7 mm"
+        )
+    material = MATERIALS[order.material]
+    least = min_radius_mm(material, order.diameter_mm)
+    if order.bender.die_radius_mm < least:
+        raise RodError(
+            source,
+            "die radius",
+            f"{order.bender.die_radius_mm:.1f} mm is below the {least:.1f} mm that a"
+            f" {order.diameter_mm} mm {material.name} rod allows",
+            f"use a die of {math.ceil(least)} mm or more, or a thinner rod",
+        )
+    return material
+
+
+def _with_lordosis(row: Any, saddles: np.ndarray, order: RodOrder, curve: RodCurve) -> np.ndarray:
+    assert order.lordosis_deg is not None
+    moved = bend_to_lordosis(saddles, row.axes, order.lordosis_deg, order.saddle_tolerance_mm)
+    far = float(np.linalg.norm(moved - saddles, axis=1).max())
+    if far > MAX_MOVED_MM:
+        raise RodError(
+            row.source,
+            "lordosis",
+            f"{order.lordosis_deg:.0f} degrees would move a screw of side {row.side} by {far:.0f}"
+            f" mm; {MAX_MOVED_MM:.0f} mm is the limit",
+            "choose a lordosis closer to the present one, or reposition the patient first",
+        )
+    return moved
+
+
+def _check_tulips(row: Any, curve: RodCurve) -> tuple[str, ...]:
+    """Tulip axes must be able to stand square to the rod.
+
+    The shank is not seen. A tulip seen at an angle may already be tilted, so between the range and
+    twice the range nobody can tell: that is a warning; beyond twice the range it cannot reach.
+    """
+    off = np.degrees(np.abs(np.arcsin(np.clip((curve.tangents * row.axes).sum(1), -1.0, 1.0))))
+    for name, angle in zip(row.names, off, strict=True):
+        if angle > 2.0 * POLYAXIAL_DEG:
+            raise RodError(
+                row.source,
+                f"side {row.side}",
+                f"the tulip of {name} would have to turn by {angle:.0f} degrees; its range is"
+                f" +-{POLYAXIAL_DEG:.0f}",
+                "check that head and its axis",
+            )
+    return tuple(
+        f"tulip of {name} must turn by {angle:.0f} degrees: check that it reaches"
+        for name, angle in zip(row.names, off, strict=True)
+        if angle > POLYAXIAL_DEG
+    )
+
+
+def _bent(
+    polygon: Polygon, saddles: np.ndarray, order: RodOrder, material: Material
+) -> tuple[float, tuple[BendStep, ...], Seating, np.ndarray] | None:
+    """Length, rounded steps, seating and centreline in the saddles' frame; None if not bendable."""
+    needed = polygon.length_mm
+    length = order.length_mm if order.length_mm is not None else float(math.ceil(needed))
+    if order.length_mm is not None and needed > order.length_mm:
+        # the bent axis is a little longer than the ideal curve: the overhangs give way
+        extra = 0.5 * (order.length_mm - needed)
+    else:
+        extra = 0.0 if order.length_mm is not None else 0.5 * (length - needed)
+    steps = tuple(
+        BendStep(
+            i + 1,
+            round(feed + extra, 1),
+            round(turn, 1),
+            round(bend, 1),
+            round(bend_set_deg(round(bend, 1), material, order.diameter_mm, order.bender), 1),
+        )
+        for i, (feed, turn, bend) in enumerate(polygon.bends)
+    )
+    if not _bendable(steps, length, order.bender):
+        return None
+    rod = replay_steps(steps, length, order.bender.die_radius_mm)
+    seating = seat(rod, saddles, polygon.saddle_arc_mm + extra)
+    T = seating.T_saddles_rod
+    return length, steps, seating, rod @ T[:3, :3].T + T[:3, 3]
+
+
+def _bendable(steps: tuple[BendStep, ...], length_mm: float, bender: Bender) -> bool:
+    """Whether the bender can take hold: angles, straight rod between bends, ends under rollers."""
+    done = 0.0
+    for i, step in enumerate(steps):
+        half = 0.5 * bender.die_radius_mm * math.radians(step.bend_deg)
+        room = bender.straight_mm if i else 0.0
+        if step.bend_deg > bender.max_bend_deg or step.feed_mm - half < done + room:
+            return False
+        if not bender.half_span_mm <= step.feed_mm <= length_mm - bender.half_span_mm:
+            return False
+        done = step.feed_mm + half
+    return done <= length_mm
+
+
+def _forces_n(saddles: np.ndarray, seating: Seating, stiffness: float) -> np.ndarray:
+    """Force on each screw, N (N,): E I K g, the gaps g being pressed out of an elastic rod."""
+    knots = arc_positions_mm(saddles)
+    return np.linalg.norm(stiffness * energy_matrix(knots) @ seating.gap_vectors_mm, axis=1)

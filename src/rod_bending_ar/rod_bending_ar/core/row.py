@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the rows of screws.csv to the saddles of each side, caudal first.
+
+Frame: left optical frame (x right, y down, z forward), here in mm. Left, right, cranial and caudal
+are the patient's: left = posterior x cranial, posterior being the mean screw axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.types import LEVEL_CODE
+
+from .errors import RodError
+
+SIDES = ("left", "right")
+CRANIAL = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+# Design choices. Tulips are wider than the first; rows of one spine are further apart than the
+# second (canal plus pedicle, published-systems.md 11.1 and 11.4); the third is steeper than the
+# way from S1 to an iliac screw.
+CLOSEST_MM = 12.0
+ROWS_APART_MM = 20.0
+STEEPEST_DEG = 55.0
+
+
+@dataclass(frozen=True)
+class SaddleRow:
+    """The screws of one side, caudal first. saddles_mm (N, 3), axes (N, 3) unit, out of the bone;
+    names (N,) for messages; ids (N,) track ids; source: the file they came from."""
+
+    side: str
+    saddles_mm: np.ndarray
+    axes: np.ndarray
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    source: str
+
+
+def select_stamp(rows: Sequence[ScrewRow], stamp: str, source: str | Path) -> list[ScrewRow]:
+    """The rows of one frame; stamp is nanoseconds or 'last'. Raises RodError."""
+    if not rows:
+        raise RodError(source, "rows", "it holds no screw", "run spinenav screws until heads show")
+    stamps = {row.stamp_ns for row in rows}
+    if stamp == "last":
+        wanted = max(stamps)
+    else:
+        try:
+            wanted = int(stamp)
+        except ValueError as error:
+            raise RodError(
+                source, "--stamp", f"{stamp!r} is no stamp", "give nanoseconds or 'last'"
+            ) from error
+    if wanted not in stamps:
+        raise RodError(
+            source,
+            "--stamp",
+            f"no screw has stamp {wanted}",
+            f"give a stamp_ns of the file ({min(stamps)} to {max(stamps)}) or 'last'",
+        )
+    return [row for row in rows if row.stamp_ns == wanted]
+
+
+def saddle_rows(
+    rows: Sequence[ScrewRow],
+    source: str | Path,
+    side: str | None = None,
+    cranial: str | None = None,
+) -> list[SaddleRow]:
+    """The saddles of one side, or of every side that has screws, each sorted caudal first.
+
+    Args:
+        rows: the screws of one frame (select_stamp), in any order.
+        source: their file, for messages.
+        side: 'left', 'right' or None for all.
+        cranial: where the patient's head lies in the image (left, right, up, down), if known.
+
+    Raises:
+        RodError: no or one screw, unknown side or direction, duplicate ids or levels, both sides
+            merged in one, heads that form no row, numbers that are not finite.
+    """
+    if side is not None and side not in SIDES:
+        raise RodError(source, "--side", f"{side!r} is no side", "give left or right")
+    if cranial is not None and cranial not in CRANIAL:
+        raise RodError(
+            source, "--cranial", f"{cranial!r} is no direction", "give left, right, up or down"
+        )
+    _check_rows(rows, source)
+    direction = _cranial_direction(rows, source, cranial)
+    sided = _with_sides(rows, source, direction)
+    wanted = (side,) if side else tuple(s for s in SIDES if any(r.side == s for r in sided))
+    found = []
+    for name in wanted:
+        own = [r for r in sided if r.side == name]
+        if len(own) < 2:
+            count = "no screw" if not own else "one screw"
+            raise RodError(
+                source,
+                f"side {name}",
+                f"it has {count}; a rod joins two at least",
+                "choose another --side or --stamp, or let spinenav screws see more heads",
+            )
+        found.append(_sorted_row(own, name, source, direction))
+    return found
+
+
+def _check_rows(rows: Sequence[ScrewRow], source: str | Path) -> None:
+    if not rows:
+        raise RodError(source, "rows", "it holds no screw", "run spinenav screws until heads show")
+    twice = _first_twice(row.track_id for row in rows)
+    if twice is not None:
+        raise RodError(
+            source,
+            "track_id",
+            f"{twice} appears twice in one frame",
+            "remove the duplicate row or run spinenav screws again",
+        )
+    for row in rows:
+        where = f"track_id {row.track_id}"
+        if not (np.isfinite(row.head_m).all() and np.isfinite(row.axis).all()):
+            raise RodError(source, where, "a number is not finite", "run spinenav screws again")
+        if abs(float(np.linalg.norm(row.axis)) - 1.0) > 0.01:
+            raise RodError(source, where, "its axis is no unit vector", "normalise ax, ay, az")
+        if row.side not in ("", *SIDES):
+            raise RodError(
+                source, f"{where}: side", f"{row.side!r} is no side", "write left or right"
+            )
+        if row.level and row.level not in LEVEL_CODE:
+            raise RodError(
+                source, f"{where}: level", f"{row.level!r} is no level", "T1 to T12, L1 to L6, S1"
+            )
+    unsided = [row.track_id for row in rows if not row.side]
+    if unsided and len(unsided) < len(rows):
+        raise RodError(
+            source,
+            "side",
+            f"empty for track_id {unsided[0]} but given for others",
+            "fill in every side of the frame, or none",
+        )
+
+
+def _first_twice(values: Iterable[object]) -> object | None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
+def _heads_mm(rows: Sequence[ScrewRow]) -> np.ndarray:
+    return np.array([row.head_m for row in rows]) * 1e3
+
+
+def _posterior(rows: Sequence[ScrewRow]) -> np.ndarray:
+    return _unit(np.mean([row.axis for row in rows], axis=0))
+
+
+def _cranial_direction(
+    rows: Sequence[ScrewRow], source: str | Path, cranial: str | None
+) -> np.ndarray:
+    """Unit vector towards the patient's head: from levels, from labelled sides, from --cranial."""
+    heads = _heads_mm(rows)
+    by_level = _by_levels(rows, heads)
+    stated = None
+    if cranial is not None:
+        image = np.array([*CRANIAL[cranial], 0.0])
+        stated = _unit(image - (image @ _posterior(rows)) * _posterior(rows))
+    by_side = None
+    if {row.side for row in rows} >= set(SIDES):
+        labels = np.array([row.side for row in rows])
+        apart = heads[labels == "left"].mean(axis=0) - heads[labels == "right"].mean(axis=0)
+        by_side = _unit(np.cross(apart, _posterior(rows)))  # left x posterior = cranial
+    known = [d for d in (by_level, by_side, stated) if d is not None]
+    if not known:
+        raise RodError(
+            source,
+            "level",
+            "neither levels nor two labelled sides tell where the patient's head lies",
+            "give --cranial left, right, up or down (the head's direction in the image)",
+        )
+    if any(d @ known[0] < 0.0 for d in known):
+        raise RodError(
+            source,
+            "direction",
+            "levels, sides and --cranial contradict each other about the patient's head",
+            "correct the level and side columns, or --cranial",
+        )
+    # a direction from the image or from two short rows is rough: follow the rows themselves
+    direction = known[0]
+    for _ in range(3):
+        direction = _along_rows(heads, direction, _posterior(rows))
+    return direction
+
+
+def _by_levels(rows: Sequence[ScrewRow], heads: np.ndarray) -> np.ndarray | None:
+    """Regression of the heads' positions on the level's number; None below two levels."""
+    known = [i for i, row in enumerate(rows) if row.level]
+    codes = np.array([LEVEL_CODE[rows[i].level] for i in known], dtype=np.float64)
+    if len(set(codes.tolist())) < 2:
+        return None
+    # per side, so that an uneven number of levels on the two sides does not skew it
+    slope = np.zeros(3)
+    for side in {rows[i].side for i in known}:
+        own = [j for j, i in enumerate(known) if rows[i].side == side]
+        code = codes[own] - codes[own].mean()
+        slope -= code @ heads[[known[j] for j in own]]
+    return _unit(slope) if np.linalg.norm(slope) > 0 else None
+
+
+def _along_rows(heads: np.ndarray, direction: np.ndarray, posterior: np.ndarray) -> np.ndarray:
+    """The direction turned (by 20 degrees a call at most) to lie along the rows of heads."""
+    lateral = np.cross(posterior, direction)
+    lateral = _unit(lateral)
+    across = heads @ lateral
+    order = np.argsort(across)
+    gaps = np.diff(across[order])
+    rows = [order]
+    if len(gaps) and gaps.max() > ROWS_APART_MM:
+        cut = int(gaps.argmax()) + 1
+        rows = [order[:cut], order[cut:]]
+    own = [heads[r] - heads[r].mean(axis=0) for r in rows if len(r) > 1]
+    if not own:
+        return direction
+    scatter = np.concatenate(own)
+    along = np.linalg.svd(scatter, full_matrices=False)[2][0]
+    along = along if along @ direction > 0 else -along
+    return along if along @ direction > np.cos(np.radians(40.0)) else direction
+
+
+def _with_sides(
+    rows: Sequence[ScrewRow], source: str | Path, direction: np.ndarray
+) -> list[ScrewRow]:
+    """The rows with sides: as given, or split across the spine where the column is empty."""
+    if rows[0].side:
+        return list(rows)
+    heads = _heads_mm(rows)
+    left = _unit(np.cross(_posterior(rows), direction))
+    across = heads @ left
+    order = np.argsort(across)
+    gaps = np.diff(across[order])
+    cut = int(gaps.argmax()) + 1 if len(gaps) else 0
+    inner = np.delete(gaps, cut - 1) if cut else gaps
+    split = bool(cut) and gaps[cut - 1] > max(ROWS_APART_MM, 2.0 * inner.max(initial=0.0))
+    if not split:
+        raise RodError(
+            source,
+            "side",
+            "it is empty and the heads do not part into two rows across the spine",
+            "fill in the side column (left or right, the patient's)",
+        )
+    is_left = np.zeros(len(rows), dtype=bool)
+    is_left[order[cut:]] = True
+    return [
+        ScrewRow(
+            r.stamp_ns, r.track_id, r.head_m, r.axis, r.confidence, r.bound95_mm, r.level,
+            "left" if own else "right",
+        )
+        for r, own in zip(rows, is_left, strict=True)
+    ]  # fmt: skip
+
+
+def _sorted_row(
+    rows: Sequence[ScrewRow], side: str, source: str | Path, direction: np.ndarray
+) -> SaddleRow:
+    along = _heads_mm(rows) @ direction
+    rows = [rows[i] for i in np.argsort(along, kind="stable")]
+    heads = _heads_mm(rows)
+    names = tuple(f"{r.level or 'head'} (track_id {r.track_id})" for r in rows)
+    where = f"side {side}"
+    merged = "label each head left or right and remove duplicates"
+    levels = [r.level for r in rows if r.level]
+    twice = _first_twice(levels)
+    if twice is not None:
+        raise RodError(
+            source, where, f"two screws at {twice}: both sides merged or a duplicate", merged
+        )
+    step = np.diff(heads, axis=0)
+    for i, ahead in enumerate(step @ direction):
+        if ahead < CLOSEST_MM:
+            aside = float(np.linalg.norm(step[i]))
+            raise RodError(
+                source,
+                where,
+                f"{names[i]} and {names[i + 1]} lie {aside:.0f} mm apart but only {ahead:.0f} mm"
+                " along the spine: both sides merged or a duplicate",
+                merged,
+            )
+        steep = np.degrees(np.arccos(ahead / np.linalg.norm(step[i])))
+        if steep > STEEPEST_DEG:
+            raise RodError(
+                source,
+                where,
+                f"from {names[i]} to {names[i + 1]} the row runs {steep:.0f} degrees across the"
+                " spine: both sides merged or a wrong head",
+                merged,
+            )
+    codes = [LEVEL_CODE[level] for level in levels]
+    if codes != sorted(codes, reverse=True):
+        raise RodError(
+            source,
+            where,
+            f"levels {', '.join(levels)} do not follow each other from caudal to cranial",
+            "correct the level column",
+        )
+    return SaddleRow(
+        side,
+        heads,
+        np.array([r.axis for r in rows]),
+        names,
+        tuple(r.track_id for r in rows),
+        str(source),
+    )
