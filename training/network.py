@@ -64,7 +64,11 @@ class SpineUNet(nn.Module):
             ConvBlock(widths[0], 48, kernel=1), nn.Conv2d(48, VECTOR_CHANNELS, 1)
         )
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Which way is up is seen in the large: the coarse scales answer it, and are told off for it.
+        self.coarse_heads = nn.ModuleList(nn.Conv2d(width, 3, 1) for width in widths[-2:])
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Mask logits and vectors; in training also the cranial direction at 1/16 and 1/32."""
         x = self.stem(x)
         skips = []
         for encoder in self.encoders:
@@ -73,7 +77,13 @@ class SpineUNet(nn.Module):
         for reduce, decoder, skip in zip(self.reduce, self.decoders, skips[-2::-1], strict=True):
             up = nn.functional.interpolate(reduce(x), scale_factor=2.0, mode="nearest")
             x = decoder(up + skip)
-        return self.mask_head(x), self.vector_head(x)
+        coarse = [head(skip) for head, skip in zip(self.coarse_heads, skips[-2:], strict=True)]
+        masks, vectors = self.mask_head(x), self.vector_head(x)
+        # The fine scale only adds to what the coarse ones say of the cranial direction.
+        for answer in coarse:
+            up = nn.functional.interpolate(answer, size=vectors.shape[-2:], mode="bilinear")
+            vectors = torch.cat([vectors[:, :3], vectors[:, 3:6] + up, vectors[:, 6:]], dim=1)
+        return (masks, vectors, *coarse) if self.training else (masks, vectors)
 
 
 class TorchNetwork:

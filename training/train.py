@@ -60,6 +60,16 @@ def losses(
     return out
 
 
+def coarse_loss(cranial: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The cranial direction at a coarse scale (B, 3, h, w), where bone is in the cell."""
+    cells = batch["vectors"].shape[-1] // cranial.shape[-1]
+    pool = torch.nn.functional.avg_pool2d
+    weight = pool(batch["holds"][:, None], cells)[:, 0]
+    target = pool(batch["vectors"][:, 3:6], cells)  # zero where it does not hold
+    cosine = torch.nn.functional.cosine_similarity(cranial.float(), target, dim=1)
+    return 0.5 * ((1.0 - cosine) * weight).sum() / weight.sum().clamp(min=1e-3)
+
+
 class Views(torch.utils.data.IterableDataset):
     """An endless stream of augmented samples from the views that exist now."""
 
@@ -143,8 +153,9 @@ def train(args: argparse.Namespace) -> dict:
                 group["lr"] = lr
             x = batch["x"].to(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                masks, vectors = net(x)
+                masks, vectors, *coarse = net(x)
             terms = losses(masks, vectors, batch)
+            terms["coarse"] = sum(coarse_loss(c, batch) for c in coarse)
             loss = torch.stack(list(terms.values())).sum()
             optimiser.zero_grad()
             loss.backward()
