@@ -9,9 +9,9 @@ import numpy as np
 
 from .segmentation import Segmentation
 
-BANDWIDTH_M = 0.010
+BANDWIDTH_M = 0.014
 _REACH_M = 0.016  # half the distance between neighbouring dorsal centres: a vote beyond is nobody's
-_MERGE_M = 0.014
+_MERGE_M = 0.018
 _VOXEL_M = 0.004
 _MIN_AREA_M2 = 8e-5
 _MIN_SHARE_OF_LARGEST = 0.05
