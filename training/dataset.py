@@ -137,12 +137,12 @@ def random_grid(rng: np.random.Generator, view: View, size: int) -> np.ndarray:
 def _random_roll(rng: np.random.Generator, view: View, centre_px: tuple[float, float]) -> float:
     """Upright and upside down alike, so that the network must look which it is; the rest any."""
     draw = rng.random()
-    if not len(view.cranial) or draw < 0.2:
+    if not len(view.cranial) or draw < 0.4:
         return float(rng.uniform(-np.pi, np.pi))
     k, axis = view.intrinsics, view.cranial.mean(axis=0)
     x, y = (centre_px[0] - k.cx) / k.fx, (centre_px[1] - k.cy) / k.fy
     upright = upright_angle(axis[:2] - np.array([x, y]) * axis[2])
-    return upright + np.radians(rng.uniform(-35, 35)) + (np.pi if draw < 0.6 else 0.0)
+    return upright + np.radians(rng.uniform(-35, 35)) + (np.pi if draw < 0.7 else 0.0)
 
 
 def make_sample(

@@ -34,6 +34,7 @@ SEARCH_PITCH_M = 0.0026  # the coarsest pitch that training shows
 _BONE = 0.5
 _MIN_BONE_AREA_M2 = 1.5e-4
 _UPRIGHT_RAD = np.radians(35.0)  # training shows most spines within 30 degrees of upright
+_UPRIGHT_PASSES = 3
 _MARGIN = 1.3  # grid over the extent of bone, so that a vertebra's surroundings are seen too
 
 
@@ -79,7 +80,7 @@ class Segmenter:
         """Segment one frame.
 
         With a full hint this takes one pass of the network. Without, the image is searched for
-        bone, then looked at closely with the spine upright, which takes three passes or four.
+        bone, then looked at closely with the spine upright, which takes two to four passes.
 
         Rejected if the frame is unusable (black, saturated, no depth, sizes that differ) or no
         bone is in view.
@@ -110,19 +111,23 @@ class Segmenter:
         """Look at the bone that was found with the spine's long axis upright, head up.
 
         The axis of the bone leaves the sense open, and may be wrong where few levels show; the
-        network is better at upright spines, so its own answer is followed once.
+        network is better at upright spines, so its own answer is followed until it says upright.
         """
         k = frame.intrinsics
         grid = _close_grid(found, k) if close else found.grid
         angle = upright_angle(_long_axis_px(found))
-        first = self._pass(frame, grid, angle)
-        direction, agreement = _mean_cranial_px(first)
-        turn = (upright_angle(direction) - angle + np.pi) % (2 * np.pi) - np.pi
-        if abs(turn) < _UPRIGHT_RAD or not agreement:
-            return first
-        second = self._pass(frame, grid, angle + turn)
-        # Two answers that contradict each other: the one whose cells agree more among themselves.
-        return second if _mean_cranial_px(second)[1] >= agreement else first
+        best, best_agreement = found, -1.0
+        for _ in range(_UPRIGHT_PASSES):
+            seg = self._pass(frame, grid, angle)
+            direction, agreement = _mean_cranial_px(seg)
+            turn = (upright_angle(direction) - angle + np.pi) % (2 * np.pi) - np.pi
+            # Answers that contradict each other: the one whose cells agree more among themselves.
+            if agreement > best_agreement or abs(turn) < _UPRIGHT_RAD:
+                best, best_agreement = seg, agreement
+            if abs(turn) < _UPRIGHT_RAD:
+                break
+            angle += turn
+        return best
 
     def _pass(self, frame: RgbdFrame, grid: Grid, angle: float) -> Segmentation:
         """One pass of the network over a grid turned by `angle`, answered on the grid as it is."""
