@@ -9,9 +9,19 @@ pedicles and screw depth.
 
 from __future__ import annotations
 
-import numpy as np
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from .forward import rotation
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from .compare import RodComparison, apply_bend, carried_direction, compare_rod
+from .errors import RodError
+from .forward import BendStep, replay_steps, rotation, seat
+from .plan import RodPlan, plan_rod
 from .row import CLOSEST_MM, SaddleRow
 
 LUMBAR = ("S1", "L5", "L4", "L3", "L2", "L1")
@@ -58,3 +68,110 @@ def random_row(rng: np.random.Generator, screws: int, side: str = "left") -> Sad
             return SaddleRow(
                 side, saddles, np.array(axes), levels, tuple(range(screws)), "random row"
             )
+
+
+@dataclass(frozen=True)
+class Hand:
+    """Standard deviations of a hand at the bender, and of the measured centreline (smooth over
+    about 20 mm)."""
+
+    bend_deg: float = 1.0
+    rotate_deg: float = 1.0
+    feed_mm: float = 1.0
+    measure_mm: float = 0.3
+
+
+@dataclass(frozen=True)
+class BendingTrial:
+    """One rod bent by a noisy hand: largest gap without noise, after the steps, after one re-bend
+    (equal where none was made)."""
+
+    bends: int
+    planned_mm: float
+    bent_mm: float
+    final_mm: float
+    rebent: bool
+
+
+def _by_hand(step: BendStep, hand: Hand, rng: np.random.Generator) -> BendStep:
+    return replace(
+        step,
+        feed_mm=step.feed_mm + rng.normal(0.0, hand.feed_mm),
+        rotate_deg=step.rotate_deg + rng.normal(0.0, hand.rotate_deg),
+        bend_deg=max(step.bend_deg + rng.normal(0.0, hand.bend_deg), 0.0),
+    )
+
+
+def _measured(curve_mm: np.ndarray, hand: Hand, rng: np.random.Generator) -> np.ndarray:
+    """The centreline as a camera reports it: metres, cranial end first, with smooth error."""
+    noise = gaussian_filter1d(rng.normal(size=curve_mm.shape), 20.0, axis=0)  # half millimetres
+    noise *= hand.measure_mm / max(float(noise.std()), 1e-12)
+    return (curve_mm + noise)[::-1] / 1e3
+
+
+def bend_by_hand(plan: RodPlan, hand: Hand, rng: np.random.Generator) -> BendingTrial:
+    """Replay a plan with noise; where the measured rod is not good, re-bend it once, with noise.
+
+    Every gap is that of the true rod.
+    """
+    die = plan.order.bender.die_radius_mm
+    steps = [_by_hand(step, hand, rng) for step in plan.steps]
+    rod = replay_steps(steps, plan.length_mm, die)
+    bent = seat(rod, plan.saddles_mm, plan.seating.arc_mm)
+    verdict = compare_rod(_measured(rod, hand, rng), plan)
+    final, rebent = bent.max_mm, False
+    if isinstance(verdict, RodComparison) and verdict.next_bend is not None:
+        step = _by_hand(verdict.next_bend, hand, rng)
+        # where the last bend really points; the hand turns the rod from there
+        mended = apply_bend(rod, step, carried_direction(rod, steps, die, step.feed_mm), die)
+        final, rebent = seat(mended, plan.saddles_mm, plan.seating.arc_mm).max_mm, True
+    return BendingTrial(len(plan.steps), plan.seating.max_mm, bent.max_mm, final, rebent)
+
+
+def run_benchmark(
+    seed: int, rods: int, screws: tuple[int, ...] = (3, 4, 5, 6), hand: Hand | None = None
+) -> dict[str, Any]:
+    """Plan and bend random rods; per number of screws: share within 1 mm, bends, time, refusals."""
+    hand = hand or Hand()
+    report: dict[str, Any] = {"seed": seed, "rods": rods, "hand": asdict(hand)}
+    for count in screws:
+        rng = np.random.default_rng([seed, count])
+        trials, seconds, refused = [], [], []
+        for _ in range(rods):
+            row = random_row(rng, count)
+            start = time.perf_counter()
+            try:
+                plan = plan_rod(row)
+            except RodError as error:
+                refused.append(error.problem)
+                continue
+            seconds.append(time.perf_counter() - start)
+            trials.append(bend_by_hand(plan, hand, rng))
+        bent = np.array([t.bent_mm for t in trials])
+        final = np.array([t.final_mm for t in trials])
+        report[f"{count} screws"] = {
+            "planned": len(trials),
+            "refused": refused,
+            "bends_median": float(np.median([t.bends for t in trials])),
+            "planned_gap_p95_mm": _percentile([t.planned_mm for t in trials], 95),
+            "within_1mm_without_rebend": float(np.mean(bent <= 1.0)),
+            "gap_p95_without_rebend_mm": _percentile(bent, 95),
+            "rebent": float(np.mean([t.rebent for t in trials])),
+            "within_1mm": float(np.mean(final <= 1.0)),
+            "gap_p95_mm": _percentile(final, 95),
+            "planning_median_ms": 1e3 * float(np.median(seconds)),
+            "planning_max_ms": 1e3 * float(np.max(seconds)),
+        }
+    return report
+
+
+def _percentile(values: Any, share: float) -> float:
+    return float(np.percentile(values, share))
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seed", type=int, default=2026)
+    arguments.add_argument("--rods", type=int, default=100)
+    options = arguments.parse_args()
+    print(json.dumps(run_benchmark(options.seed, options.rods), indent=2))

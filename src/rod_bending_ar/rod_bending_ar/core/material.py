@@ -55,7 +55,7 @@ def min_radius_mm(material: Material, diameter_mm: float) -> float:
     """Least radius that a rod's axis may keep: under load the outer fibre just reaches the
     elongation at fracture, and on release the rod opens by its elastic curvature."""
     loaded = material.elongation / (diameter_mm / 2.0)
-    return 1.0 / (loaded - _elastic_per_mm(material, diameter_mm, loaded))
+    return 1.0 / (loaded - float(_elastic_per_mm(material, diameter_mm, loaded)))
 
 
 def bend_set_deg(
@@ -96,13 +96,12 @@ def _moment_share(curvature: np.ndarray) -> np.ndarray:
 
 def _elastic_per_mm(
     material: Material, diameter_mm: float, curvature_per_mm: np.ndarray | float
-) -> np.ndarray | float:
-    """Curvature that a section loses on release, M / (E I), 1/mm."""
+) -> np.ndarray:
+    """Curvature that a section loses on release, M / (E I), 1/mm; shape as the curvature's."""
     at_yield = material.yield_mpa / material.modulus_mpa / (diameter_mm / 2.0)
     share = material.hardening_mpa / material.modulus_mpa
     k = np.asarray(curvature_per_mm, dtype=np.float64)
-    lost = (1.0 - share) * at_yield * _moment_share(k / at_yield) + share * k
-    return float(lost) if np.ndim(curvature_per_mm) == 0 else lost
+    return (1.0 - share) * at_yield * _moment_share(k / at_yield) + share * k
 
 
 @lru_cache(maxsize=32)
@@ -120,7 +119,7 @@ def _model(material: Material, diameter_mm: float, bender: Bender) -> _Springbac
         left = loaded - float(_elastic_per_mm(material, diameter_mm, loaded))
         low, high = (loaded, high) if left < 1.0 / bender.die_radius_mm else (low, loaded)
     curvature = np.linspace(0.0, loaded, 600)[1:]
-    elastic = np.asarray(_elastic_per_mm(material, diameter_mm, curvature))
+    elastic = _elastic_per_mm(material, diameter_mm, curvature)
     # moment linear along the leg: dx = half_span dM / M0, so the angle is an integral over M
     plastic = curvature - elastic
     area = np.concatenate([[0.0], np.cumsum(np.diff(elastic) * (plastic[1:] + plastic[:-1]) / 2)])

@@ -14,7 +14,8 @@ from .errors import RodError
 from .forward import BendStep, Seating, arc_positions_mm, replay_steps, seat
 from .lordosis import bend_to_lordosis
 from .material import MATERIALS, Bender, Material, bend_set_deg, min_radius_mm, stiffness_n_mm2
-from .polygon import Polygon, polygons
+from .polygon import Polygon, Polygons
+from .row import SaddleRow
 
 # Design choices, docs/rod_bending.md.
 POLYAXIAL_DEG = 25.0
@@ -88,7 +89,7 @@ class RodPlan:
         }
 
 
-def plan_rod(row: Any, order: RodOrder | None = None) -> RodPlan:
+def plan_rod(row: SaddleRow, order: RodOrder | None = None) -> RodPlan:
     """The rod for a SaddleRow: ideal curve, length, fewest bends, and the gaps that they leave.
 
     The steps are rounded as the file shows them (0.1 mm, 0.1 degree) before they are replayed.
@@ -97,24 +98,14 @@ def plan_rod(row: Any, order: RodOrder | None = None) -> RodPlan:
     below the least radius, tulip out of its polyaxial range, no bends that reach the saddles.
     """
     order = order or RodOrder()
-    where = f"side {row.side}"
     material = _material(order, row.source)
-    least = min_radius_mm(material, order.diameter_mm)
-    saddles = np.asarray(row.saddles_mm, dtype=np.float64)
-    curve = ideal_curve(saddles, order.saddle_tolerance_mm)
+    _check_order(order, row.source)
+    saddles = _checked_saddles(row)
+    # a lordosis turns tulip and rod alike: their angle is judged as the screws lie now
+    warnings = _check_tulips(row, ideal_curve(saddles, order.saddle_tolerance_mm))
     if order.lordosis_deg is not None:
-        saddles = _with_lordosis(row, saddles, order, curve)
-        curve = ideal_curve(saddles, order.saddle_tolerance_mm)
-    if curve.min_radius_mm < least:
-        raise RodError(
-            row.source,
-            where,
-            f"the curve needs a radius of {curve.min_radius_mm:.1f} mm near"
-            f" {row.names[curve.tightest]}; a {order.diameter_mm} mm {material.name} rod allows"
-            f" {least:.1f} mm",
-            "check that head, or set its screw deeper or higher, or choose a thinner rod",
-        )
-    warnings = _check_tulips(row, curve)
+        saddles = _with_lordosis(row, saddles, order, order.lordosis_deg)
+    curve = _possible_curve(row, saddles, order, material)
     needed = curve.length_mm + 2.0 * order.overhang_mm
     if order.length_mm is not None and order.length_mm < needed:
         raise RodError(
@@ -124,28 +115,7 @@ def plan_rod(row: Any, order: RodOrder | None = None) -> RodPlan:
             f" needs (span {curve.length_mm:.0f} mm and {order.overhang_mm:.0f} mm at either end)",
             f"take a rod of {math.ceil(needed)} mm or more",
         )
-    best, found = math.inf, None
-    for polygon in polygons(saddles, order.overhang_mm, order.bender):
-        trial = _bent(polygon, saddles, order, material)
-        if trial is None:
-            continue
-        best = min(best, trial[2].max_mm)
-        if trial[2].max_mm <= order.plan_gap_mm:
-            found = trial
-            break
-    if found is None:
-        reason = (
-            f"the best leaves a gap of {best:.1f} mm"
-            if math.isfinite(best)
-            else f"bends over {order.bender.max_bend_deg:.0f} degrees or too close to each other"
-        )
-        raise RodError(
-            row.source,
-            where,
-            f"no bends of a {order.bender.die_radius_mm:.0f} mm die reach all saddles: {reason}",
-            "check the heads, set a screw deeper or higher, or use a smaller die",
-        )
-    length, steps, seating, centreline = found
+    length, steps, seating, centreline = _fewest_bends(row, saddles, order, material)
     return RodPlan(
         row.side,
         order,
@@ -156,7 +126,7 @@ def plan_rod(row: Any, order: RodOrder | None = None) -> RodPlan:
         curve,
         centreline,
         seating,
-        order.bender.die_radius_mm if steps else least,
+        order.bender.die_radius_mm if steps else min_radius_mm(material, order.diameter_mm),
         _forces_n(saddles, seating, stiffness_n_mm2(material, order.diameter_mm)),
         warnings,
     )
@@ -184,22 +154,69 @@ def _material(order: RodOrder, source: str) -> Material:
     return material
 
 
-def _with_lordosis(row: Any, saddles: np.ndarray, order: RodOrder, curve: RodCurve) -> np.ndarray:
-    assert order.lordosis_deg is not None
-    moved = bend_to_lordosis(saddles, row.axes, order.lordosis_deg, order.saddle_tolerance_mm)
+def _check_order(order: RodOrder, source: str) -> None:
+    numbers = {
+        "rod length": order.length_mm,
+        "lordosis": order.lordosis_deg,
+        "overhang": order.overhang_mm,
+        "gap limit": order.plan_gap_mm,
+    }
+    for name, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            raise RodError(source, name, f"is {value}", "give a finite number")
+
+
+def _checked_saddles(row: SaddleRow) -> np.ndarray:
+    saddles = np.asarray(row.saddles_mm, dtype=np.float64)
+    where = f"side {row.side}"
+    if saddles.ndim != 2 or saddles.shape[1:] != (3,) or len(saddles) < 2:
+        raise RodError(row.source, where, "fewer than two saddles", "a rod joins two at least")
+    if not (np.isfinite(saddles).all() and np.isfinite(row.axes).all()):
+        raise RodError(row.source, where, "a number is not finite", "run spinenav screws again")
+    if not (np.diff(saddles, axis=0) @ (saddles[-1] - saddles[0]) > 0.0).all():
+        raise RodError(
+            row.source, where, "its heads are not in order", "sort them from caudal to cranial"
+        )
+    return saddles
+
+
+def _possible_curve(
+    row: SaddleRow, saddles: np.ndarray, order: RodOrder, material: Material
+) -> RodCurve:
+    """The ideal curve; where it bends too sharply, the one that uses the whole gap allowed."""
+    least = min_radius_mm(material, order.diameter_mm)
+    curve = ideal_curve(saddles, order.saddle_tolerance_mm)
+    if curve.min_radius_mm < least:
+        curve = ideal_curve(saddles, order.gap_limit_mm)
+    if curve.min_radius_mm < least:
+        raise RodError(
+            row.source,
+            f"side {row.side}",
+            f"the curve needs a radius of {curve.min_radius_mm:.1f} mm near"
+            f" {row.names[curve.tightest]}; a {order.diameter_mm} mm {material.name} rod allows"
+            f" {least:.1f} mm",
+            "check that head, or set its screw deeper or higher, or choose a thinner rod",
+        )
+    return curve
+
+
+def _with_lordosis(
+    row: SaddleRow, saddles: np.ndarray, order: RodOrder, target_deg: float
+) -> np.ndarray:
+    moved = bend_to_lordosis(saddles, row.axes, target_deg, order.saddle_tolerance_mm)
     far = float(np.linalg.norm(moved - saddles, axis=1).max())
     if far > MAX_MOVED_MM:
         raise RodError(
             row.source,
             "lordosis",
-            f"{order.lordosis_deg:.0f} degrees would move a screw of side {row.side} by {far:.0f}"
+            f"{target_deg:.0f} degrees would move a screw of side {row.side} by {far:.0f}"
             f" mm; {MAX_MOVED_MM:.0f} mm is the limit",
             "choose a lordosis closer to the present one, or reposition the patient first",
         )
     return moved
 
 
-def _check_tulips(row: Any, curve: RodCurve) -> tuple[str, ...]:
+def _check_tulips(row: SaddleRow, curve: RodCurve) -> tuple[str, ...]:
     """Tulip axes must be able to stand square to the rod.
 
     The shank is not seen. A tulip seen at an angle may already be tilted, so between the range and
@@ -222,10 +239,49 @@ def _check_tulips(row: Any, curve: RodCurve) -> tuple[str, ...]:
     )
 
 
+_Bent = tuple[float, tuple[BendStep, ...], Seating, np.ndarray]
+
+
+def _fewest_bends(
+    row: SaddleRow, saddles: np.ndarray, order: RodOrder, material: Material
+) -> _Bent:
+    chains = Polygons(saddles, order.overhang_mm, order.bender)
+    best = math.inf
+    found: _Bent | None = None
+    for polygon in chains.fewer():  # until one bend less misses a saddle
+        trial = _bent(polygon, saddles, order, material)
+        best = min(best, trial[2].max_mm if trial else math.inf)
+        if trial is not None and trial[2].max_mm <= order.plan_gap_mm:
+            found = trial
+        elif found is not None:
+            break
+    for polygon in chains.more() if found is None else ():
+        trial = _bent(polygon, saddles, order, material)
+        best = min(best, trial[2].max_mm if trial else math.inf)
+        if trial is not None and trial[2].max_mm <= order.plan_gap_mm:
+            found = trial
+            break
+    if found is None:
+        reason = (
+            f"the best leaves a gap of {best:.1f} mm"
+            if math.isfinite(best)
+            else f"bends over {order.bender.max_bend_deg:.0f} degrees or too close to each other"
+        )
+        raise RodError(
+            row.source,
+            f"side {row.side}",
+            f"no bends of a {order.bender.die_radius_mm:.0f} mm die reach all saddles: {reason}",
+            "check the heads, set a screw deeper or higher, or use a smaller die",
+        )
+    return found
+
+
 def _bent(
-    polygon: Polygon, saddles: np.ndarray, order: RodOrder, material: Material
-) -> tuple[float, tuple[BendStep, ...], Seating, np.ndarray] | None:
+    polygon: Polygon | None, saddles: np.ndarray, order: RodOrder, material: Material
+) -> _Bent | None:
     """Length, rounded steps, seating and centreline in the saddles' frame; None if not bendable."""
+    if polygon is None:
+        return None
     needed = polygon.length_mm
     length = order.length_mm if order.length_mm is not None else float(math.ceil(needed))
     if order.length_mm is not None and needed > order.length_mm:
@@ -236,9 +292,9 @@ def _bent(
     steps = tuple(
         BendStep(
             i + 1,
-            round(feed + extra, 1),
-            round(turn, 1),
-            round(bend, 1),
+            round(float(feed) + extra, 1),
+            round(float(turn), 1),
+            round(float(bend), 1),
             round(bend_set_deg(round(bend, 1), material, order.diameter_mm, order.bender), 1),
         )
         for i, (feed, turn, bend) in enumerate(polygon.bends)

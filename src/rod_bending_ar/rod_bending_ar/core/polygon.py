@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rods of straight pieces and die arcs that pass the saddles, with 0, 1, 2 ... bends.
+"""Rods of straight pieces and die arcs that pass the saddles with few bends.
 
 For given bend positions along the row, the offsets of a chain of straight pieces that misses the
 saddles least are a linear problem (hat functions). The positions start at the saddles, the least
-useful is dropped until the wanted number is left, then each is moved while that helps. The corners
+useful is dropped again and again, and each of the rest is moved while that helps. The corners
 are rounded by the die; what the rounding takes off is added back to the targets.
 """
 
@@ -115,26 +115,38 @@ def _spread(knots: np.ndarray, low: float, high: float) -> np.ndarray:
     return knots
 
 
-def polygons(saddles_mm: np.ndarray, overhang_mm: float, bender: Bender) -> Iterator[Polygon]:
-    """Chains for saddles (N, 3), caudal first, with ever more bends, the best found for each."""
-    row = _Row(saddles_mm)
-    ends = max(bender.half_span_mm - overhang_mm, 0.0) + 1.0
-    available = row.t[-1] - row.t[0] - 2.0 * ends
-    path = [row.t[1:-1]]
-    while len(path[-1]):
-        knots = path[-1]
-        costs = [_offsets(row, np.delete(knots, j), row.across)[1] for j in range(len(knots))]
-        path.append(np.delete(knots, int(np.argmin(costs))))
-    starts = path[::-1]
-    for _ in range(_MORE):
-        starts.append(_one_more(row, starts[-1], bender))
-    for start in starts:
-        if len(start) and available < bender.straight_mm * (len(start) - 1):
-            return
-        knots = _improved(row, start, ends, bender) if len(start) else start
-        chain = _rounded(row, knots, overhang_mm, bender)
-        if chain is not None:
-            yield chain
+class Polygons:
+    """Chains for saddles (N, 3), caudal first; None where the bender cannot make one."""
+
+    def __init__(self, saddles_mm: np.ndarray, overhang_mm: float, bender: Bender) -> None:
+        self._row = _Row(saddles_mm)
+        self._overhang_mm, self._bender = overhang_mm, bender
+        self._ends_mm = max(bender.half_span_mm - overhang_mm, 0.0) + 1.0
+
+    def fewer(self) -> Iterator[Polygon | None]:
+        """One bend per inner saddle, then ever fewer, down to the straight rod."""
+        row, knots = self._row, self._row.t[1:-1]
+        while True:
+            yield self._best(knots)
+            if not len(knots):
+                return
+            costs = [_offsets(row, np.delete(knots, j), row.across)[1] for j in range(len(knots))]
+            knots = np.delete(knots, int(np.argmin(costs)))
+
+    def more(self) -> Iterator[Polygon | None]:
+        """More bends than inner saddles, for corners that one bend cannot make."""
+        knots = self._row.t[1:-1]
+        for _ in range(_MORE):
+            knots = _one_more(self._row, knots, self._bender)
+            yield self._best(knots)
+
+    def _best(self, knots: np.ndarray) -> Polygon | None:
+        if len(knots):
+            room = self._row.t[-1] - self._row.t[0] - 2.0 * self._ends_mm
+            if room < self._bender.straight_mm * (len(knots) - 1) or room < 0.0:
+                return None
+            knots = _improved(self._row, knots, self._ends_mm, self._bender)
+        return _rounded(self._row, knots, self._overhang_mm, self._bender)
 
 
 def _one_more(row: _Row, knots: np.ndarray, bender: Bender) -> np.ndarray:
@@ -169,7 +181,7 @@ def _rounded(row: _Row, knots: np.ndarray, overhang_mm: float, bender: Bender) -
         feet = nearest(curve, arc_positions_mm(curve), points)
         targets = targets + (points - feet.points)[:, 1:]
     assert chain is not None
-    return Polygon(chain.bends, chain.length_mm, feet.arc)
+    return Polygon(chain.bends, float(chain.length_mm), feet.arc)
 
 
 @dataclass(frozen=True)
