@@ -21,10 +21,6 @@ ERRORS = ErrorModel(
 CONFIG = NavigatorConfig(hold_s=0.41)
 HOLD_FRAMES = 6  # of 15 Hz
 POSED = (Status.TRACKED, Status.OCCLUDED)
-BLIND_TO_WHOLE_LEVELS = (
-    "votes carry no name: a belief off by a whole level agrees with them and with the next bone"
-)
-ONE_AGAINST_ALL = "one level is shown as tracked while its neighbours' poses are contradicted"
 
 
 @pytest.fixture(scope="module")
@@ -335,12 +331,7 @@ def never_wrong(navigator, frames, world_model, truth):
             assert worst_tre_mm(world_model, result, truth) < 4.0
 
 
-ONE_AGAINST_ALL_FAILS = pytest.mark.xfail(
-    reason=ONE_AGAINST_ALL, strict=True, raises=AssertionError
-)
-
-
-@pytest.mark.parametrize("by", [-0.5, pytest.param(0.5, marks=ONE_AGAINST_ALL_FAILS)])
+@pytest.mark.parametrize("by", [-0.5, 0.5])
 def test_a_belief_half_a_level_off_is_withdrawn_within_three_frames(
     tracking, frames, world_model, truth, by
 ):
@@ -350,17 +341,16 @@ def test_a_belief_half_a_level_off_is_withdrawn_within_three_frames(
     never_wrong(tracking, frames[4:12], world_model, truth)
 
 
-@pytest.mark.xfail(reason=BLIND_TO_WHOLE_LEVELS, strict=True, raises=AssertionError)
-def test_a_belief_one_level_off_is_withdrawn_within_three_frames(
-    tracking, frames, world_model, truth
+def test_a_belief_one_level_off_is_withdrawn_within_two_seconds(
+    tracking, stage, world_model, truth
 ):
+    """It fits its wrong vertebrae and strays no bone: only the comparison once a second tells."""
     slip(tracking, 1.0)
-    for frame in frames[2:4]:
-        tracking.process(frame)
-    never_wrong(tracking, frames[4:8], world_model, truth)
+    for i in range(3, 39, 4):
+        tracking.process(stage.frame(i, truth))
+    never_wrong(tracking, [stage.frame(i, truth) for i in range(40, 48)], world_model, truth)
 
 
-@pytest.mark.xfail(reason=BLIND_TO_WHOLE_LEVELS, strict=True, raises=AssertionError)
 def test_a_camera_moved_by_one_vertebra_behind_a_hand(tracking, stage, frames, world_model, truth):
     for frame in frames[2:6]:
         tracking.process(support.covered_by_hand(frame))

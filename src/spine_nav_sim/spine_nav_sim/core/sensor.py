@@ -51,7 +51,7 @@ def camera_intrinsics(
     return Intrinsics(width, height, float(fx), float(fy), float(cx), float(cy))
 
 
-FRONTAL_LIMIT_M = 2e-3
+FRONTAL_LIMIT_M = 1.5e-3
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def random_depth_noise(
     high = 0.15 + 0.35 * hardness
     if model.baseline_m < 0.03 or model.depth_fx_px < 600.0:
         high *= 0.5  # vendors' coarse heads interpolate harder; keeps sigma within section 12.2
-    # A head whose frontal noise passes 2 mm at the wound would be mounted nearer, or another bought.
+    # A head whose frontal noise passes 1.5 mm at the wound would be mounted nearer, or another bought.
     usable = FRONTAL_LIMIT_M * model.depth_fx_px * model.baseline_m / distance_m**2
     low, high = min(0.08, usable), min(high, usable)
     return DepthNoise(

@@ -26,13 +26,13 @@ class NavigatorConfig:
         1.0, "mm", 0.1, 10.0, "mean thickness of residual soft tissue on bone"
     )
     correlation_area_mm2: float = _p(
-        45.0, "mm2", 1.0, 1000.0, "bone surface that counts as one independent depth sample"
+        100.0, "mm2", 1.0, 1000.0, "bone surface that counts as one independent depth sample"
     )
     spring_rotation_deg: float = _p(
-        4.0, "deg", 0.1, 30.0, "1 sigma of the turn between neighbours, CT to operation"
+        3.5, "deg", 0.1, 30.0, "1 sigma of the turn between neighbours, CT to operation"
     )
     spring_translation_mm: float = _p(
-        2.0, "mm", 0.1, 20.0, "1 sigma of the shift between neighbours, CT to operation"
+        1.5, "mm", 0.1, 20.0, "1 sigma of the shift between neighbours, CT to operation"
     )
     level_margin: float = _p(
         8.0, "nat", 0.0, 1000.0, "least log-likelihood lead over the next level hypothesis"

@@ -18,6 +18,8 @@ MAX_CONTRADICTED = 0.45
 MIN_INLIERS = 0.5
 MAX_VOTE_GAP_M = 15e-3
 """Half a vertebra: the network sees another vertebra here than the pose claims."""
+MAX_CHAIN_GAP_M = 14e-3
+"""Prone against supine, breathing, a bump and a tool together stay below; a slip does not."""
 PATIENCE = 3
 """Frames of contradiction before a pose is given up; one bad frame is noise."""
 
@@ -30,6 +32,7 @@ class Evidence:
     inlier_share: float
     contradicted: float
     vote_gap_m: float
+    chain_gap_m: float
     predicted_tre_mm: float
 
 
@@ -88,6 +91,8 @@ def _contradiction(e: Evidence) -> str:
         return f"surface does not fit: {100 * e.inlier_share:.0f} % inliers"
     if e.contradicted > MAX_CONTRADICTED:
         return f"camera looks through {100 * e.contradicted:.0f} % of where bone should be"
+    if e.chain_gap_m > MAX_CHAIN_GAP_M:
+        return f"{1e3 * e.chain_gap_m:.0f} mm away from where its neighbours allow it"
     if e.vote_gap_m > MAX_VOTE_GAP_M:
         return f"network sees another vertebra {1e3 * e.vote_gap_m:.0f} mm away"
     return ""

@@ -26,10 +26,14 @@ from .labels import label_image
 from .levels import Evidence, LevelState, advance, registered
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
-from .registration import Registration, chain_prior, register
+from .registration import Registration, chain_gap_m, chain_prior, challenge, differs, register
 from .tracker import TrackState, TrackStep, start, step
 from .visibility import view_levels
 
+CHALLENGE_S = 1.0
+"""Time between two comparisons with a neighbouring reading."""
+STRAY_RISE = 0.12
+"""A spine of five or six levels that slips by one leaves a fifth of the bone without explanation."""
 AGREE_FRAMES = 3
 """After a refusal, this many frames in a row must give the same clear answer."""
 
@@ -40,6 +44,10 @@ class _Belief:
     levels: tuple[LevelState, ...]
     covariance: tuple[np.ndarray | None, ...]
     tre_mm: tuple[float, ...]
+    stray: float  # least share of bone in view that no level explains, slowly forgotten
+    challenged_ns: int
+    next_way: int = 1
+    shown: bool = False  # some exposed level has been tracked since the registration
 
 
 class Navigator:
@@ -127,7 +135,7 @@ class Navigator:
             levels = self._search(frame, seg, pixels, events)
             clock.lap("registration")
         else:
-            levels = self._follow(frame, pixels, events)
+            levels = self._follow(frame, seg, pixels, events)
             clock.lap("update")
         self._seg = None if isinstance(seg, Rejected) else seg
         return NavigationResult(frame.stamp_ns, levels, clock.done(), tuple(events))
@@ -150,7 +158,8 @@ class Navigator:
             return self._all(Status.SEARCHING, found.reason)
         accepted = found.clear and found.best.name != self._rejected_name
         if self._pending is not None and self._answer is not None:
-            if self._answer and found.best.name == self._pending.best.name:
+            same = found.best.name == self._pending.best.name
+            if self._answer and same:
                 accepted = True
                 events.append(f"confirmed by the surgeon: {found.best.name}")
                 self._refused = False
@@ -182,27 +191,81 @@ class Navigator:
         events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
         track = start(found.best.estimate, frame.stamp_ns, self.config)
         levels = (registered(frame.stamp_ns),) * len(self.model.levels)
-        self._belief = _Belief(track, levels, (None,) * len(levels), (np.inf,) * len(levels))
+        stray = float(
+            pixels.area_m2[found.best.estimate.level_of_pixel < 0].sum() / pixels.area_m2.sum()
+        )
+        self._belief = _Belief(
+            track, levels, (None,) * len(levels), (np.inf,) * len(levels), stray, frame.stamp_ns
+        )
         return self._judge(frame, TrackStep(track, found.best.estimate, (), ()), pixels, events)
 
     # -- tracking -------------------------------------------------------------------------------
 
     def _follow(
-        self, frame: RgbdFrame, pixels: BonePixels | Rejected, events: list[str]
+        self,
+        frame: RgbdFrame,
+        seg: Segmentation | Rejected,
+        pixels: BonePixels | Rejected,
+        events: list[str],
     ) -> tuple[LevelEstimate, ...]:
+        if isinstance(seg, Rejected) or isinstance(pixels, Rejected):
+            reason = seg.reason if isinstance(seg, Rejected) else pixels.reason
+            return self._blind(frame, reason, events)
         belief = self._belief
-        if isinstance(pixels, Rejected):
-            levels = tuple(
-                advance(s, None, frame.stamp_ns, self.config, pixels.reason)
-                for s in belief.levels
-            )
-            return self._keep(replace(belief, levels=levels), events)
         result = step(
             self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config
         )
+        in_sight = any(belief.levels[k].status is Status.TRACKED for k in self._exposed)
+        if belief.shown and not in_sight:
+            # Behind a hand the camera may have moved by a whole vertebra: ask from scratch.
+            found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
+            if isinstance(found, Rejected) or not found.clear:
+                return self._blind(frame, f"level not certain again: {found.reason}", events)
+            if differs(self.model, found.best.estimate, result.estimate):
+                events.append("came back elsewhere: registered again")
+                return self._begin(frame, found, pixels, events)
+        doubt = self._doubt(frame.stamp_ns, result, pixels)
+        if doubt:
+            self._belief = None
+            events.append(f"all levels lost: {doubt}")
+            return self._all(Status.LOST, doubt)
         for k, mm in zip(result.moved, result.moved_mm):
             events.append(f"{self.model.levels[k]} moved {mm:.1f} mm against its neighbours")
         return self._judge(frame, result, pixels, events)
+
+    def _blind(
+        self, frame: RgbdFrame, reason: str, events: list[str]
+    ) -> tuple[LevelEstimate, ...]:
+        """A frame that tells nothing of any level."""
+        levels = tuple(
+            advance(s, None, frame.stamp_ns, self.config, reason) for s in self._belief.levels
+        )
+        return self._keep(replace(self._belief, levels=levels), events)
+
+    def _doubt(self, stamp_ns: int, result: TrackStep, pixels: BonePixels) -> str:
+        """Why the spine may have slipped by a level, or ''.
+
+        A slipped pose fits its wrong vertebrae well. One way per turn is compared once a second;
+        both ways at once where bone in view loses its explanation.
+        """
+        belief, level = self._belief, result.estimate.level_of_pixel
+        stray = float(pixels.area_m2[level < 0].sum() / pixels.area_m2.sum())
+        self._belief = replace(belief, stray=min(belief.stray + 0.005, stray))
+        since = (stamp_ns - belief.challenged_ns) * 1e-9
+        sudden = stray > belief.stray + STRAY_RISE and since > 0.3
+        if not sudden and since < CHALLENGE_S:
+            return ""
+        noise = replace(self._noise(), sigma_m=result.state.sigma_m)
+        for way in (-1, 1) if sudden else (belief.next_way,):
+            lead = challenge(
+                self.model, pixels, result.state.T_camera_ct, way, noise, self.config
+            )
+            if lead > 0.5 * self.config.level_margin:
+                return f"one level {'higher' if way < 0 else 'lower'} fits better"
+        self._belief = replace(
+            self._belief, challenged_ns=stamp_ns, next_way=-belief.next_way
+        )
+        return ""
 
     def _judge(
         self, frame: RgbdFrame, result: TrackStep, pixels: BonePixels, events: list[str]
@@ -229,14 +292,21 @@ class Navigator:
             gap = gap[np.isfinite(gap)]
             evidence = Evidence(
                 area, fit.inlier_share, views[k].contradicted,
-                float(np.median(gap)) if len(gap) else 0.0, bound,
+                float(np.median(gap)) if len(gap) else 0.0, chain_gap_m(self.model, T, k), bound,
             )  # fmt: skip
             levels.append(advance(state, evidence, frame.stamp_ns, self.config, ""))
             covariances.append(covariance)
             bounds.append(bound)
-        return self._keep(
-            _Belief(result.state, tuple(levels), tuple(covariances), tuple(bounds)), events
+        shown = belief.shown or any(
+            levels[k].status is Status.TRACKED for k in self._exposed
         )
+        return self._keep(
+            replace(
+                belief, track=result.state, levels=tuple(levels), covariance=tuple(covariances),
+                tre_mm=tuple(bounds), shown=shown,
+            ),
+            events,
+        )  # fmt: skip
 
     def _single_frame_covariance(self, result: TrackStep) -> np.ndarray:
         """(6L, 6L) of this frame and the springs alone: noise that stays the same from frame to

@@ -22,14 +22,19 @@ from .estimator import MAX_SIGMA_M, Estimate, Noise, Prior, estimate, gate_m, sp
 from .model import SpineModel
 from .observation import BonePixels, thin
 
+SAME_M = 8e-3
+"""Starts nearer than this end in the same place."""
 MATCH_M = 18e-3
 """Half a vertebra's height: a centre farther away belongs to the next level."""
 MIN_LEVEL_AREA_MM2 = 60.0
 REVERSED_NAT = 30.0
 """Cost of the head on the side where unanimous votes do not see it."""
-PREVIEW_POINTS = 700
-HOPELESS_NAT = 80.0
-MAX_HYPOTHESES = 4
+PREVIEW_POINTS = 500
+MAX_HYPOTHESES = 3
+SHAPE_MARGIN_NAT = 6.0
+"""Least lead by shape alone: identical vertebrae differ by none, however many of them are open."""
+CLAIM_M = 30e-3
+MIN_EXPLAINED = 0.6
 MISSING_LEVEL_NAT = 10.0
 """Cost of an exposed level without bone: the surgeon said that it is open."""
 
@@ -75,40 +80,108 @@ def register(
     if not starts:
         return Rejected("no vertebra recognised in view")
     few = thin(pixels, PREVIEW_POINTS)
-    seen = [_preview(model, few, s, noise, config) for s in starts]
-    seen.sort(key=lambda h: -h.score)
-    seen = [h for h in seen if h.score > seen[0].score - HOPELESS_NAT][:MAX_HYPOTHESES]
-    near = [(h, _approach(model, pixels, h, noise, config)) for h in seen]
+    seen = _distinct(model, [_preview(model, few, s, noise, config) for s in starts])
+    near = [(h, _approach(model, pixels, h, noise, config)) for h in seen[:MAX_HYPOTHESES]]
     # One noise level for all hypotheses, the best one's: their scores must be comparable.
     quiet = min(e.sigma_m for _, e in near)
     noise = replace(noise, sigma_m=float(np.clip(quiet, noise.sigma_m, MAX_SIGMA_M)))
     tried = [_settle(model, pixels, h, e, noise, config) for h, e in near]
-    tried.sort(key=lambda h: -h.score)
-    best = tried[0]
-    problem = _implausible(model, best.estimate)
+    # The same bone named one level higher or lower is the rival that harms: it is always heard.
+    shifts = [_shifted(model, max(tried, key=_score), way) for way in (-1, 1)]
+    for shifted in (h for h in shifts if h is not None):
+        e = _approach(model, pixels, shifted, noise, config)
+        tried.append(_settle(model, pixels, shifted, e, noise, config))
+    best = max(tried, key=_score)
+    problem = _implausible(model, pixels, len(instances), best.estimate)
     if problem:
         return Rejected(problem)
-    rivals = [h for h in tried[1:] if _differs(model, best.estimate, h.estimate)]
+    return _verdict(model, best, tried, config)
+
+
+def _verdict(
+    model: SpineModel, best: Hypothesis, tried: list[Hypothesis], config: NavigatorConfig
+) -> Registration:
+    rivals = [h for h in tried if differs(model, best.estimate, h.estimate)]
     if not rivals:
         return Registration(best, np.inf, "none", True, "")
-    rival = rivals[0]
+    rivals = [
+        h if h.name != best.name else replace(h, name=f"{h.name} one level off") for h in rivals
+    ]
+    rival = max(rivals, key=_score)
     margin = best.score - rival.score
-    shape = min((_shape_lead(best.estimate, h.estimate), h.name) for h in rivals)
+    shape, other = min((_shape_lead(best.estimate, h.estimate), h.name) for h in rivals)
     if margin < config.level_margin:
         reason = f"{best.name} leads {rival.name} by {margin:.1f} nat only"
         return Registration(best, margin, rival.name, False, reason)
-    if shape[0] < 0.0:
-        # The count of visible levels speaks for one answer, their shape for another.
-        reason = f"count says {best.name}, shape says {shape[1]}"
-        return Registration(best, margin, shape[1], False, reason)
+    if shape < SHAPE_MARGIN_NAT:
+        # The count of visible levels speaks for one answer; their shape does not, or for another.
+        reason = f"count says {best.name}, shape does not tell it from {other}"
+        return Registration(best, margin, other, False, reason)
     return Registration(best, margin, rival.name, True, "")
+
+
+def challenge(
+    model: SpineModel,
+    pixels: BonePixels,
+    T: np.ndarray,
+    way: int,
+    noise: Noise,
+    config: NavigatorConfig,
+) -> float:
+    """By how many nat the reading one level higher (-1) or lower (+1) fits better than poses T.
+
+    A slipped pose fits its wrong vertebrae well; only the comparison tells. Few points, to be
+    affordable while tracking. Negative when the present reading is the better one.
+    """
+    few = thin(pixels, PREVIEW_POINTS)
+    prior = chain_prior(model, T, 1.0, config)
+    present = _hypothesis(
+        model, estimate(model, few, prior, noise, T, (gate_m(noise.sigma_m),)), 0.0
+    )
+    start = _shifted(model, present, way)
+    if start is None:
+        return -np.inf
+    poses = start.estimate.T_camera_ct
+    prior = chain_prior(model, poses, 1.0, config)
+    gates = (10e-3, 8e-3, 6e-3, gate_m(noise.sigma_m))
+    other = _hypothesis(
+        model, estimate(model, few, prior, noise, poses, gates, reassign_at=(0, 1, 2, 3)), 0.0
+    )
+    return other.score - present.score if differs(model, present.estimate, other.estimate) else 0.0
+
+
+def _score(h: Hypothesis) -> float:
+    return h.score
+
+
+def _distinct(model: SpineModel, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+    """Best first, without those that name the bone as a better one does."""
+    kept: list[Hypothesis] = []
+    for h in sorted(hypotheses, key=_score, reverse=True):
+        if all(differs(model, k.estimate, h.estimate) for k in kept):
+            kept.append(h)
+    return kept
+
+
+def _shifted(model: SpineModel, h: Hypothesis, way: int) -> Hypothesis | None:
+    """The hypothesis with every level put where its neighbour is; None for a single level."""
+    T, L = h.estimate.T_camera_ct, len(model.levels)
+    if L < 2:
+        return None
+    own = np.arange(max(0, -way), min(L, L - way))
+    arms = 25e-3 * np.vstack([np.zeros(3), np.eye(3)])
+    p = np.concatenate([model.anchor_m[k] + arms for k in own])
+    q = np.concatenate(
+        [(model.anchor_m[k + way] + arms) @ T[k + way, :3, :3].T + T[k + way, :3, 3] for k in own]
+    )
+    poses = np.broadcast_to(kabsch(p, q), T.shape).copy()
+    return replace(h, estimate=replace(h.estimate, T_camera_ct=poses))
 
 
 @dataclass(frozen=True)
 class _Start:
-    """A rigid starting pose, the name of what it claims, and what that contradicts in nat."""
+    """A rigid starting pose, and what the votes say against it in nat."""
 
-    name: str
     T_camera_ct: np.ndarray
     penalty: float
 
@@ -117,28 +190,23 @@ def _starts(model: SpineModel, instances: tuple[Instance, ...]) -> list[_Start]:
     """One start per way to name the instances, head on either side."""
     if not instances:
         return []
-    starts: dict[tuple, _Start] = {}
+    starts: list[_Start] = []
     for R, penalty in _orientations(instances):
         R_camera_ct = R @ model.axes.T
+        placed: list[np.ndarray] = []
         # From every instance: the largest one may be a vertebra beyond the case.
         for pair in product(range(len(instances)), range(len(model.levels))):
             pairs = [pair]
             for _ in range(3):
                 T = _rigid(model, instances, pairs, R_camera_ct)
-                pairs = _match(instances, model.anchor_m @ T[:3, :3].T + T[:3, 3])
+                expected = model.anchor_m @ T[:3, :3].T + T[:3, 3]
+                pairs = _match(instances, expected)
                 if not pairs:
                     break
-            key = (penalty, *sorted(pairs))
-            if not pairs or key in starts:
-                continue
-            named = sorted((j for _, j in pairs))
-            name = model.levels[named[0]]
-            if len(named) > 1:
-                name += f"-{model.levels[named[-1]]}"
-            if penalty > 0.5 * REVERSED_NAT:
-                name += " reversed"
-            starts[key] = _Start(name, T, penalty)
-    return list(starts.values())
+            if pairs and all(np.linalg.norm(expected - e, axis=1).mean() > SAME_M for e in placed):
+                placed.append(expected)
+                starts.append(_Start(T, penalty))
+    return starts
 
 
 def _orientations(instances: tuple[Instance, ...]) -> list[tuple[np.ndarray, float]]:
@@ -206,7 +274,7 @@ def _preview(
         model, pixels, prior, replace(noise, sigma_m=2e-3), poses, (15e-3, 15e-3, 12e-3, 10e-3),
         (0.4, 0.4, 0.3, 0.2), (3e-3, 3e-3, 3e-3, 2e-3), reassign_at=(0, 1, 2, 3),
     )  # fmt: skip
-    return _hypothesis(model, start.name, result, start.penalty)
+    return _hypothesis(model, result, start.penalty)
 
 
 def _approach(
@@ -235,16 +303,18 @@ def _settle(
     poses = near.T_camera_ct
     prior = chain_prior(model, poses, 1.0, config)
     result = estimate(model, pixels, prior, noise, poses, (gate_m(noise.sigma_m),) * 4)
-    return _hypothesis(model, preview.name, result, preview.penalty)
+    return _hypothesis(model, result, preview.penalty)
 
 
-def _hypothesis(model: SpineModel, name: str, result: Estimate, penalty: float) -> Hypothesis:
-    missing = sum(
-        fit.area_mm2 < MIN_LEVEL_AREA_MM2 for fit, e in zip(result.fits, model.exposed) if e
-    )
-    return Hypothesis(
-        result, name, penalty, result.score - MISSING_LEVEL_NAT * missing - penalty
-    )
+def _hypothesis(model: SpineModel, result: Estimate, penalty: float) -> Hypothesis:
+    has_bone = np.array([fit.area_mm2 >= MIN_LEVEL_AREA_MM2 for fit in result.fits])
+    missing = int((model.exposed & ~has_bone).sum())
+    named = [level for level, bone in zip(model.levels, has_bone) if bone] or ["no level"]
+    name = named[0] if len(named) == 1 else f"{named[0]}-{named[-1]}"
+    if penalty > 0.5 * REVERSED_NAT:
+        name += " reversed"
+    score = result.score - MISSING_LEVEL_NAT * missing - penalty
+    return Hypothesis(result, name, penalty, score)
 
 
 def chain_prior(
@@ -261,6 +331,17 @@ def chain_prior(
     return Prior(np.broadcast_to(centre, poses.shape).copy(), information)
 
 
+def chain_gap_m(model: SpineModel, T: np.ndarray, k: int) -> float:
+    """Distance of level k's anchor from where its more agreeing neighbour would put it, metres."""
+    here = T[k, :3, :3] @ model.anchor_m[k] + T[k, :3, 3]
+    gaps = [
+        np.linalg.norm(T[j, :3, :3] @ model.anchor_m[k] + T[j, :3, 3] - here)
+        for j in (k - 1, k + 1)
+        if 0 <= j < len(T)
+    ]
+    return float(min(gaps, default=0.0))
+
+
 def _common(model: SpineModel, T: np.ndarray) -> np.ndarray:
     """(4, 4) rigid pose nearest to all levels' poses, at their anchors."""
     arms = 25e-3 * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
@@ -269,7 +350,7 @@ def _common(model: SpineModel, T: np.ndarray) -> np.ndarray:
     return kabsch(points.reshape(-1, 3), posed.reshape(-1, 3))
 
 
-def _differs(model: SpineModel, a: Estimate, b: Estimate) -> bool:
+def differs(model: SpineModel, a: Estimate, b: Estimate) -> bool:
     """Whether two hypotheses name the bone differently, not only start elsewhere."""
     shift = np.linalg.norm(a.anchor_camera_m - b.anchor_camera_m, axis=1)
     return bool(np.median(shift) > 0.5 * MATCH_M)
@@ -281,7 +362,9 @@ def _shape_lead(a: Estimate, b: Estimate) -> float:
     return float((a.pixel_log_likelihood - b.pixel_log_likelihood)[both].sum())
 
 
-def _implausible(model: SpineModel, result: Estimate) -> str:
+def _implausible(
+    model: SpineModel, pixels: BonePixels, instances: int, result: Estimate
+) -> str:
     """Why a chain of poses cannot be this patient's spine, or ''."""
     T = result.T_camera_ct
     if not np.isfinite(T).all():
@@ -290,11 +373,19 @@ def _implausible(model: SpineModel, result: Estimate) -> str:
         turn = log_so3(T[k + 1, :3, :3] @ T[k, :3, :3].T)
         if np.rad2deg(np.linalg.norm(turn)) > 20.0:
             return f"{model.levels[k]} and {model.levels[k + 1]} turned by more than 20 deg"
-    seen = [f for f, e in zip(result.fits, model.exposed) if e and f.area_mm2 > MIN_LEVEL_AREA_MM2]
-    if not seen:
-        return "no bone on any exposed level"
+    bone = [f.area_mm2 >= MIN_LEVEL_AREA_MM2 for f, e in zip(result.fits, model.exposed) if e]
+    if 2 * sum(bone) < len(bone) or not any(bone):
+        return f"bone on {sum(bone)} of {len(bone)} exposed levels only"
+    # Bone that lies where the case claims a vertebra must have the case's shape; what lies beyond
+    # may be a level that the case does not hold.
+    reach = np.min(
+        [((pixels.points_m - a) ** 2).sum(axis=1) for a in result.anchor_camera_m], axis=0
+    )
+    claimed = float(pixels.area_m2[reach < CLAIM_M**2].sum()) * 1e6
     explained = sum(f.inlier_share * f.area_mm2 for f in result.fits)
-    total = sum(f.area_mm2 for f in result.fits)
-    if explained < 0.6 * total:
-        return f"the case explains only {100 * explained / total:.0f} % of the bone in view"
+    due = float(pixels.area_m2.sum()) * 1e6 * min(1.0, len(model.levels) / instances)
+    if explained < 0.5 * due:
+        return f"the case explains only {100 * explained / due:.0f} % of its share of the bone"
+    if explained < MIN_EXPLAINED * claimed:
+        return f"the case explains only {100 * explained / claimed:.0f} % of the bone at its levels"
     return ""
