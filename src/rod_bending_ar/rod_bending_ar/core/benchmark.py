@@ -45,13 +45,14 @@ def random_row(rng: np.random.Generator, screws: int, side: str = "left") -> Sad
         lowest = int(rng.integers(0, len(LUMBAR) - screws + 1))
         levels = LUMBAR[lowest : lowest + screws]
         prone = rng.uniform(0.4, 1.0)
-        frame, centre = np.eye(3), np.zeros(3)  # columns: left, posterior, cranial
+        # columns: left, posterior, cranial; lordosis turns cranial towards posterior on the way up
+        frame, centre = np.eye(3), np.zeros(3)
         heads, axes = [], []
         for i, level in enumerate(levels):
             if i:
                 mean, spread = _SPACING_MM[level]
                 tilt = np.radians(
-                    [prone * _LORDOSIS_DEG[level] + rng.normal(0.0, _SCATTER_DEG),
+                    [-prone * _LORDOSIS_DEG[level] + rng.normal(0.0, _SCATTER_DEG),
                      *rng.normal(0.0, _SCATTER_DEG, 2)]
                 )  # fmt: skip
                 half = rotation(tilt / 2.0)

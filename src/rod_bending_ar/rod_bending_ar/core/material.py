@@ -17,20 +17,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Material:
-    """Young's modulus, yield stress and hardening modulus in MPa; elongation: strain at fracture."""
+    """Young's modulus, yield stress and hardening modulus in MPa; max_strain: of the outer fibre
+    under load."""
 
     name: str
     modulus_mpa: float
     yield_mpa: float
     hardening_mpa: float
-    elongation: float
+    max_strain: float
 
 
-# Minimum yield and elongation of the standards; hardening is a design choice (1 % of the modulus).
+# Minimum yield of the standards. Hardening (1 % of the modulus) and the strain limit are design
+# choices: bar of ASTM F136 must lose 25 % of its area before it breaks, a true strain of 29 %.
 MATERIALS: dict[str, Material] = {
     m.name: m
     for m in (
-        Material("Ti6Al4V", 114e3, 795.0, 1.14e3, 0.10),  # ASTM F136, annealed bar
+        Material("Ti6Al4V", 114e3, 795.0, 1.14e3, 0.12),  # ASTM F136, annealed bar
         Material("CoCr", 230e3, 700.0, 2.30e3, 0.12),  # ASTM F1537, hot worked
         Material("316L", 193e3, 690.0, 1.93e3, 0.12),  # ASTM F138, cold worked
     )
@@ -45,16 +47,16 @@ class Bender:
     straight_mm: least straight rod between two bends. max_bend_deg: largest angle of one bend.
     """
 
-    die_radius_mm: float = 35.0
+    die_radius_mm: float = 30.0
     half_span_mm: float = 20.0
     straight_mm: float = 6.0
-    max_bend_deg: float = 40.0
+    max_bend_deg: float = 55.0
 
 
 def min_radius_mm(material: Material, diameter_mm: float) -> float:
-    """Least radius that a rod's axis may keep: under load the outer fibre just reaches the
-    elongation at fracture, and on release the rod opens by its elastic curvature."""
-    loaded = material.elongation / (diameter_mm / 2.0)
+    """Least radius that a rod's axis may keep: under load the outer fibre just reaches its limit,
+    and on release the rod opens by its elastic curvature."""
+    loaded = material.max_strain / (diameter_mm / 2.0)
     return 1.0 / (loaded - float(_elastic_per_mm(material, diameter_mm, loaded)))
 
 
@@ -113,7 +115,7 @@ def _model(material: Material, diameter_mm: float, bender: Bender) -> _Springbac
             f" of a {diameter_mm} mm {material.name} rod"
         )
     # loaded curvature on the roller: what remains is the die's
-    low, high = 1.0 / bender.die_radius_mm, material.elongation / (diameter_mm / 2.0)
+    low, high = 1.0 / bender.die_radius_mm, material.max_strain / (diameter_mm / 2.0)
     for _ in range(60):
         loaded = 0.5 * (low + high)
         left = loaded - float(_elastic_per_mm(material, diameter_mm, loaded))

@@ -116,6 +116,10 @@ def plan_rod(row: SaddleRow, order: RodOrder | None = None) -> RodPlan:
             f"take a rod of {math.ceil(needed)} mm or more",
         )
     length, steps, seating, centreline = _fewest_bends(row, saddles, order, material)
+    if seating.max_mm > order.plan_gap_mm:
+        warnings += (
+            f"the plan itself leaves {seating.max_mm:.1f} mm: little is left for the hand's error",
+        )
     return RodPlan(
         row.side,
         order,
@@ -246,34 +250,41 @@ def _fewest_bends(
     row: SaddleRow, saddles: np.ndarray, order: RodOrder, material: Material
 ) -> _Bent:
     chains = Polygons(saddles, order.overhang_mm, order.bender)
-    best = math.inf
     found: _Bent | None = None
+    best: _Bent | None = None
     for polygon in chains.fewer():  # until one bend less misses a saddle
         trial = _bent(polygon, saddles, order, material)
-        best = min(best, trial[2].max_mm if trial else math.inf)
+        best = _better(best, trial)
         if trial is not None and trial[2].max_mm <= order.plan_gap_mm:
             found = trial
         elif found is not None:
-            break
-    for polygon in chains.more() if found is None else ():
+            return found
+    if found is not None:
+        return found
+    for polygon in chains.more():
         trial = _bent(polygon, saddles, order, material)
-        best = min(best, trial[2].max_mm if trial else math.inf)
+        best = _better(best, trial)
         if trial is not None and trial[2].max_mm <= order.plan_gap_mm:
-            found = trial
-            break
-    if found is None:
-        reason = (
-            f"the best leaves a gap of {best:.1f} mm"
-            if math.isfinite(best)
-            else f"bends over {order.bender.max_bend_deg:.0f} degrees or too close to each other"
-        )
-        raise RodError(
-            row.source,
-            f"side {row.side}",
-            f"no bends of a {order.bender.die_radius_mm:.0f} mm die reach all saddles: {reason}",
-            "check the heads, set a screw deeper or higher, or use a smaller die",
-        )
-    return found
+            return trial
+    if best is not None and best[2].max_mm <= order.gap_limit_mm:
+        return best
+    reason = (
+        f"the best leaves a gap of {best[2].max_mm:.1f} mm"
+        if best is not None
+        else f"bends over {order.bender.max_bend_deg:.0f} degrees or too close to each other"
+    )
+    raise RodError(
+        row.source,
+        f"side {row.side}",
+        f"no bends of a {order.bender.die_radius_mm:.0f} mm die reach all saddles: {reason}",
+        "check the heads, set a screw deeper or higher, or use a smaller die",
+    )
+
+
+def _better(best: _Bent | None, trial: _Bent | None) -> _Bent | None:
+    if trial is None or (best is not None and best[2].max_mm <= trial[2].max_mm):
+        return best
+    return trial
 
 
 def _bent(
