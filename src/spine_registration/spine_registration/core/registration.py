@@ -27,10 +27,11 @@ SAME_M = 8e-3
 MATCH_M = 18e-3
 """Half a vertebra's height: a centre farther away belongs to the next level."""
 MIN_LEVEL_AREA_MM2 = 60.0
+UNANIMOUS = 0.8
 REVERSED_NAT = 30.0
 """Cost of the head on the side where unanimous votes do not see it."""
 PREVIEW_POINTS = 500
-MAX_HYPOTHESES = 3
+MAX_HYPOTHESES = 2
 SHAPE_MARGIN_NAT = 6.0
 """Least lead by shape alone: identical vertebrae differ by none, however many of them are open."""
 CLAIM_M = 30e-3
@@ -76,7 +77,22 @@ def register(
     Returns:
         The best hypothesis with its margin, or why there is none.
     """
-    starts = _starts(model, instances)
+    found = _register(model, pixels, instances, noise, config, UNANIMOUS)
+    if isinstance(found, Registration) and found.best.penalty > UNANIMOUS * REVERSED_NAT:
+        # The shape overruled unanimous votes: that side deserves the full search.
+        found = _register(model, pixels, instances, noise, config, np.inf)
+    return found
+
+
+def _register(
+    model: SpineModel,
+    pixels: BonePixels,
+    instances: tuple[Instance, ...],
+    noise: Noise,
+    config: NavigatorConfig,
+    unanimous: float,
+) -> Registration | Rejected:
+    starts = _starts(model, instances, unanimous)
     if not starts:
         return Rejected("no vertebra recognised in view")
     few = thin(pixels, PREVIEW_POINTS)
@@ -86,11 +102,14 @@ def register(
     quiet = min(e.sigma_m for _, e in near)
     noise = replace(noise, sigma_m=float(np.clip(quiet, noise.sigma_m, MAX_SIGMA_M)))
     tried = [_settle(model, pixels, h, e, noise, config) for h, e in near]
-    # The same bone named one level higher or lower is the rival that harms: it is always heard.
-    shifts = [_shifted(model, max(tried, key=_score), way) for way in (-1, 1)]
-    for shifted in (h for h in shifts if h is not None):
-        e = _approach(model, pixels, shifted, noise, config)
-        tried.append(_settle(model, pixels, shifted, e, noise, config))
+    # The same bone named one level higher or lower, or head for foot, is the rival that harms: it
+    # is always heard.
+    lead = max(tried, key=_score)
+    turned = _preview(model, few, _reversed(model, lead), noise, config)
+    for rival in (_shifted(model, lead, -1), _shifted(model, lead, 1), turned):
+        if rival is not None:
+            e = _approach(model, pixels, rival, noise, config)
+            tried.append(_settle(model, pixels, rival, e, noise, config))
     best = max(tried, key=_score)
     problem = _implausible(model, pixels, len(instances), best.estimate)
     if problem:
@@ -186,12 +205,17 @@ class _Start:
     penalty: float
 
 
-def _starts(model: SpineModel, instances: tuple[Instance, ...]) -> list[_Start]:
-    """One start per way to name the instances, head on either side."""
+def _starts(
+    model: SpineModel, instances: tuple[Instance, ...], unanimous: float
+) -> list[_Start]:
+    """One start per way to name the instances; head on either side, but not where `unanimous`
+    votes (share of REVERSED_NAT) speak against it."""
     if not instances:
         return []
     starts: list[_Start] = []
     for R, penalty in _orientations(instances):
+        if penalty > unanimous * REVERSED_NAT:
+            continue  # heard once all the same, as the rival of the best
         R_camera_ct = R @ model.axes.T
         placed: list[np.ndarray] = []
         # From every instance: the largest one may be a vertebra beyond the case.
@@ -207,6 +231,15 @@ def _starts(model: SpineModel, instances: tuple[Instance, ...]) -> list[_Start]:
                 placed.append(expected)
                 starts.append(_Start(T, penalty))
     return starts
+
+
+def _reversed(model: SpineModel, h: Hypothesis) -> _Start:
+    """The hypothesis with the head on the other side."""
+    T = _common(model, h.estimate.T_camera_ct)
+    R = T[:3, :3] @ model.axes @ np.diag([-1.0, 1.0, -1.0]) @ model.axes.T
+    T[:3, 3] += (T[:3, :3] - R) @ model.anchor_m.mean(axis=0)
+    T[:3, :3] = R
+    return _Start(T, REVERSED_NAT - h.penalty)
 
 
 def _orientations(instances: tuple[Instance, ...]) -> list[tuple[np.ndarray, float]]:
