@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -269,5 +269,5 @@ def accuracy_record(
     return {
         "run": run_ours(scenes, segmenter, runs, progress),
         "scratch": {name: attempts.document() for name, attempts in table.items()},
-        "peer_parameters": {name: asdict(p) for name, p in parameters.items()},
+        "peer_parameters": {name: peers.settings_of(name, p) for name, p in parameters.items()},
     }

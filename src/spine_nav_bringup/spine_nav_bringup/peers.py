@@ -370,3 +370,17 @@ PEERS: dict[str, Peer] = {
     "multi-start ICP": multi_start_icp,
     "segment + orient + ICP (after Liebmann 2024)": segment_orient_icp,
 }
+_ICP = ("voxel_mm", "coarse_mm", "fine_mm", "iterations")
+_STARTS = ("shifts", "shift_step_mm", "coarse_plane")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "Open3D FPFH + RANSAC + ICP": (
+        *_ICP, "feature_radius", "ransac_distance", "ransac_iterations", "per_level",
+    ),
+    "multi-start ICP": (*_ICP, *_STARTS, "rolls", "tilt_deg", "dorsal_from_view"),
+    "segment + orient + ICP (after Liebmann 2024)": (*_ICP, *_STARTS),
+}  # fmt: skip
+
+
+def settings_of(name: str, p: PeerParameters) -> dict[str, Any]:
+    """The parameters that this peer reads, for the tables."""
+    return {field_name: getattr(p, field_name) for field_name in SETTINGS[name]}

@@ -84,3 +84,10 @@ def test_the_sampled_surface_faces_the_camera_behind_the_patient():
     assert (model.spine.normals @ model.R_ct_anatomy[:, 1] > -0.31).all()
     mirrored = Case("ras", "RAS", CASE.meshes, CASE.exposed_levels, (), "")
     assert peers.prepare(mirrored).R_ct_anatomy[1, 1] == -1.0
+
+
+def test_every_peer_has_searched_parameters_and_names_its_settings():
+    parameters = peers.load_parameters()
+    assert set(parameters) == set(peers.PEERS) == set(peers.SETTINGS)
+    for name, p in parameters.items():
+        assert set(peers.settings_of(name, p)) == set(peers.SETTINGS[name])
