@@ -26,7 +26,12 @@ from spine_nav_sim.core.anatomy import make_anatomy
 from spine_nav_sim.core.scene import SceneConfig, make_scene
 from spine_nav_sim.core.splits import anatomy_seeds
 from spine_perception.core.segmenter import Segmenter
-from spine_registration.core.error import ErrorInputs, ErrorModel, predicted_tre_mm, total_covariance
+from spine_registration.core.error import (
+    ErrorInputs,
+    ErrorModel,
+    predicted_tre_mm,
+    total_covariance,
+)
 from spine_registration.core.navigator import Navigator
 
 LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")

@@ -73,7 +73,10 @@ def total_covariance(inputs: ErrorInputs, model: ErrorModel) -> np.ndarray:
     """(6, 6) covariance of a pose, systematic part included; about the anchor."""
     view = inputs.anchor_m / np.linalg.norm(inputs.anchor_m)
     along = np.outer(view, view)
-    out = model.filter_gain**2 * inputs.filter_covariance + model.static_gain**2 * inputs.frame_covariance
+    out = (
+        model.filter_gain**2 * inputs.filter_covariance
+        + model.static_gain**2 * inputs.frame_covariance
+    )
     out[:3, :3] += 1e-6 * (model.lateral_mm**2 * (np.eye(3) - along) + model.axial_mm**2 * along)
     out[3:, 3:] += np.deg2rad(model.rotation_deg) ** 2 * np.eye(3)
     return out

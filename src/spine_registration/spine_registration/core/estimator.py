@@ -282,8 +282,8 @@ def estimate(
     deviation = twist_between(T, prior.T_camera_ct, anchors(model, T)).ravel()
     # Pixels that no level explains are the data's evidence against a hypothesis.
     share = np.clip(pixels.bone, 0.05, 0.97)
-    log_likelihood = pixels.area_m2 / noise.correlation_area_m2 * np.log(
-        (1.0 - share) / OUTLIER_WIDTH_M
+    log_likelihood = (
+        pixels.area_m2 / noise.correlation_area_m2 * np.log((1.0 - share) / OUTLIER_WIDTH_M)
     )
     log_likelihood[data.order] = data.weight * lin.seen * lin.likelihood.log_density
     return Estimate(

@@ -71,9 +71,7 @@ class SpineModel:
         index = np.where(inside, index, 0.0).astype(np.int64)
         node = self.field[index + self.offset[level]]
         gradient = node[:, 1:]
-        distance = node[:, 0] + np.float32(GRID_M) * np.einsum(
-            "ij,ij->i", g - nearest, gradient
-        )
+        distance = node[:, 0] + np.float32(GRID_M) * np.einsum("ij,ij->i", g - nearest, gradient)
         distance[~inside] = np.nan
         normal = gradient @ R.T.astype(np.float32)
         normal /= np.maximum(np.sqrt(np.einsum("ij,ij->i", normal, normal)), 1e-6)[:, None]

@@ -212,9 +212,7 @@ class Navigator:
             reason = seg.reason if isinstance(seg, Rejected) else pixels.reason
             return self._blind(frame, reason, events)
         belief = self._belief
-        result = step(
-            self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config
-        )
+        result = step(self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config)
         in_sight = any(belief.levels[k].status is Status.TRACKED for k in self._exposed)
         if belief.shown and not in_sight:
             # Behind a hand the camera may have moved by a whole vertebra: ask from scratch.
@@ -233,9 +231,7 @@ class Navigator:
             events.append(f"{self.model.levels[k]} moved {mm:.1f} mm against its neighbours")
         return self._judge(frame, result, pixels, events)
 
-    def _blind(
-        self, frame: RgbdFrame, reason: str, events: list[str]
-    ) -> tuple[LevelEstimate, ...]:
+    def _blind(self, frame: RgbdFrame, reason: str, events: list[str]) -> tuple[LevelEstimate, ...]:
         """A frame that tells nothing of any level."""
         levels = tuple(
             advance(s, None, frame.stamp_ns, self.config, reason) for s in self._belief.levels
@@ -257,14 +253,10 @@ class Navigator:
             return ""
         noise = replace(self._noise(), sigma_m=result.state.sigma_m)
         for way in (-1, 1) if sudden else (belief.next_way,):
-            lead = challenge(
-                self.model, pixels, result.state.T_camera_ct, way, noise, self.config
-            )
+            lead = challenge(self.model, pixels, result.state.T_camera_ct, way, noise, self.config)
             if lead > 0.5 * self.config.level_margin:
                 return f"one level {'higher' if way < 0 else 'lower'} fits better"
-        self._belief = replace(
-            self._belief, challenged_ns=stamp_ns, next_way=-belief.next_way
-        )
+        self._belief = replace(self._belief, challenged_ns=stamp_ns, next_way=-belief.next_way)
         return ""
 
     def _judge(
@@ -297,9 +289,7 @@ class Navigator:
             levels.append(advance(state, evidence, frame.stamp_ns, self.config, ""))
             covariances.append(covariance)
             bounds.append(bound)
-        shown = belief.shown or any(
-            levels[k].status is Status.TRACKED for k in self._exposed
-        )
+        shown = belief.shown or any(levels[k].status is Status.TRACKED for k in self._exposed)
         return self._keep(
             replace(
                 belief, track=result.state, levels=tuple(levels), covariance=tuple(covariances),
@@ -341,9 +331,14 @@ class Navigator:
             if state.status in (Status.TRACKED, Status.OCCLUDED):
                 out.append(
                     LevelEstimate(
-                        self.model.levels[k], state.status, T[k].copy(), belief.covariance[k],
-                        anchor[k], belief.tre_mm[k], state.reason,
-                    )  # fmt: skip
+                        self.model.levels[k],
+                        state.status,
+                        T[k].copy(),
+                        belief.covariance[k],
+                        anchor[k],
+                        belief.tre_mm[k],
+                        state.reason,
+                    )
                 )
             else:
                 out.append(LevelEstimate(self.model.levels[k], state.status, reason=state.reason))

@@ -205,9 +205,7 @@ class _Start:
     penalty: float
 
 
-def _starts(
-    model: SpineModel, instances: tuple[Instance, ...], unanimous: float
-) -> list[_Start]:
+def _starts(model: SpineModel, instances: tuple[Instance, ...], unanimous: float) -> list[_Start]:
     """One start per way to name the instances; head on either side, but not where `unanimous`
     votes (share of REVERSED_NAT) speak against it."""
     if not instances:
@@ -395,9 +393,7 @@ def _shape_lead(a: Estimate, b: Estimate) -> float:
     return float((a.pixel_log_likelihood - b.pixel_log_likelihood)[both].sum())
 
 
-def _implausible(
-    model: SpineModel, pixels: BonePixels, instances: int, result: Estimate
-) -> str:
+def _implausible(model: SpineModel, pixels: BonePixels, instances: int, result: Estimate) -> str:
     """Why a chain of poses cannot be this patient's spine, or ''."""
     T = result.T_camera_ct
     if not np.isfinite(T).all():
