@@ -50,6 +50,7 @@ def test_options_reach_the_plan(screws: Path) -> None:
         (["--cranial", "down"], "contradict"),
         (["--length", "90"], "take a rod of"),
         (["--material", "gold"], "Ti6Al4V"),
+        (["--die", "12"], "use a die of"),
         (["--lordosis", "nan"], "finite"),
     ],
     ids=lambda v: v[0] if isinstance(v, list) else "",

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rod_support import saddle_row
+from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
 from rod_bending_ar.core.benchmark import Hand, bend_by_hand, random_row, run_benchmark
 from rod_bending_ar.core.compare import RodComparison, compare_rod
-from rod_bending_ar.core.forward import replay_steps
+from rod_bending_ar.core.forward import BendStep, replay_steps
 from rod_bending_ar.core.plan import plan_rod
 from spine_nav_common.core.types import Rejected
 
@@ -82,6 +83,34 @@ def test_unbent_rod_is_not_good() -> None:
     result = compared(held(()), PLAN)
     assert not result.good
     assert result.worst in PLAN.names
+
+
+def wobbling(points_m: np.ndarray, sigma_mm: float, seed: int) -> np.ndarray:
+    """A stereo centreline: error that changes over centimetres, not from point to point."""
+    noise = gaussian_filter1d(np.random.default_rng(seed).normal(size=points_m.shape), 20.0, axis=0)
+    return points_m + noise / noise.std() * sigma_mm / 1e3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coarse_measurement_does_not_condemn_a_good_rod(seed: int) -> None:
+    seen = wobbling(held(PLAN.steps), 0.8, seed)
+    assert compared(seen, PLAN, sigma_mm=0.8).good
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_coarse_measurement_still_finds_a_wrong_bend(seed: int) -> None:
+    wrong = [*PLAN.steps[:1], replace(PLAN.steps[1], bend_deg=PLAN.steps[1].bend_deg + 9.0)]
+    seen = wobbling(held([*wrong, *PLAN.steps[2:]]), 0.8, seed)
+    result = compared(seen, PLAN, sigma_mm=0.8)
+    assert not result.good
+    assert result.next_bend is not None
+
+
+def test_rod_that_no_error_of_the_steps_explains_is_taken_as_measured() -> None:
+    """A bend nobody planned, near the end: the fit must not smooth it away."""
+    extra = BendStep(9, PLAN.length_mm - 25.0, 90.0, 20.0, 0.0)
+    result = compared(held([*PLAN.steps, extra]), PLAN)
+    assert not result.good
 
 
 def rejection(points: np.ndarray) -> str:

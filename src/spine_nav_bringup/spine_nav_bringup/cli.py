@@ -235,6 +235,7 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--material", default="Ti6Al4V", metavar="Ti6Al4V|CoCr|316L")
     plan.add_argument("--diameter", type=_positive, default=5.5, metavar="MM")
     plan.add_argument("--length", type=_positive, metavar="MM", help="of the rod at hand")
+    plan.add_argument("--die", type=_positive, default=30.0, metavar="MM", help="radius of the die")
     plan.add_argument("--lordosis", type=float, metavar="DEG", help="wanted between the rod's ends")
 
     bench = add("bench", _bench, "speed and accuracy beside peer methods on the same data")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rod_bending_ar.core.material import Bender
 from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
 from rod_bending_ar.core.row import saddle_rows, select_stamp
 from spine_nav_common.core.outputs import read_screws, write_json
@@ -33,17 +34,17 @@ def plan_rods(
 
 def describe(plan: RodPlan) -> str:
     """The plan as lines for a terminal: rod, steps, gaps, what to check."""
-    lines = [
+    head = (
         f"{plan.side}: {plan.order.material} rod, {plan.order.diameter_mm} mm thick,"
         f" {plan.length_mm:.0f} mm long, {len(plan.steps)} bends;"
         f" largest gap {plan.seating.max_mm:.2f} mm"
-    ]
-    lines += [
+    )
+    steps = [
         f"  {s.n}. feed {s.feed_mm:.1f} mm, rotate {s.rotate_deg:.1f} deg,"
         f" bend to {s.bend_set_deg:.1f} deg ({s.bend_deg:.1f} deg remain)"
         for s in plan.steps
     ]
-    return "\n".join(lines + [f"  check: {warning}" for warning in plan.warnings])
+    return "\n".join([head, *steps, *(f"  check: {warning}" for warning in plan.warnings)])
 
 
 def run_rod_plan(args: argparse.Namespace) -> int:
@@ -53,6 +54,7 @@ def run_rod_plan(args: argparse.Namespace) -> int:
         diameter_mm=args.diameter,
         length_mm=args.length,
         lordosis_deg=args.lordosis,
+        bender=Bender(die_radius_mm=args.die),
     )
     files = plan_rods(args.screws, args.out, args.side, args.stamp, args.cranial, order)
     for path, plan in files.items():

@@ -79,7 +79,7 @@ class Hand:
     bend_deg: float = 1.0
     rotate_deg: float = 1.0
     feed_mm: float = 1.0
-    measure_mm: float = 0.3
+    measure_mm: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def bend_by_hand(plan: RodPlan, hand: Hand, rng: np.random.Generator) -> Bending
     steps = [_by_hand(step, hand, rng) for step in plan.steps]
     rod = replay_steps(steps, plan.length_mm, die)
     bent = seat(rod, plan.saddles_mm, plan.seating.arc_mm)
-    verdict = compare_rod(_measured(rod, hand, rng), plan)
+    verdict = compare_rod(_measured(rod, hand, rng), plan, sigma_mm=max(hand.measure_mm, 0.05))
     final, rebent = bent.max_mm, False
     if isinstance(verdict, RodComparison) and verdict.next_bend is not None:
         step = _by_hand(verdict.next_bend, hand, rng)
@@ -136,10 +136,10 @@ def run_benchmark(
     hand = hand or Hand()
     report: dict[str, Any] = {"seed": seed, "rods": rods, "hand": asdict(hand)}
     for count in screws:
-        rng = np.random.default_rng([seed, count])
+        rows, bending = (np.random.default_rng([seed, count, use]) for use in (0, 1))
         trials, seconds, refused = [], [], []
         for _ in range(rods):
-            row = random_row(rng, count)
+            row = random_row(rows, count)
             start = time.perf_counter()
             try:
                 plan = plan_rod(row)
@@ -147,7 +147,7 @@ def run_benchmark(
                 refused.append(error.problem)
                 continue
             seconds.append(time.perf_counter() - start)
-            trials.append(bend_by_hand(plan, hand, rng))
+            trials.append(bend_by_hand(plan, hand, bending))
         bent = np.array([t.bent_mm for t in trials])
         final = np.array([t.final_mm for t in trials])
         report[f"{count} screws"] = {
@@ -173,6 +173,8 @@ def _percentile(values: Any, share: float) -> float:
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seed", type=int, default=2026)
-    arguments.add_argument("--rods", type=int, default=100)
+    arguments.add_argument("--rods", type=int, default=100, help="for each number of screws")
+    arguments.add_argument("--measure-mm", type=float, default=0.8, help="error of the centreline")
     options = arguments.parse_args()
-    print(json.dumps(run_benchmark(options.seed, options.rods), indent=2))
+    steady = Hand(measure_mm=options.measure_mm)
+    print(json.dumps(run_benchmark(options.seed, options.rods, hand=steady), indent=2))

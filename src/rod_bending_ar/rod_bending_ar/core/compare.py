@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from spine_nav_common.core.types import Rejected
 
+from .explain import explained
 from .forward import (
     BendStep,
     Seating,
@@ -67,7 +68,10 @@ class RodComparison:
 
 
 def compare_rod(
-    measured_centreline_m: np.ndarray, plan: RodPlan, steps_done: int | None = None
+    measured_centreline_m: np.ndarray,
+    plan: RodPlan,
+    steps_done: int | None = None,
+    sigma_mm: float = 0.3,
 ) -> RodComparison | Rejected:
     """Compare a rod with its plan, wherever it is held.
 
@@ -75,6 +79,7 @@ def compare_rod(
         measured_centreline_m: (M, 3) metres, whole rod, cranial end first (as in rods.json).
         plan: what it shall become.
         steps_done: steps of the plan that are behind it; None: all.
+        sigma_mm: standard error of the centreline (rods.json gives it along the rod: its median).
 
     With steps left, the next bend is the plan's next, corrected for what was bent so far. With none
     left it is the one bend that brings the largest gap down most.
@@ -94,6 +99,7 @@ def compare_rod(
             f"the measured rod is {length:.0f} mm long, the planned one {plan.length_mm:.0f} mm:"
             " show the whole rod, or take the right one"
         )
+    curve = explained(curve, plan.steps[:done], plan.order.bender.die_radius_mm, sigma_mm)
     guess = plan.seating.arc_mm * length / plan.length_mm
     seating = seat(curve, plan.saddles_mm, guess)
     limit = plan.order.gap_limit_mm
