@@ -82,7 +82,9 @@ def stacked_model(
 
 
 def rigid_pose(
-    model: SpineModel, roll_deg: float = 90.0, tilt_deg: tuple[float, float] = (0.0, 0.0),
+    model: SpineModel,
+    roll_deg: float = 90.0,
+    tilt_deg: tuple[float, float] = (0.0, 0.0),
     distance_m: float = 0.5,
 ) -> np.ndarray:
     """(L, 4, 4): a camera above the patient's back; roll 0 has the head at the image's top."""

@@ -152,9 +152,7 @@ def test_the_covariance_is_the_scatter(model):
     errors, predicted = [], []
     for seed in range(24):
         rng = np.random.default_rng([7, seed])
-        pixels = support.bone_pixels(
-            model, truth, rng, noise_m=sigma, tissue_m=1e-3, area_m2=area
-        )
+        pixels = support.bone_pixels(model, truth, rng, noise_m=sigma, tissue_m=1e-3, area_m2=area)
         result = solve(model, pixels, noise, truth, gates_m=(5e-3,) * 4, reassign_at=(0, 2))
         xi = es.twist_between(result.T_camera_ct, truth, es.anchors(model, truth))
         errors.append(xi.ravel())

@@ -20,8 +20,12 @@ from spine_registration.core.levels import (
 
 CONFIG = NavigatorConfig(hold_s=2.0, max_predicted_tre_mm=4.0)
 GOOD = Evidence(
-    area_mm2=1000.0, inlier_share=0.9, contradicted=0.05, vote_gap_m=3e-3,
-    chain_gap_m=2e-3, predicted_tre_mm=1.5
+    area_mm2=1000.0,
+    inlier_share=0.9,
+    contradicted=0.05,
+    vote_gap_m=3e-3,
+    chain_gap_m=2e-3,
+    predicted_tre_mm=1.5,
 )
 S = 1_000_000_000
 WRONG = {

@@ -109,12 +109,8 @@ def test_dorsal_samples_lie_on_the_surface_and_face_the_surgeon(model, exact):
 def ras_model(case):
     """L3 and L2, in this order, without a plan, in RAS, of which L3 is exposed."""
     flip = np.diag([-1.0, -1.0, 1.0])
-    meshes = {
-        v: Mesh(case.meshes[v].vertices_m @ flip, case.meshes[v].faces) for v in ("L3", "L2")
-    }
-    return build_model(
-        replace(case, frame="RAS", meshes=meshes, exposed_levels=("L3",), plan=())
-    )
+    meshes = {v: Mesh(case.meshes[v].vertices_m @ flip, case.meshes[v].faces) for v in ("L3", "L2")}
+    return build_model(replace(case, frame="RAS", meshes=meshes, exposed_levels=("L3",), plan=()))
 
 
 def test_levels_are_ordered_from_the_head_whatever_the_file_says(ras_model):

@@ -21,7 +21,7 @@ from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFr
 
 from .config import NavigatorConfig
 from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
-from .estimator import Noise, anchors
+from .estimator import Estimate, Noise, anchors
 from .labels import label_image
 from .levels import Evidence, LevelState, advance, registered
 from .model import SpineModel, build_model
@@ -135,7 +135,7 @@ class Navigator:
             levels = self._search(frame, seg, pixels, events)
             clock.lap("registration")
         else:
-            levels = self._follow(frame, seg, pixels, events)
+            levels = self._follow(self._belief, frame, seg, pixels, events)
             clock.lap("update")
         self._seg = None if isinstance(seg, Rejected) else seg
         return NavigationResult(frame.stamp_ns, levels, clock.done(), tuple(events))
@@ -149,8 +149,8 @@ class Navigator:
         pixels: BonePixels | Rejected,
         events: list[str],
     ) -> tuple[LevelEstimate, ...]:
-        if isinstance(seg, Rejected) or isinstance(pixels, Rejected):
-            reason = seg.reason if isinstance(seg, Rejected) else pixels.reason
+        if isinstance(pixels, Rejected) or isinstance(seg, Rejected):
+            reason = pixels.reason if isinstance(pixels, Rejected) else seg.reason
             return self._all(Status.SEARCHING, reason)
         found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
         if isinstance(found, Rejected):
@@ -191,78 +191,88 @@ class Navigator:
         events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
         track = start(found.best.estimate, frame.stamp_ns, self.config)
         levels = (registered(frame.stamp_ns),) * len(self.model.levels)
-        stray = float(
-            pixels.area_m2[found.best.estimate.level_of_pixel < 0].sum() / pixels.area_m2.sum()
+        estimate = found.best.estimate
+        belief = _Belief(
+            track,
+            levels,
+            (None,) * len(levels),
+            (np.inf,) * len(levels),
+            stray_share(estimate, pixels),
+            frame.stamp_ns,
         )
-        self._belief = _Belief(
-            track, levels, (None,) * len(levels), (np.inf,) * len(levels), stray, frame.stamp_ns
-        )
-        return self._judge(frame, TrackStep(track, found.best.estimate, (), ()), pixels, events)
+        return self._judge(belief, frame, TrackStep(track, estimate, (), ()), pixels, events)
 
     # -- tracking -------------------------------------------------------------------------------
 
     def _follow(
         self,
+        belief: _Belief,
         frame: RgbdFrame,
         seg: Segmentation | Rejected,
         pixels: BonePixels | Rejected,
         events: list[str],
     ) -> tuple[LevelEstimate, ...]:
-        if isinstance(seg, Rejected) or isinstance(pixels, Rejected):
-            reason = seg.reason if isinstance(seg, Rejected) else pixels.reason
-            return self._blind(frame, reason, events)
-        belief = self._belief
+        if isinstance(pixels, Rejected) or isinstance(seg, Rejected):
+            reason = pixels.reason if isinstance(pixels, Rejected) else seg.reason
+            return self._blind(belief, frame, reason, events)
         result = step(self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config)
         in_sight = any(belief.levels[k].status is Status.TRACKED for k in self._exposed)
         if belief.shown and not in_sight:
             # Behind a hand the camera may have moved by a whole vertebra: ask from scratch.
             found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
             if isinstance(found, Rejected) or not found.clear:
-                return self._blind(frame, f"level not certain again: {found.reason}", events)
+                return self._blind(
+                    belief, frame, f"level not certain again: {found.reason}", events
+                )
             if differs(self.model, found.best.estimate, result.estimate):
                 events.append("came back elsewhere: registered again")
                 return self._begin(frame, found, pixels, events)
-        doubt = self._doubt(frame.stamp_ns, result, pixels)
+        belief, doubt = self._doubt(belief, frame.stamp_ns, result, pixels)
         if doubt:
             self._belief = None
             events.append(f"all levels lost: {doubt}")
             return self._all(Status.LOST, doubt)
         for k, mm in zip(result.moved, result.moved_mm):
             events.append(f"{self.model.levels[k]} moved {mm:.1f} mm against its neighbours")
-        return self._judge(frame, result, pixels, events)
+        return self._judge(belief, frame, result, pixels, events)
 
-    def _blind(self, frame: RgbdFrame, reason: str, events: list[str]) -> tuple[LevelEstimate, ...]:
+    def _blind(
+        self, belief: _Belief, frame: RgbdFrame, reason: str, events: list[str]
+    ) -> tuple[LevelEstimate, ...]:
         """A frame that tells nothing of any level."""
-        levels = tuple(
-            advance(s, None, frame.stamp_ns, self.config, reason) for s in self._belief.levels
-        )
-        return self._keep(replace(self._belief, levels=levels), events)
+        levels = tuple(advance(s, None, frame.stamp_ns, self.config, reason) for s in belief.levels)
+        return self._keep(belief, replace(belief, levels=levels), events)
 
-    def _doubt(self, stamp_ns: int, result: TrackStep, pixels: BonePixels) -> str:
+    def _doubt(
+        self, belief: _Belief, stamp_ns: int, result: TrackStep, pixels: BonePixels
+    ) -> tuple[_Belief, str]:
         """Why the spine may have slipped by a level, or ''.
 
         A slipped pose fits its wrong vertebrae well. One way per turn is compared once a second;
         both ways at once where bone in view loses its explanation.
         """
-        belief, level = self._belief, result.estimate.level_of_pixel
-        stray = float(pixels.area_m2[level < 0].sum() / pixels.area_m2.sum())
-        self._belief = replace(belief, stray=min(belief.stray + 0.005, stray))
+        stray = stray_share(result.estimate, pixels)
         since = (stamp_ns - belief.challenged_ns) * 1e-9
         sudden = stray > belief.stray + STRAY_RISE and since > 0.3
+        belief = replace(belief, stray=min(belief.stray + 0.005, stray))
         if not sudden and since < CHALLENGE_S:
-            return ""
+            return belief, ""
         noise = replace(self._noise(), sigma_m=result.state.sigma_m)
         for way in (-1, 1) if sudden else (belief.next_way,):
             lead = challenge(self.model, pixels, result.state.T_camera_ct, way, noise, self.config)
             if lead > 0.5 * self.config.level_margin:
-                return f"one level {'higher' if way < 0 else 'lower'} fits better"
-        self._belief = replace(self._belief, challenged_ns=stamp_ns, next_way=-belief.next_way)
-        return ""
+                return belief, f"one level {'higher' if way < 0 else 'lower'} fits better"
+        return replace(belief, challenged_ns=stamp_ns, next_way=-belief.next_way), ""
 
     def _judge(
-        self, frame: RgbdFrame, result: TrackStep, pixels: BonePixels, events: list[str]
+        self,
+        belief: _Belief,
+        frame: RgbdFrame,
+        result: TrackStep,
+        pixels: BonePixels,
+        events: list[str],
     ) -> tuple[LevelEstimate, ...]:
-        belief, T = self._belief, result.state.T_camera_ct
+        T = result.state.T_camera_ct
         views = view_levels(self.model, T, frame.depth_m, frame.intrinsics)
         single = self._single_frame_covariance(result)
         levels, covariances, bounds = [], [], []
@@ -291,6 +301,7 @@ class Navigator:
             bounds.append(bound)
         shown = belief.shown or any(levels[k].status is Status.TRACKED for k in self._exposed)
         return self._keep(
+            belief,
             replace(
                 belief, track=result.state, levels=tuple(levels), covariance=tuple(covariances),
                 tre_mm=tuple(bounds), shown=shown,
@@ -307,11 +318,13 @@ class Navigator:
             information[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += H
         return np.linalg.inv(information)
 
-    def _keep(self, belief: _Belief, events: list[str]) -> tuple[LevelEstimate, ...]:
+    def _keep(self, past: _Belief, belief: _Belief, events: list[str]) -> tuple[LevelEstimate, ...]:
         for k in self._exposed:
-            before = self._belief.levels[k].status if self._belief else Status.SEARCHING
             after = belief.levels[k]
-            if before is not after.status and after.status in (Status.LOST, Status.OCCLUDED):
+            if past.levels[k].status is not after.status and after.status in (
+                Status.LOST,
+                Status.OCCLUDED,
+            ):
                 events.append(f"{self.model.levels[k]} {after.status.value}: {after.reason}")
         out = self._report(belief)
         alive = any(belief.levels[k].status is not Status.LOST for k in self._exposed)
@@ -375,6 +388,12 @@ class Navigator:
             return None
         T = self._belief.track.T_camera_ct if self._belief else None
         return label_image(frame, self._seg, self.model, T)
+
+
+def stray_share(estimate: Estimate, pixels: BonePixels) -> float:
+    """Share of the bone in view that no level explains."""
+    stray = pixels.area_m2[estimate.level_of_pixel < 0]
+    return float(stray.sum() / pixels.area_m2.sum())
 
 
 class _Clock:
