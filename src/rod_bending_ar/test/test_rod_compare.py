@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from rod_bending_ar.core.benchmark import Hand, bend_by_hand, random_row, run_benchmark
 from rod_bending_ar.core.compare import RodComparison, compare_rod
-from rod_bending_ar.core.forward import BendStep, replay_steps
+from rod_bending_ar.core.forward import BendStep, replay_steps, seat
 from rod_bending_ar.core.plan import plan_rod
 from spine_nav_common.core.types import Rejected
 
@@ -91,13 +91,13 @@ def wobbling(points_m: np.ndarray, sigma_mm: float, seed: int) -> np.ndarray:
     return points_m + noise / noise.std() * sigma_mm / 1e3
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_coarse_measurement_does_not_condemn_a_good_rod(seed: int) -> None:
     seen = wobbling(held(PLAN.steps), 0.8, seed)
     assert compared(seen, PLAN, sigma_mm=0.8).good
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_coarse_measurement_still_finds_a_wrong_bend(seed: int) -> None:
     wrong = [*PLAN.steps[:1], replace(PLAN.steps[1], bend_deg=PLAN.steps[1].bend_deg + 9.0)]
     seen = wobbling(held([*wrong, *PLAN.steps[2:]]), 0.8, seed)
@@ -107,10 +107,16 @@ def test_coarse_measurement_still_finds_a_wrong_bend(seed: int) -> None:
 
 
 def test_rod_that_no_error_of_the_steps_explains_is_taken_as_measured() -> None:
-    """A bend nobody planned, near the end: the fit must not smooth it away."""
-    extra = BendStep(9, PLAN.length_mm - 25.0, 90.0, 20.0, 0.0)
-    result = compared(held([*PLAN.steps, extra]), PLAN)
+    """A bend nobody planned, between two steps: the fit must not smooth it away."""
+    extra = BendStep(9, 94.0, 60.0, 14.0, 0.0)
+    bent = [*PLAN.steps[:2], extra, PLAN.steps[2]]
+    truth = seat(
+        replay_steps(bent, PLAN.length_mm, DIE), PLAN.saddles_mm, PLAN.seating.arc_mm
+    ).max_mm
+    assert truth > 1.3
+    result = compared(held(bent), PLAN)
     assert not result.good
+    assert result.gaps_mm.max() == pytest.approx(truth, abs=0.4)
 
 
 def rejection(points: np.ndarray) -> str:
@@ -150,7 +156,7 @@ class TestHand:
 
     def test_unsteady_hand_is_mended_by_one_bend(self) -> None:
         rng = np.random.default_rng(5)
-        trials = [bend_by_hand(PLAN, Hand(4.0, 4.0, 2.0, 0.0), rng) for _ in range(6)]
+        trials = [bend_by_hand(PLAN, Hand(4.0, 4.0, 2.0, 0.0), rng) for _ in range(4)]
         rebent = [t for t in trials if t.rebent]
         assert rebent
         # the re-bend is made by the same hand: better as a rule, not always

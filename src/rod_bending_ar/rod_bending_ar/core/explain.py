@@ -18,10 +18,10 @@ from scipy.optimize import least_squares
 from .forward import BendStep, arc_positions_mm, fit_rigid, point_at, replay_steps
 
 # Design choices: what a hand may get wrong, wide enough for real mistakes.
-_FEED_MM, _ROTATE_DEG, _BEND_DEG = 2.0, 4.0, 3.0
+_FEED_MM, _ROTATE_DEG, _BEND_DEG = 3.0, 10.0, 8.0
 _WOBBLE_MM = 40.0  # stretch over which a measured centreline's errors hang together
 _POINTS = 40
-_UNEXPLAINED = 2.0  # residual over stated error above which the fit is not believed
+_UNEXPLAINED = 1.5  # residual over stated error above which the fit is not believed
 
 
 def explained(
