@@ -63,7 +63,9 @@ def find_instances(seg: Segmentation, threshold: float = 0.5) -> tuple[Instance,
     return tuple(sorted(found, key=lambda i: -float(axis @ i.centre_m)))
 
 
-def assign_cells(seg: Segmentation, instances: tuple[Instance, ...], threshold: float = 0.5):
+def assign_cells(
+    seg: Segmentation, instances: tuple[Instance, ...], threshold: float = 0.5
+) -> np.ndarray:
     """(h, w) int16: index of the instance that each bone cell votes for, -1 elsewhere."""
     out = np.full(seg.bone.shape, -1, np.int16)
     cells, votes = _votes(seg, threshold)
