@@ -177,7 +177,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = add("demo", _demo, "a virtual operation through the real ROS 2 nodes, with pictures")
     demo.add_argument("--out", type=Path, default=Path("out/demo"))
     demo.add_argument("--seed", type=_seed, default=400007, help="of anatomy and scene")
-    demo.add_argument("--seconds", type=_positive, default=12.0)
+    demo.add_argument("--seconds", type=_positive, default=10.0)
 
     simulate = add("simulate", _simulate, "write a virtual operation: case, recording and truth")
     simulate.add_argument("--out", type=Path, required=True, metavar="DIR")

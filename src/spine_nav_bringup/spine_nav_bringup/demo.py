@@ -53,6 +53,7 @@ PICTURES = 4
 CLOSE_UP_PX = 400  # least width of the part of the image that the pictures show
 PROBE_FRAMES = 9
 NODE_OVERHEAD = 1.5
+FRAME_TIMEOUT_MS = 500.0  # the navigation node's own, at the camera's pace
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,12 @@ def navigate(operation: Path, run: Path) -> str:
     slow = "" if rate == 1.0 else f", slowed to {rate:.2f}x: this machine is busy or small"
     _say(2, f"navigated by the ROS 2 nodes at the camera's pace{slow}")
     progress = Progress("navigating")
-    setting = (f"camera_source.rate={rate:.2f}",)
-    run_live(LiveOptions(case, f"replay:{recording}", run, assignments=setting), progress)
+    settings = (
+        f"camera_source.rate={rate:.2f}",
+        # Frames that come slower on purpose are not a camera that fell silent.
+        f"navigation.frame_timeout_ms={min(10_000.0, FRAME_TIMEOUT_MS / rate):.1f}",
+    )
+    run_live(LiveOptions(case, f"replay:{recording}", run, assignments=settings), progress)
     progress.close()
     return "live through the ROS 2 nodes" + (f" at {rate:.2f}x" if rate < 1.0 else "")
 
