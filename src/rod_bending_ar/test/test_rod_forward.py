@@ -16,7 +16,7 @@ STEPS = (
 
 def sliced(steps: tuple[BendStep, ...], length_mm: float, die_mm: float) -> np.ndarray:
     """Independent forward model: many short rigid pieces, each turned a little in its own frame."""
-    ds = 0.02
+    ds = 0.05
     turn, point = Rotation.identity(), np.zeros(3)
     points, rolled = [point], 0
     for s in np.arange(0.0, length_mm, ds) + ds / 2.0:
@@ -38,8 +38,8 @@ def sliced(steps: tuple[BendStep, ...], length_mm: float, die_mm: float) -> np.n
 def test_replay_agrees_with_a_rod_of_short_rigid_pieces() -> None:
     rod = replay_steps(STEPS, 150.0, 30.0)
     other = sliced(STEPS, 150.0, 30.0)
-    assert np.linalg.norm(rod[-1] - other[-1]) < 0.1
-    assert np.linalg.norm(rod[len(rod) // 2] - other[len(other) // 2]) < 0.1
+    assert np.linalg.norm(rod[-1] - other[-1]) < 0.15
+    assert np.linalg.norm(rod[len(rod) // 2] - other[len(other) // 2]) < 0.15
 
 
 def test_rod_keeps_its_length_and_the_dies_radius() -> None:

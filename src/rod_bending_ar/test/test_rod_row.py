@@ -60,6 +60,27 @@ def test_one_side_alone_with_levels_is_enough() -> None:
     assert left.ids == (0, 1, 2, 3, 4)
 
 
+def test_sides_of_unequal_length_without_levels() -> None:
+    """Their centres lie far apart along the spine, which must not turn the direction."""
+    rows = [r for r in screw_rows(levels=False) if r.side == "left" or r.track_id in (5, 6)]
+    left, right = saddle_rows(rows, FILE)
+    assert left.ids == (0, 1, 2, 3, 4)
+    assert right.ids == (5, 6)
+
+
+@pytest.mark.parametrize("degrees", [-44.0, 44.0])
+def test_cranial_is_enough_where_the_camera_is_rolled(degrees: float) -> None:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    roll = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+    rows = [
+        replace(r, head_m=roll @ r.head_m, axis=roll @ r.axis)
+        for r in screw_rows(levels=False, labelled=False)
+    ]
+    left, right = saddle_rows(rows, FILE, cranial="up")
+    assert left.ids == (0, 1, 2, 3, 4)
+    assert right.ids == (5, 6, 7, 8, 9)
+
+
 def refusal(rows: list[ScrewRow], **options: str | None) -> str:
     with pytest.raises(RodError) as caught:
         saddle_rows(rows, FILE, **options)

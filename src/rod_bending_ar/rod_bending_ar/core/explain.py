@@ -17,8 +17,9 @@ from scipy.optimize import least_squares
 
 from .forward import BendStep, arc_positions_mm, fit_rigid, point_at, replay_steps
 
-# Design choices: what a hand may get wrong, wide enough for real mistakes.
-_FEED_MM, _ROTATE_DEG, _BEND_DEG = 3.0, 10.0, 8.0
+# Design choices: what a hand usually gets wrong. The tails are long: a real mistake costs little
+# more than a small one, so it is not shrunk.
+_FEED_MM, _ROTATE_DEG, _BEND_DEG = 1.2, 1.5, 1.2
 _WOBBLE_MM = 40.0  # stretch over which a measured centreline's errors hang together
 _POINTS = 40
 _UNEXPLAINED = 1.5  # residual over stated error above which the fit is not believed
@@ -56,12 +57,13 @@ def explained(
         return at @ T[:3, :3].T + T[:3, 3], model @ T[:3, :3].T + T[:3, 3]
 
     def cost(errors: np.ndarray) -> np.ndarray:
-        return np.concatenate([(laid(errors)[0] - seen).ravel() * weight, errors])
+        usual = np.sign(errors) * np.sqrt(np.log1p(errors**2))  # Cauchy
+        return np.concatenate([(laid(errors)[0] - seen).ravel() * weight, usual])
 
     try:
         errors = np.zeros(3 * len(steps))
         if steps:
-            errors = least_squares(cost, errors, diff_step=1e-3, x_scale=1.0, max_nfev=12).x
+            errors = least_squares(cost, errors, diff_step=1e-3, x_scale=1.0, max_nfev=20).x
         at, model = laid(errors)
     except ValueError:  # errors so large that bends overlap: no small error of these steps
         return curve_mm

@@ -26,6 +26,7 @@ CRANIAL = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": 
 CLOSEST_MM = 12.0
 ROWS_APART_MM = 20.0
 STEEPEST_DEG = 55.0
+MOST_TURN_DEG = 60.0  # --cranial knows four directions, and the camera may be rolled between them
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,9 @@ def _cranial_direction(
         )
     # a direction from the image or from two short rows is rough: follow the rows themselves
     direction = known[0]
+    sides = [row.side for row in rows]
     for _ in range(3):
-        direction = _along_rows(heads, direction, _posterior(rows))
+        direction = _along_rows(heads, sides, direction, _posterior(rows))
     return direction
 
 
@@ -216,24 +218,27 @@ def _by_levels(rows: Sequence[ScrewRow], heads: np.ndarray) -> np.ndarray | None
     return _unit(slope) if np.linalg.norm(slope) > 0 else None
 
 
-def _along_rows(heads: np.ndarray, direction: np.ndarray, posterior: np.ndarray) -> np.ndarray:
-    """The direction turned (by 20 degrees a call at most) to lie along the rows of heads."""
-    lateral = np.cross(posterior, direction)
-    lateral = _unit(lateral)
-    across = heads @ lateral
+def _along_rows(
+    heads: np.ndarray, labels: Sequence[str], direction: np.ndarray, posterior: np.ndarray
+) -> np.ndarray:
+    """The direction turned, by MOST_TURN_DEG at most, to lie along the rows of heads."""
+    across = heads @ _unit(np.cross(posterior, direction))
     order = np.argsort(across)
     gaps = np.diff(across[order])
-    rows = [order]
-    if len(gaps) and gaps.max() > ROWS_APART_MM:
+    groups = [order]
+    if all(labels):
+        groups = [
+            np.array([i for i, s in enumerate(labels) if s == side]) for side in sorted(set(labels))
+        ]
+    elif len(gaps) and gaps.max() > ROWS_APART_MM:
         cut = int(gaps.argmax()) + 1
-        rows = [order[:cut], order[cut:]]
-    own = [heads[r] - heads[r].mean(axis=0) for r in rows if len(r) > 1]
+        groups = [order[:cut], order[cut:]]
+    own = [heads[g] - heads[g].mean(axis=0) for g in groups if len(g) > 1]
     if not own:
         return direction
-    scatter = np.concatenate(own)
-    along = np.linalg.svd(scatter, full_matrices=False)[2][0]
+    along = np.linalg.svd(np.concatenate(own), full_matrices=False)[2][0]
     along = along if along @ direction > 0 else -along
-    return along if along @ direction > np.cos(np.radians(40.0)) else direction
+    return along if along @ direction > np.cos(np.radians(MOST_TURN_DEG)) else direction
 
 
 def _with_sides(
