@@ -51,6 +51,7 @@ SCENE = SceneConfig(
 PICTURE_SCALE = 3
 PICTURES = 4
 CLOSE_UP_PX = 400  # least width of the part of the image that the pictures show
+COVERED_SHARE = 0.8
 PROBE_FRAMES = 9
 NODE_OVERHEAD = 1.5
 FRAME_TIMEOUT_MS = 500.0  # the navigation node's own, at the camera's pace
@@ -172,7 +173,11 @@ def show(operation: Path, run: Path, case: Case, truth: Truth, out: Path, title:
 
     rows = read_poses(run / POSES)
     results = results_of(rows)
-    moments = choose_moments(results)
+    visible = {
+        s: sum(frame.visible_px.get(level, 0) for level in case.exposed_levels)
+        for s, frame in truth.frames.items()
+    }
+    moments = choose_moments(results, visible)
     best = max((results[m.stamp_ns] for m in moments), key=_tracked, default=None)
     wanted = {m.stamp_ns for m in moments}
     pictures: dict[int, np.ndarray] = {}
@@ -238,19 +243,20 @@ def _tracked(result: NavigationResult) -> int:
     return sum(e.status is Status.TRACKED for e in result.levels)
 
 
-def choose_moments(results: dict[int, NavigationResult]) -> list[Shown]:
+def choose_moments(results: dict[int, NavigationResult], visible_px: dict[int, int]) -> list[Shown]:
     """Four moments: the first pose, all tracked, the most covered frame, and after it.
 
-    Where nothing was ever covered, four moments evenly over the run.
+    `visible_px` is the bone in view per stamp, from the truth: a frame without a pose need not be
+    a covered one. Where nothing ever covered the bone, four moments evenly over the run.
     """
-    stamps = sorted(results)
+    stamps = sorted(s for s in results if s in visible_px)
     tracked = {s: _tracked(results[s]) for s in stamps}
     first = next((i for i, s in enumerate(stamps) if tracked[s]), None)
     if first is None:
         return [Shown(s, _at(s, stamps, "no pose")) for s in stamps[:1]]
     rest = stamps[first:]
-    covered = min(rest, key=lambda s: tracked[s])
-    if tracked[covered] == max(tracked[s] for s in rest):
+    covered = min(rest, key=lambda s: visible_px[s])
+    if visible_px[covered] > COVERED_SHARE * max(visible_px[s] for s in rest):
         evenly = {rest[round(i * (len(rest) - 1) / (PICTURES - 1))] for i in range(PICTURES)}
         return [Shown(s, _at(s, stamps, "")) for s in sorted(evenly)]
     before = [s for s in rest if s < covered] or rest[:1]
