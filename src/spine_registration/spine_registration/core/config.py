@@ -8,9 +8,10 @@ descriptors, the YAML files and the command line.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
-def _p(default: float, unit: str, low: float, high: float, doc: str):
+def _p(default: float, unit: str, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc, "unit": unit, "low": low, "high": high})
 
 

@@ -7,6 +7,7 @@ All grids of a case lie in one flat array, so that one call looks up points of e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import open3d as o3d
@@ -116,11 +117,15 @@ def _plan_points(case: Case, level: str) -> np.ndarray:
     return points[::step] if len(points) > 64 else points
 
 
+def _tensor(array: np.ndarray) -> Any:
+    return o3d.core.Tensor(array)  # type: ignore[call-overload]  # its stubs know no plain array
+
+
 def _raycasting(mesh: Mesh) -> o3d.t.geometry.RaycastingScene:
     scene = o3d.t.geometry.RaycastingScene(nthreads=1)
     scene.add_triangles(
-        o3d.core.Tensor(mesh.vertices_m.astype(np.float32)),
-        o3d.core.Tensor(mesh.faces.astype(np.uint32)),
+        _tensor(mesh.vertices_m.astype(np.float32)),
+        _tensor(mesh.faces.astype(np.uint32)),
     )
     return scene
 
@@ -146,9 +151,9 @@ def _distance_grid(
         fine[tuple(at)] = 0.5 * (values[tuple(a)] + values[tuple(b)])
         values = fine
     near = np.nonzero(values < BAND_M)
-    points = (low + np.stack(near, axis=-1) * GRID_M).astype(np.float32)
-    values[near] = scene.compute_distance(o3d.core.Tensor(points), nthreads=0).numpy()
-    inside = scene.compute_occupancy(o3d.core.Tensor(points)).numpy() > 0.5
+    points = np.asarray(low + np.stack(near, axis=-1) * GRID_M, np.float32)
+    values[near] = scene.compute_distance(_tensor(points), nthreads=0).numpy()
+    inside = scene.compute_occupancy(_tensor(points)).numpy() > 0.5
     values[near] *= np.where(inside, -1.0, 1.0).astype(np.float32)
     return values, low
 
@@ -157,9 +162,9 @@ def _distance(
     scene: o3d.t.geometry.RaycastingScene, low: np.ndarray, shape: np.ndarray, step: float
 ) -> np.ndarray:
     axes = [low[a] + step * np.arange(shape[a]) for a in range(3)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
-    inside = scene.compute_occupancy(o3d.core.Tensor(points)).numpy() > 0.5
-    distance = scene.compute_distance(o3d.core.Tensor(points)).numpy()
+    points = np.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), np.float32)
+    inside = scene.compute_occupancy(_tensor(points)).numpy() > 0.5
+    distance = scene.compute_distance(_tensor(points)).numpy()
     # Deep bone is never seen by a camera: only the sign matters there.
     return np.where(inside, np.minimum(distance, BAND_M * 0.9), distance).astype(np.float32)
 
@@ -181,7 +186,7 @@ def _dorsal_samples(
         up = np.cross(view, right)
         start = centre + 0.15 * view + u.reshape(-1, 1) * right + v.reshape(-1, 1) * up
         rays = np.hstack([start, np.broadcast_to(-view, start.shape)]).astype(np.float32)
-        hit = scene.cast_rays(o3d.core.Tensor(rays))
+        hit = scene.cast_rays(_tensor(rays))
         t = hit["t_hit"].numpy()
         ok = np.isfinite(t)
         normal = hit["primitive_normals"].numpy()

@@ -149,9 +149,10 @@ class Navigator:
         pixels: BonePixels | Rejected,
         events: list[str],
     ) -> tuple[LevelEstimate, ...]:
-        if isinstance(pixels, Rejected) or isinstance(seg, Rejected):
-            reason = pixels.reason if isinstance(pixels, Rejected) else seg.reason
-            return self._all(Status.SEARCHING, reason)
+        if isinstance(seg, Rejected):
+            return self._all(Status.SEARCHING, seg.reason)
+        if isinstance(pixels, Rejected):
+            return self._all(Status.SEARCHING, pixels.reason)
         found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
         if isinstance(found, Rejected):
             self._agreeing = ("", 0)
@@ -212,9 +213,10 @@ class Navigator:
         pixels: BonePixels | Rejected,
         events: list[str],
     ) -> tuple[LevelEstimate, ...]:
-        if isinstance(pixels, Rejected) or isinstance(seg, Rejected):
-            reason = pixels.reason if isinstance(pixels, Rejected) else seg.reason
-            return self._blind(belief, frame, reason, events)
+        if isinstance(seg, Rejected):
+            return self._blind(belief, frame, seg.reason, events)
+        if isinstance(pixels, Rejected):
+            return self._blind(belief, frame, pixels.reason, events)
         result = step(self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config)
         in_sight = any(belief.levels[k].status is Status.TRACKED for k in self._exposed)
         if belief.shown and not in_sight:
