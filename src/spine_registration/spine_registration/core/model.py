@@ -166,7 +166,8 @@ def _distance(
     inside = scene.compute_occupancy(_tensor(points)).numpy() > 0.5
     distance = scene.compute_distance(_tensor(points)).numpy()
     # Deep bone is never seen by a camera: only the sign matters there.
-    return np.where(inside, np.minimum(distance, BAND_M * 0.9), distance).astype(np.float32)
+    deep = np.minimum(distance, np.float32(0.9 * BAND_M))
+    return np.asarray(np.where(inside, deep, distance), np.float32)
 
 
 def _dorsal_samples(
