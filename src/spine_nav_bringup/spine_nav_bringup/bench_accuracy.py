@@ -25,8 +25,8 @@ from spine_registration.core.navigator import Navigator
 from . import peers
 from .bench_scenes import SceneFolder
 from .replay import Progress, replay
+from .results import OURS
 
-OURS = "SpineNav"
 START_SHARES = (0.0, 0.5)  # where in a recording the registrations from scratch start
 PATIENCE_FRAMES = 15  # one second at 15 Hz; ours may wait for a clear answer
 HIDDEN, SEEN = 0.05, 0.5  # shares of a level's best-seen pixels: fully occluded, in view again
