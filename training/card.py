@@ -31,6 +31,7 @@ Visible Human and the recordings in scenes/ were never used, not for choosing a 
     {command}
 
 Commit {commit}, {steps} steps of batch 16. The averaged weights of the last step are exported.
+{history}
 
 **Numbers** on {v[views]:.0f} views of held-out anatomies (other parametric seeds, and the mean
 shape undeformed, which training saw only deformed), sensor model on, no hint, whole `Segmenter.run`:
@@ -71,4 +72,5 @@ def model_card(card: dict, megabytes: float) -> str:
         megabytes=megabytes, recall=100 * v["recall"], wrong=100 * (1 - v["precision"]),
         way=100 * v["wrong_way_round"], views=t["views"], samples=t["samples"], seed=t["seed"],
         command=t["command"], commit=t["commit"], steps=t["steps"],
+        history=t.get("history", ""),
     )

@@ -86,6 +86,7 @@ def main() -> None:
     p.add_argument("--data", type=Path, default=Path("training/data/validation"))
     p.add_argument("--out", type=Path, default=Path("models/spine_unet.onnx"))
     p.add_argument("--command", default="", help="training command, for the card")
+    p.add_argument("--history", default="", help="what the command does not tell, for the card")
     p.add_argument("--limit", type=int, default=0)
     args = p.parse_args()
     torch.set_num_threads(1)
@@ -101,7 +102,7 @@ def main() -> None:
         "input": {"size": GRID_SIZE, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M},
         "opset": OPSET,
         "training": {
-            "command": args.command, "commit": git_commit(), "seed": state["seed"],
+            "command": args.command, "history": args.history, "commit": git_commit(), "seed": state["seed"],
             "steps": state["step"], "samples": state["samples"],
             "views": state["report"].get("views"),
         },
