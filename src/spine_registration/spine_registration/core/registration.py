@@ -128,14 +128,16 @@ def _verdict(
     ]
     rival = max(rivals, key=_score)
     margin = best.score - rival.score
-    shape, other = min((_shape_lead(best.estimate, h.estimate), h.name) for h in rivals)
     if margin < config.level_margin:
         reason = f"{best.name} leads {rival.name} by {margin:.1f} nat only"
         return Registration(best, margin, rival.name, False, reason)
-    if shape < SHAPE_MARGIN_NAT:
-        # The count of visible levels speaks for one answer; their shape does not, or for another.
-        reason = f"count says {best.name}, shape does not tell it from {other}"
-        return Registration(best, margin, other, False, reason)
+    for h in rivals:
+        # A rival that leaves an exposed level without bone contradicts the surgeon's statement;
+        # the shape need not prove it wrong as well, but must not speak for it either.
+        needed = 0.0 if _missing(model, h.estimate) else SHAPE_MARGIN_NAT
+        if _shape_lead(best.estimate, h.estimate) < needed:
+            reason = f"count says {best.name}, shape does not tell it from {h.name}"
+            return Registration(best, margin, h.name, False, reason)
     return Registration(best, margin, rival.name, True, "")
 
 
@@ -338,14 +340,19 @@ def _settle(
 
 
 def _hypothesis(model: SpineModel, result: Estimate, penalty: float) -> Hypothesis:
-    has_bone = np.array([fit.area_mm2 >= MIN_LEVEL_AREA_MM2 for fit in result.fits])
-    missing = int((model.exposed & ~has_bone).sum())
+    has_bone = [fit.area_mm2 >= MIN_LEVEL_AREA_MM2 for fit in result.fits]
     named = [level for level, bone in zip(model.levels, has_bone) if bone] or ["no level"]
     name = named[0] if len(named) == 1 else f"{named[0]}-{named[-1]}"
     if penalty > 0.5 * REVERSED_NAT:
         name += " reversed"
-    score = result.score - MISSING_LEVEL_NAT * missing - penalty
+    score = result.score - MISSING_LEVEL_NAT * _missing(model, result) - penalty
     return Hypothesis(result, name, penalty, score)
+
+
+def _missing(model: SpineModel, result: Estimate) -> int:
+    """Exposed levels that the poses leave without bone."""
+    bone = np.array([fit.area_mm2 >= MIN_LEVEL_AREA_MM2 for fit in result.fits])
+    return int((model.exposed & ~bone).sum())
 
 
 def chain_prior(
