@@ -115,7 +115,7 @@ def main() -> int:
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     record = {
-        **{k: round(v, 4) for k, v in asdict(model).items()},
+        **{k: max(round(v, 4), 1e-4) for k, v in asdict(model).items()},
         "fit": {
             "command": " ".join(["python", *sys.argv]),
             "commit": commit,
