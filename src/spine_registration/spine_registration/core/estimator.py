@@ -248,6 +248,7 @@ def estimate(
     vote_weights: tuple[float, ...] = (),
     sigmas_m: tuple[float, ...] = (),
     reassign_at: tuple[int, ...] = (0, 2),
+    level: np.ndarray | None = None,
 ) -> Estimate:
     """Solve for all levels at once, one Gauss-Newton step per gate.
 
@@ -257,11 +258,14 @@ def estimate(
         gates_m: per iteration, the largest distance at which a pixel belongs to a level.
         vote_weights: per iteration weight of the centre votes, see `assign`; default none.
         sigmas_m: per iteration noise, default `noise.sigma_m` (coarse to fine annealing).
-        reassign_at: iterations before which pixels are assigned to levels anew; 0 is one of them.
+        reassign_at: iterations before which pixels are assigned to levels anew.
+        level: (M,) assignment to begin with, where iteration 0 is not among them.
     """
     L = len(model.levels)
     T = prior.T_camera_ct.copy() if T_start is None else T_start.copy()
     converged = False
+    if level is not None:
+        data = _Sorted(pixels, level, noise, L)
     for it, gate in enumerate(gates_m):
         if it in reassign_at:
             vote = vote_weights[it] if it < len(vote_weights) else 0.0

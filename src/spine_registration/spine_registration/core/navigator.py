@@ -288,7 +288,9 @@ class Navigator:
                 self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3],
             )
             covariance = total_covariance(inputs, self.error_model)
-            bound = predicted_tre_mm(covariance, anchor, inputs.points_m)
+            bound = 0.0  # of levels that are never shown nobody asks
+            if self.model.exposed[k]:
+                bound = predicted_tre_mm(covariance, anchor, inputs.points_m)
             if self.trace is not None:
                 self.trace.append((frame.stamp_ns, self.model.levels[k], inputs))
             mine = result.estimate.level_of_pixel == k

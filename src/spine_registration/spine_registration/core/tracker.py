@@ -121,7 +121,7 @@ def step(
     loose = covariance + np.diag(np.tile(_FREEDOM, L))
     free = estimate(
         model, pixels, Prior(prior.T_camera_ct, np.linalg.inv(loose)), noise,
-        gates_m=(gate + 4e-3, gate, gate), reassign_at=(0, 1),
+        gates_m=(gate + 4e-3, gate), reassign_at=(0, 1),
     )  # fmt: skip
     xi = twist_between(free.T_camera_ct, prior.T_camera_ct, free.anchor_camera_m)
     objection, gap = _objection(covariance, free.data_information, xi)
@@ -135,8 +135,9 @@ def step(
     if moved:
         prior = Prior(prior.T_camera_ct, np.linalg.inv(covariance))
     result = estimate(
-        model, pixels, prior, noise, free.T_camera_ct, gates_m=(gate, gate), reassign_at=(0,)
-    )
+        model, pixels, prior, noise, free.T_camera_ct, (gate,), reassign_at=(),
+        level=free.level_of_pixel,
+    )  # fmt: skip
     common = _common_motion(model, state.T_camera_ct, result.T_camera_ct, moved)
     keep, low_mm, low_deg = 0.8, 0.15, 0.05
     sigma = np.clip(result.sigma_m, 1e-3 * config.noise_floor_mm, MAX_SIGMA_M)
