@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-DRAWS = 128
+DRAWS = 256
 
 
 @dataclass(frozen=True)
