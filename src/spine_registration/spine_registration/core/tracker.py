@@ -149,7 +149,7 @@ def step(
         float(max(low_deg, keep * state.common_deg, 1.5 * common[1])),
         float(0.8 * state.sigma_m + 0.2 * sigma),
     )
-    own_mm = tuple(float(1e3 * np.linalg.norm(gap[k][:3])) for k in moved)
+    own_mm = _own_motion_mm(model, state.T_camera_ct, result.T_camera_ct, moved)
     return TrackStep(new, result, moved, own_mm)
 
 
@@ -165,6 +165,16 @@ def _objection(
     fused = np.linalg.solve(np.linalg.inv(covariance) + H, H @ xi.ravel()).reshape(L, 6)
     gap = xi - fused
     return np.einsum("li,lij,lj->l", gap, information, gap), gap
+
+
+def _own_motion_mm(
+    model: SpineModel, before: np.ndarray, after: np.ndarray, moved: tuple[int, ...]
+) -> tuple[float, ...]:
+    """How far each moved level went in this frame beyond what the others did."""
+    shift = anchors(model, after) - anchors(model, before)
+    rest = [k for k in range(len(before)) if k not in moved]
+    together = np.median(shift[rest], axis=0) if rest else np.zeros(3)
+    return tuple(float(1e3 * np.linalg.norm(shift[k] - together)) for k in moved)
 
 
 def _common_motion(
