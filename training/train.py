@@ -112,6 +112,10 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+COMMITTED = Path(__file__).parent.parent / "models" / "spine_unet.pt"
+"""Weights of the shipped model in half precision: a run without a checkpoint resumes from them."""
+
+
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write whole or not at all: a killed run must resume."""
     part = path.with_suffix(".part")
@@ -129,11 +133,13 @@ def train(args: argparse.Namespace) -> dict:
     average = copy.deepcopy(net).eval()
     optimiser = torch.optim.AdamW(net.parameters(), lr=args.lr, weight_decay=0.01)
     step, samples = 0, 0
-    if args.resume and checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    begin = checkpoint if checkpoint.exists() else COMMITTED
+    if args.resume and begin.exists():
+        state = torch.load(begin, map_location="cpu", weights_only=True)
         net.load_state_dict(state["net"])
         average.load_state_dict(state["ema"])
-        optimiser.load_state_dict(state["optimiser"])
+        if "optimiser" in state:  # the committed checkpoint leaves it out, for its size
+            optimiser.load_state_dict(state["optimiser"])
         step, samples = state["step"], state["samples"]
     report: dict = {}
     loader = iter(torch.utils.data.DataLoader(
