@@ -105,7 +105,7 @@ def test_a_refused_attempt_counts_its_levels_as_failures():
 
 
 def test_every_method_starts_on_the_same_frames():
-    assert start_frames(range(60)) == [0, 30]
+    assert start_frames(range(60), (0.0, 0.5)) == [0, 30]
     assert start_frames(range(1)) == [0]
 
 

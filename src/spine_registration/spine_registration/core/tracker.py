@@ -25,8 +25,9 @@ from .model import SpineModel
 from .observation import BonePixels
 from .registration import chain_prior
 
-OBJECTION = 16.8
-"""Chi-square of 6 at 1 %: above this a level moved by itself, not by noise."""
+OBJECTION = 10.6
+"""Chi-square of 6 at 10 %: a motion that is missed harms more than one that is imagined, which only
+makes the level's past count less."""
 MIN_MOVED_AREA_MM2 = 120.0
 """Less bone than this cannot witness a motion."""
 _FREEDOM = np.r_[np.full(3, 3e-3**2), np.full(3, np.deg2rad(3.0) ** 2)]
