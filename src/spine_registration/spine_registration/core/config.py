@@ -42,7 +42,6 @@ class NavigatorConfig:
         3.2, "mm", 0.5, 20.0, "a pose whose 95 % bound exceeds this is withdrawn"
     )
     hold_s: float = _p(3.0, "s", 0.0, 60.0, "an occluded pose is held this long, then lost")
-    stale_s: float = _p(0.5, "s", 0.05, 10.0, "without a frame for this long, all is withdrawn")
     memory_s: float = _p(
         0.4, "s", 0.01, 10.0, "time constant with which measurements of a vertebra are forgotten"
     )
