@@ -19,6 +19,7 @@ MODEL_NAME = "spine_unet.onnx"
 MODEL_VARIABLE = "SPINENAV_MODEL"
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 DEFAULT_THREADS = 2
+SPINE_INPUT = {"size": GRID_SIZE, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M}
 
 
 class ModelError(ValueError):
@@ -36,36 +37,41 @@ class Network(Protocol):
         ...
 
 
-def find_model() -> Path:
-    """The model file: $SPINENAV_MODEL, an installed share folder, or the repository's models/."""
-    named = os.environ.get(MODEL_VARIABLE)
+def find_model(name: str = MODEL_NAME, variable: str = MODEL_VARIABLE) -> Path:
+    """The model file: $`variable`, an installed share folder, or the repository's models/."""
+    named = os.environ.get(variable)
     if named:
         return Path(named)
     above = Path(__file__).resolve().parents  # a pip or colcon prefix, or the repository, is there
     tried = [p / "share" / "spine_perception" / "models" for p in above]
     tried += [p / "models" for p in above]
     for folder in tried:
-        if (folder / MODEL_NAME).is_file():
-            return folder / MODEL_NAME
+        if (folder / name).is_file():
+            return folder / name
     raise ModelError(
-        f"{MODEL_NAME}: not found in the installation or the repository's models/; "
-        f"reinstall, or set {MODEL_VARIABLE} to the file"
+        f"{name}: not found in the installation or the repository's models/; "
+        f"reinstall, or set {variable} to the file"
     )
 
 
-def read_card(model: Path) -> dict:
-    """The model's JSON card; raises ModelError if it is missing, broken or for other inputs."""
+def read_card(model: Path, expected_input: dict | None = None) -> dict:
+    """The model's JSON card; raises ModelError if it is missing, broken or for other inputs.
+
+    expected_input: what the card's field `input` must say; default the spine U-Net's.
+    """
+    expected = SPINE_INPUT if expected_input is None else expected_input
     card_path = model.with_suffix(".json")
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{card_path}: missing, so the model cannot be verified; "
-            "restore it or run training/export.py"
+            "restore it or run its export script in training/"
         ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{card_path}: unreadable ({error}); run training/export.py") from error
-    expected = {"size": GRID_SIZE, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M}
+        raise ModelError(
+            f"{card_path}: unreadable ({error}); run its export script in training/"
+        ) from error
     if card.get("input") != expected:
         raise ModelError(
             f"{card_path}: field input is {card.get('input')}, this version needs {expected}; "
@@ -74,29 +80,31 @@ def read_card(model: Path) -> dict:
     return card
 
 
-class OnnxNetwork:
-    """The U-Net in ONNX Runtime with fixed shapes.
+class OnnxModel:
+    """A model in ONNX Runtime with fixed shapes and one input `x`, verified against its card.
 
+    expected_input: as in `read_card`; providers in the order of preference (default PROVIDERS).
     Raises ModelError if the file is missing, is not the one its card describes, or does not load.
     """
 
     def __init__(
         self,
         model: Path,
+        expected_input: dict,
         providers: tuple[str, ...] | None = None,
         threads: int | None = None,
     ) -> None:
         try:
             data = model.read_bytes()
         except OSError as error:
-            raise ModelError(f"{model}: {error.strerror}; give the path of {MODEL_NAME}") from error
-        self.card = read_card(model)
+            raise ModelError(f"{model}: {error.strerror}; give the path of the model") from error
+        self.card = read_card(model, expected_input)
         self.model_sha256 = hashlib.sha256(data).hexdigest()
         if self.card.get("sha256") != self.model_sha256:
             raise ModelError(
                 f"{model}: sha256 {self.model_sha256[:12]}… is not the card's "
                 f"{str(self.card.get('sha256'))[:12]}…; the file is damaged or replaced: "
-                "restore both from the repository or run training/export.py"
+                "restore both from the repository or run its export script in training/"
             )
         available = ort.get_available_providers()
         chosen = [p for p in providers or PROVIDERS if p in available]
@@ -118,10 +126,26 @@ class OnnxNetwork:
         except Exception as error:  # onnxruntime raises many unrelated types
             raise ModelError(
                 f"{model}: ONNX Runtime {ort.__version__} does not load it ({error}); "
-                "run training/export.py with this version"
+                "run its export script in training/ with this version"
             ) from error
         self.provider = self._session.get_providers()[0]
 
+    def run(self, x: np.ndarray) -> list[np.ndarray]:
+        """All outputs in the model's order."""
+        return self._session.run(None, {"x": x})
+
+
+class OnnxNetwork(OnnxModel):
+    """The U-Net; arguments and errors as `OnnxModel`."""
+
+    def __init__(
+        self,
+        model: Path,
+        providers: tuple[str, ...] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(model, SPINE_INPUT, providers, threads)
+
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        masks, vectors = self._session.run(None, {"x": x})
+        masks, vectors = self.run(x)
         return masks[0], vectors[0]
