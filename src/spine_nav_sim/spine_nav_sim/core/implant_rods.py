@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.interpolate import CubicSpline
 
@@ -66,7 +68,7 @@ def _seated(
         s = np.linspace(0.0, length, int(np.ceil(length / _STEP_M)) + 1)[1:, None]
         ends.append(curve(end) + tangent * s)
     inside = []
-    for a, b in zip(knots[:-1], knots[1:], strict=True):
+    for a, b in pairwise(knots):
         # arc length exceeds the chord, so take enough points and check by the true spacing
         count = int(np.ceil((b - a) / _STEP_M)) + 1
         points = curve(np.linspace(a, b, count))
@@ -108,10 +110,15 @@ def frames_along(centreline_m: np.ndarray) -> np.ndarray:
 def tube_mesh(
     centreline_m: np.ndarray, radius_m: float, sides: int = 24, end: str = "round"
 ) -> Mesh:
-    """A closed tube along (M, 3); end: 'round' (dome), 'hex' (a hexagonal stub) or 'flat'."""
+    """A closed tube along (M, 3); end: 'round' (dome), 'hex' (a hexagonal stub of 5 mm) or 'flat'.
+
+    Domes and stubs stand beyond the centreline's ends.
+    """
     p = np.asarray(centreline_m, float)
-    if p.ndim != 2 or p.shape[1] != 3 or len(p) < 3:
-        raise ValueError("centreline_m: needs (M, 3) with M >= 3")
+    if p.ndim != 2 or p.shape[1] != 3 or len(p) < 3 or not np.isfinite(p).all():
+        raise ValueError("centreline_m: needs finite (M, 3) with M >= 3")
+    if end == "hex":
+        sides += -sides % 6  # a point on every corner
     frames = frames_along(p)
     angle = np.arange(sides) * (2 * np.pi / sides)
     circle = np.column_stack([np.cos(angle), np.sin(angle), np.zeros(sides)])

@@ -10,7 +10,6 @@ import numpy as np
 from spine_nav_common.core.types import Mesh
 from spine_nav_sim.core.implant_shapes import (
     Radius,
-    ball,
     join,
     lathe,
     lobe_radius,
@@ -43,6 +42,11 @@ def _drive(design: ScrewDesign) -> Radius:
     return lobe_radius(1.1 * design.drive_m)
 
 
+def _hole(design: ScrewDesign) -> float:
+    """Radius of the opening in the channel's floor through which the ball's drive is seen."""
+    return 0.72 * design.drive_m
+
+
 def _outside(design: ScrewDesign, angle: np.ndarray, z: float) -> np.ndarray:
     """The tulip's outer radius (N,) at `angle` (N,) from +x, at height z."""
     share = np.clip(
@@ -50,15 +54,17 @@ def _outside(design: ScrewDesign, angle: np.ndarray, z: float) -> np.ndarray:
     )
     radius = 0.5 * design.tulip_diameter_m * (design.taper + (1 - design.taper) * share)
     from_top = design.top_m - z
-    if from_top < design.chamfer_m:
-        radius -= design.chamfer_m - from_top
+    over = max(design.chamfer_m - from_top, 0.0)
+    if design.crown == "round":
+        over = design.chamfer_m - np.sqrt(max(design.chamfer_m**2 - over**2, 0.0))
+    radius -= over
     if design.tabs_m > 0 and abs(z - (design.top_m - design.tabs_m)) < 0.2 * MM:
         radius -= 0.5 * MM  # the groove where the tab is broken off
     c, s = np.abs(np.cos(angle)), np.abs(np.sin(angle))
     p = design.squareness
     rho = radius * (c**p + s**p) ** (-1 / p)
     if p > 2:  # keep the corners inside the stated diameter
-        rho *= 2 ** (1 / p - 0.5) * 1.08
+        rho *= 2 ** (1 / p - 0.5)
     rho = np.minimum(
         rho,
         np.minimum(design.flat_x_m / np.maximum(c, 1e-9), design.flat_y_m / np.maximum(s, 1e-9)),
@@ -79,7 +85,7 @@ def _arm(design: ScrewDesign, side: float) -> Mesh:
     half = 0.5 * design.channel_m
     floor = -0.5 * design.rod_diameter_m - _SEAT_GAP_M
     bore = 0.5 * design.tulip_diameter_m - design.wall_m
-    hole = 0.58 * design.drive_m
+    hole = _hole(design)
     start = 0.5 * design.rod_diameter_m + 0.3 * MM
     slit = 1e-6  # arms must not share an edge
     rows: list[tuple[float, float, float]] = [(floor - 0.4 * MM, slit, hole)]  # z, half gap, bore
@@ -87,10 +93,11 @@ def _arm(design: ScrewDesign, side: float) -> Mesh:
         z = floor + half * (1 - np.cos(angle))
         rows.append((z, max(half * np.sin(angle), slit), hole if angle < 0.9 else 0.0))
     rows.append((start, half, 0.0))
-    turns = int(np.clip((design.top_m - start) / (0.6 * MM), 4, 14))
+    turns = int(np.clip((design.top_m - start) / (0.6 * MM), 4, 8))
     for k, z in enumerate(np.linspace(start + 1e-6, design.top_m, turns)):
         rows.append((z, half, bore - (0.25 * MM if k % 2 else 0.0)))
-    extra = [design.top_m - design.chamfer_m]
+    edge = (1.0, 0.6, 0.3, 0.1) if design.crown == "round" else (1.0,)
+    extra = [design.top_m - share * design.chamfer_m for share in edge]
     low, high = _notch_heights(design)
     if np.isfinite(low):
         extra += [low - 1e-6, low, high, high + 1e-6]
@@ -104,14 +111,16 @@ def _arm(design: ScrewDesign, side: float) -> Mesh:
             share = (z - table[row - 1, 0]) / (table[row, 0] - table[row - 1, 0])
             between = (1 - share) * table[row - 1] + share * table[row]
             table = np.insert(table, row, [z, between[1], between[2]], axis=0)
-    return loft(np.array([_arm_section(design, side, *row) for row in table]), pair_caps=True)
+    sections = np.array([_arm_section(design, side, *row) for row in table])
+    sections[0, :, :2] *= 0.97  # the foot stays inside the base, whose outline it would graze
+    return loft(sections, pair_caps=True)
 
 
 def _arm_section(design: ScrewDesign, side: float, z: float, gap: float, bore: float) -> np.ndarray:
     first = 0.0
     for _ in range(12):  # where the outline leaves the channel's wall
-        rho = float(_outside(design, np.array([first]), z)[0])
-        first = np.arcsin(min(gap / rho, 0.95))
+        reach = float(_outside(design, np.array([first]), z)[0])
+        first = float(np.arcsin(min(gap / reach, 0.95)))
     angle = np.linspace(first, np.pi - first, _ARM_POINTS)
     rho = _outside(design, angle, z)
     outer = np.column_stack([rho * np.cos(angle), rho * np.sin(angle)])
@@ -128,18 +137,24 @@ def _arm_section(design: ScrewDesign, side: float, z: float, gap: float, bore: f
 
 def _tulip(design: ScrewDesign) -> Mesh:
     floor = -0.5 * design.rod_diameter_m - _SEAT_GAP_M
-    top = floor - 0.2 * MM
-    hole = 0.58 * design.drive_m
-    rings: list[tuple[Radius, float]] = [(0.55 * design.ball_radius_m, -design.bottom_m)]
+    top = floor - 0.02 * MM
+    hole = _hole(design)
+    angle = np.arange(_SIDES) * (2 * np.pi / _SIDES)
+    rows: list[tuple[np.ndarray | float, float]] = [(hole, -design.bottom_m)]
     for z in np.linspace(-design.bottom_m, top, 6):
         inset = max(0.0, 0.6 * MM - (z + design.bottom_m))
-        rings.append((lambda a, z=z, i=inset: _outside(design, a, z) - i, float(z)))
-    rings += [(hole, top), (hole, top - 0.4 * MM), (_drive(design), top - 0.4 * MM)]
-    rings.append((_drive(design), max(top - 2.0 * MM, -design.bottom_m + 0.5 * MM)))
-    parts = [lathe(rings, _SIDES), _arm(design, 1.0), _arm(design, -1.0)]
+        rows.append((_outside(design, angle, float(z)) - inset, float(z)))
+    rows += [(hole, top), (hole, -design.bottom_m)]
+    # an open ring: the ball closes it from below and shows its drive recess
+    rings = np.array([_ring(rho, angle, z) for rho, z in rows])
+    parts = [loft(rings, torus=True), _arm(design, 1.0), _arm(design, -1.0)]
     if design.closed_head:
         parts.append(_bridge(design))
     return join([split_creases(p) for p in parts])
+
+
+def _ring(radius: np.ndarray | float, angle: np.ndarray, z: float) -> np.ndarray:
+    return np.column_stack([radius * np.cos(angle), radius * np.sin(angle), np.full(len(angle), z)])
 
 
 def _bridge(design: ScrewDesign) -> Mesh:
@@ -147,19 +162,12 @@ def _bridge(design: ScrewDesign) -> Mesh:
     bore = 0.5 * design.tulip_diameter_m - design.wall_m
     low, high = 0.5 * design.rod_diameter_m + 0.7 * MM, design.top_m
     angle = np.arange(_SIDES) * (2 * np.pi / _SIDES)
-    rings = []
-    for inner, z in (
-        (False, low),
-        (False, high - design.chamfer_m),
-        (False, high),
-        (True, high),
-        (True, low),
-        (False, low),
-    ):
-        rho = np.full(_SIDES, bore) if inner else _outside(design, angle, z) + 0.01 * MM
-        rings.append(
-            np.column_stack([rho * np.cos(angle), rho * np.sin(angle), np.full(_SIDES, z)])
-        )
+    heights = (low, high - design.chamfer_m, high - 0.4 * design.chamfer_m, high)
+    rows: list[tuple[np.ndarray | float, float]] = [
+        (_outside(design, angle, z) + 0.01 * MM, z) for z in heights
+    ]
+    rows += [(bore, high), (bore, low), rows[0]]
+    rings = [_ring(rho, angle, z) for rho, z in rows]
     return loft(np.array(rings), torus=True)
 
 
@@ -181,7 +189,7 @@ def _set_screw(design: ScrewDesign, rng: np.random.Generator) -> Mesh:
 def _ball_head(design: ScrewDesign) -> Mesh:
     """A ball with a drive recess in its flattened top."""
     r = design.ball_radius_m
-    rim = 0.62 * design.drive_m
+    rim = 0.62 * design.drive_m  # outside the recess's corners
     polar = np.linspace(0.15, np.pi - np.arcsin(min(rim / r, 0.9)), 14)
     rings: list[tuple[Radius, float]] = [(r * np.sin(p), -r * np.cos(p)) for p in polar]
     top = -r * np.cos(polar[-1])
@@ -206,11 +214,7 @@ def _shank(design: ScrewDesign) -> Mesh:
         fade = np.clip((start - z) / (1.5 * MM), 0.0, 1.0)
         sharp = np.clip((z - tip) / (1.6 * design.shank_diameter_m) + 0.12, 0.0, 1.0)
         rings.append(((core + fade * ridge * design.thread_depth_m) * sharp, float(z)))
-    points = [
-        np.column_stack([rho * np.cos(angle), rho * np.sin(angle), np.full(32, z)])
-        for rho, z in rings
-    ]
-    return split_creases(loft(np.array(points)))
+    return split_creases(loft(np.array([_ring(rho, angle, z) for rho, z in rings])))
 
 
 def build_screw(design: ScrewDesign, rng: np.random.Generator) -> ScrewParts:
@@ -218,5 +222,4 @@ def build_screw(design: ScrewDesign, rng: np.random.Generator) -> ScrewParts:
     shank = _shank(design)
     if design.ball_only:
         return ScrewParts(_ball_head(design), shank, None)
-    whole = join([shank, split_creases(ball(design.ball_radius_m))])
-    return ScrewParts(_tulip(design), whole, _set_screw(design, rng))
+    return ScrewParts(_tulip(design), join([shank, _ball_head(design)]), _set_screw(design, rng))

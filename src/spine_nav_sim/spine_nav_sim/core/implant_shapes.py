@@ -133,9 +133,3 @@ def lobe_radius(across_m: float, lobes: int = 6) -> Callable[[np.ndarray], np.nd
         return 0.5 * across_m * (0.87 + 0.13 * np.cos(lobes * angle))
 
     return radius
-
-
-def ball(radius_m: float, centre_z_m: float = 0.0, sides: int = 32) -> Mesh:
-    """A sphere around (0, 0, centre_z)."""
-    polar = np.linspace(0.0, np.pi, sides // 2 + 1)[1:-1]
-    return lathe([(radius_m * np.sin(p), centre_z_m - radius_m * np.cos(p)) for p in polar], sides)

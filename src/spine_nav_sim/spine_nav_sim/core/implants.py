@@ -26,7 +26,8 @@ class ScrewDesign:
 
     flat_x_m, flat_y_m: half width of flats cut at the channel's ends and at the arms' outsides
     (at least the radius: none). squareness: 2 is round, larger is a superellipse. taper: radius at
-    the tulip's bottom over that at its top. tabs_m: arms' extra length (reduction screw), part of
+    the tulip's bottom over that at its top. crown: how the top's outer edge is broken over
+    `chamfer_m`, 'chamfer' or 'round'. tabs_m: arms' extra length (reduction screw), part of
     `top_m`. notch_m: depth of the tool notches. drive: 'hex' or 'torx'. ball_only: the
     modular screw before its tulip is mounted; its saddle point is the ball's centre.
     """
@@ -51,6 +52,7 @@ class ScrewDesign:
     flat_y_m: float
     squareness: float
     taper: float
+    crown: str
     chamfer_m: float
     tabs_m: float
     notch_m: float
@@ -85,8 +87,11 @@ def random_screw_design(rng: np.random.Generator, families: Sequence[str]) -> Sc
     channel = rod + rng.uniform(0.15, 0.4) * MM
     least = max(11.0 * MM, channel + 5.4 * MM)
     diameter = rng.uniform(least, 15.0 * MM)
+    squared = family == "square_flared"
     if family == "slim":
         diameter = rng.uniform(least, least + 1.0 * MM)
+    if squared:  # its sides lie nearer than the corners, to which the diameter refers
+        diameter = rng.uniform(13.0 * MM, 15.0 * MM)
     # the set screw's thread must bite into both arms and leave a wall
     wall = 0.5 * diameter - 0.5 * channel - rng.uniform(0.6, 1.1) * MM
     ball_radius = rng.uniform(2.8, 3.6) * MM
@@ -95,21 +100,18 @@ def random_screw_design(rng: np.random.Generator, families: Sequence[str]) -> Sc
     if modular:
         ball_radius = rng.uniform(3.0, 5.0) * MM
     saddle_to_ball = 0.0 if modular else 0.5 * rod + rng.uniform(0.5, 1.2) * MM + ball_radius
-    shank = rng.uniform(4.5, 8.5) * MM
-    neck_limit = 2.0 * ball_radius - 0.8 * MM
     radius = 0.5 * diameter
     tabs = rng.uniform(10.0, 20.0) * MM if family == "reduction" else 0.0
     top = max(0.5 * rod + rng.uniform(3.4, 6.0) * MM, 13.0 * MM - saddle_to_ball - 1.8 * MM)
     bottom = saddle_to_ball + rng.uniform(0.3, 0.6) * ball_radius
     bottom = min(max(bottom, 13.0 * MM - top), 19.0 * MM - top)
-    squared = family == "square_flared"
     flat_x = radius * (rng.uniform(0.74, 0.92) if family in ("flats", "slim") else 1.05)
     if family in ("monoaxial", "reduction") and rng.uniform() < 0.5:
         flat_x = radius * rng.uniform(0.78, 0.95)
     flat_y = radius * (rng.uniform(0.88, 0.97) if family == "flats" else 1.05)
     return ScrewDesign(
         family=family,
-        shank_diameter_m=min(shank, neck_limit + 2.4 * MM),
+        shank_diameter_m=rng.uniform(4.5, 8.5) * MM,
         shank_length_m=rng.uniform(30.0, 60.0) * MM,
         thread_pitch_m=rng.uniform(2.0, 3.2) * MM,
         thread_depth_m=rng.uniform(0.5, 1.0) * MM,
@@ -128,11 +130,12 @@ def random_screw_design(rng: np.random.Generator, families: Sequence[str]) -> Sc
         flat_y_m=flat_y,
         squareness=rng.uniform(3.5, 6.0) if squared else 2.0,
         taper=rng.uniform(0.66, 0.8) if squared else rng.uniform(0.8, 1.0),
+        crown=str(rng.choice(["chamfer", "round"])),
         chamfer_m=rng.uniform(0.3, 1.4) * MM,
         tabs_m=tabs,
         notch_m=0.0 if rng.uniform() < 0.35 else rng.uniform(0.3, 0.8) * MM,
         drive=str(rng.choice(["hex", "torx"])),
-        drive_m=rng.uniform(3.0, 4.6) * MM,
+        drive_m=rng.uniform(3.0 * MM, min(4.4 * MM, 0.66 * channel)),
         closed_head=family == "closed_ring",
         monoaxial=monoaxial,
         ball_only=modular,
