@@ -275,14 +275,22 @@ def shadows(
     small = np.ascontiguousarray(points_m[::2, ::2] + 0.0015 * normals[::2, ::2])
     lit = np.ones((len(lamps), height, width), np.float32)
     for i, lamp in enumerate(lamps):
-        dark = np.zeros(small.shape[:2], bool)
-        for solid, T_world_solid in occluders:
-            T = invert(T_world_solid).astype(np.float32)
-            origin = small @ T[:3, :3].T + T[:3, 3]
-            target = T[:3, :3] @ lamp.position_m.astype(np.float32) + T[:3, 3]
-            bundle = np.concatenate([origin, target - origin], axis=2)
-            tensor = o3d.core.Tensor.from_numpy(np.ascontiguousarray(bundle, np.float32))
-            dark |= solid.tree.test_occlusions(tensor, 0.0, 1.0, nthreads=threads).numpy()
+        dark = in_shadow(occluders, small, lamp, threads)
         soft = cv2.GaussianBlur(1.0 - dark.astype(np.float32), (0, 0), max(softness_px, 0.4))
         lit[i] = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
     return lit
+
+
+def in_shadow(
+    occluders: list[tuple[Solid, np.ndarray]], points_m: np.ndarray, lamp: Lamp, threads: int
+) -> np.ndarray:
+    """(...,) whether something stands between world points (..., 3) and a lamp."""
+    dark = np.zeros(points_m.shape[:-1], bool)
+    for solid, T_world_solid in occluders:
+        T = invert(T_world_solid).astype(np.float32)
+        origin = points_m @ T[:3, :3].T + T[:3, 3]
+        target = T[:3, :3] @ lamp.position_m.astype(np.float32) + T[:3, 3]
+        bundle = np.concatenate([origin, target - origin], axis=-1)
+        tensor = o3d.core.Tensor.from_numpy(np.ascontiguousarray(bundle, np.float32))
+        dark |= solid.tree.test_occlusions(tensor, 0.0, 1.0, nthreads=threads).numpy()
+    return dark

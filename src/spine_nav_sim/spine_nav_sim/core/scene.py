@@ -187,7 +187,9 @@ def _open_wound(
     }
     posterior_z = np.concatenate([_posterior_part(points[level])[:, 2] for level in exposed])
     low, high = np.quantile(posterior_z, [0.02, 0.98])
-    style = random_style(draw["wound"], config.visible_area_mm2, config.hardness)
+    style = random_style(
+        draw["wound"], config.visible_area_mm2, config.hardness, config.half_width_m
+    )
     wound = build_wound(
         surfaces,
         exposed,

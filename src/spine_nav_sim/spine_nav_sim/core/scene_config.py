@@ -36,6 +36,7 @@ class SceneConfig:
     resect_share: float = 0.05  # probability per exposed level of a resection (costs a second)
     burr_share: float = 0.1  # probability per planned screw of a burr hole at its entry
     visible_area_mm2: tuple[float, float] = (700.0, 2400.0)  # bone per level, seen from posterior
+    half_width_m: tuple[float, float] = (0.024, 0.048)  # of the opening
     shadows: float = 0.5  # probability
     depth: str = "model"  # or "stereo": render both images and match them
     depth_noise: bool = True

@@ -80,6 +80,7 @@ class Scene:
     depth_noise: sensors.DepthNoise
     colour_sensor: sensors.ColourSensor
     bed: Solid
+    casters: list[tuple[Solid, np.ndarray]] = field(default_factory=list)  # shadows alone
     _still: dict[bytes, GBuffer] = field(default_factory=dict, repr=False)
 
     def poses(self, t_s: float) -> dict[str, np.ndarray]:
@@ -260,9 +261,9 @@ class Scene:
         for k, (eye, at, T_eye_world) in enumerate(
             ((buffer, points, T_camera_world), (right, right_points, T_right_world))
         ):
-            radiance, _ = self._radiance(eye, at, T_eye_world, t_s)
+            radiance, _ = self.radiance(eye, at, T_eye_world, t_s)
             if gain is None:
-                gain = self._gain(radiance, at)
+                gain = self.gain(radiance, at)
             if self.camera_model.dots:
                 local = at @ T_camera_world[:3, :3].T.astype(np.float32)
                 local += T_camera_world[:3, 3].astype(np.float32)
@@ -283,12 +284,12 @@ class Scene:
         frame: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Colour image and highlight map."""
-        radiance, highlight = self._radiance(buffer, points, T_camera_world, t_s)
-        gain = self._gain(radiance, points)
+        radiance, highlight = self.radiance(buffer, points, T_camera_world, t_s)
+        gain = self.gain(radiance, points)
         picture = sensors.expose(radiance, self.colour_sensor, gain, frame)
         return picture, np.where(np.isfinite(buffer.depth), highlight * gain, 0.0)
 
-    def _radiance(
+    def radiance(
         self, buffer: GBuffer, points: np.ndarray, T_camera_world: np.ndarray, t_s: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Linear light (H, W, 3) that reaches the camera, and the specular part (H, W)."""
@@ -296,30 +297,37 @@ class Scene:
         sky = self.wound.sample(self.wound.light, x, z)
         lit = None
         if self.cast_shadows:
-            occluders = [(self.bed, self.T_world_wound)]
-            occluders += [
-                (bone.solid, self.motion.T_world_ct(level, t_s))
-                for level, bone in self.bones.items()
-            ]
-            for prop in self.props:
-                pose = prop.pose(t_s)
-                if pose is not None:
-                    occluders.append((prop.solid, self.T_world_wound @ pose))
             softness = 2.0 * self.intrinsics.width / 640.0
             lit = shadows(
-                occluders, points, buffer.normal, self.lamps, self.config.threads, softness
+                self.occluders(t_s),
+                points,
+                buffer.normal,
+                self.lamps,
+                self.config.threads,
+                softness,
             )
         eye = invert(T_camera_world)[:3, 3]
         radiance, highlight = shade(buffer, points, eye, self.lamps, lit, self.ambient, sky)
         radiance[~np.isfinite(buffer.depth)] = self.background
         return radiance, highlight
 
+    def occluders(self, t_s: float) -> list[tuple[Solid, np.ndarray]]:
+        """All that throws a shadow at `t_s`, each with T_world_solid."""
+        solids = [(self.bed, self.T_world_wound), *self.casters]
+        for level, bone in self.bones.items():
+            solids.append((bone.solid, self.motion.T_world_ct(level, t_s)))
+        for prop in self.props:
+            pose = prop.pose(t_s)
+            if pose is not None:
+                solids.append((prop.solid, self.T_world_wound @ pose))
+        return solids
+
     def _wound_plane(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x and z (H, W) of world points in the wound frame."""
         T = invert(self.T_world_wound).astype(np.float32)
         return points @ T[0, :3] + T[0, 3], points @ T[2, :3] + T[2, 3]
 
-    def _gain(self, radiance: np.ndarray, points: np.ndarray) -> float:
+    def gain(self, radiance: np.ndarray, points: np.ndarray) -> float:
         """Automatic exposure metered on the opened wound."""
         x, z = self._wound_plane(points)
         low, high = self.wound.z_range_m

@@ -44,13 +44,16 @@ class WoundStyle:
 
 
 def random_style(
-    rng: np.random.Generator, visible_area_mm2: tuple[float, float], hardness: float
+    rng: np.random.Generator,
+    visible_area_mm2: tuple[float, float],
+    hardness: float,
+    half_width_m: tuple[float, float] = (0.024, 0.048),
 ) -> WoundStyle:
     """A wound; `hardness` 0 to 1 covers more bone, adds bumps, blood and gauze."""
     low, high = visible_area_mm2
     return WoundStyle(
         visible_area_m2=1e-6 * (low + (high - low) * rng.beta(1.0 + hardness, 2.0 - hardness)),
-        half_width=rng.uniform(0.024, 0.048),
+        half_width=rng.uniform(*half_width_m),
         wall=rng.uniform(0.004, 0.014),
         fat=rng.uniform(0.008, 0.035),
         end_margin=(rng.uniform(-0.002, 0.02), rng.uniform(-0.002, 0.02)),
