@@ -16,7 +16,7 @@ COMMANDS = {
     "replay": ("--case", "--out", "--confirm", "--remap", "--config"),
     "live": ("--case", "--source", "--out"),
     "evaluate": ("--truth", "--case", "--json"),
-    "screws": ("--out", "--case", "--cranial"),
+    "screws": ("--out", "--case", "--cranial", "--remap", "--set", "--models"),
     "rod plan": ("--screws", "--side", "--stamp", "--out"),
     "bench": ("--json", "--anatomy", "--scenes"),
     "doctor": (),
@@ -67,13 +67,6 @@ def test_wrong_usage_exits_with_two(argv, capsys):
         cli.main(argv)
     assert stop.value.code == 2
     assert "spinenav" in capsys.readouterr().err
-
-
-def test_what_is_not_built_says_so_and_writes_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["screws", "rec", "--out", "o"]) == 2
-    assert "not in this version" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_case_is_one_line_with_a_remedy(tmp_path):

@@ -25,7 +25,8 @@ from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
 from .bench_timing import timing_record
 from .core import jsonl
 from .core.progress import Progress
-from .replay import load_segmenter, versions
+from .core.run import versions
+from .replay import load_segmenter
 from .results import render, table_text
 
 PARTS = ("accuracy", "foreign", "timing")

@@ -24,7 +24,8 @@ from spine_registration.core.navigator import Navigator
 
 from . import peers
 from .bench_scenes import SceneFolder
-from .replay import Progress, replay
+from .core.run import Progress
+from .replay import replay
 from .results import OURS
 
 START_SHARES = (0.0,)  # where in a recording the registrations from scratch start

@@ -19,7 +19,7 @@ from spine_nav_sim.core.scene_config import SceneConfig
 from spine_nav_sim.core.splits import anatomy_seeds
 
 from .core.jsonl import sha256_of
-from .replay import Progress
+from .core.run import Progress
 
 JUDGED_ANATOMIES = 20
 SCENES_PER_REAL_ANATOMY = 3

@@ -23,8 +23,8 @@ from spine_registration.core.navigator import Navigator
 
 from .bench_accuracy import ours_from_scratch
 from .bench_scenes import SceneFolder, virtual_scene
+from .core.run import Progress
 from .pictures import write_update_time
-from .replay import Progress
 
 ALL_LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
 FIVE = ("L1", "L2", "L3", "L4", "L5")

@@ -139,15 +139,25 @@ def _rod_plan(args: argparse.Namespace) -> int:
     return run_rod_plan(args)
 
 
-def _not_built(command: str) -> Callable[[argparse.Namespace], int]:
-    def run(args: argparse.Namespace) -> int:
-        print(
-            f"spinenav {command}: not in this version; replay, live and evaluate work on RGB-D",
-            file=sys.stderr,
-        )
-        return WRONG_INPUT
+def _screws(args: argparse.Namespace) -> int:
+    from .core.progress import Progress
+    from .screws import find_screws
 
-    return run
+    progress = Progress("screws")
+    outcome = find_screws(
+        args.recording,
+        args.out,
+        case=args.case,
+        cranial=args.cranial,
+        remap=args.remap,
+        config=args.config,
+        assignments=args.set,
+        models=args.models,
+        progress=progress,
+    )
+    progress.close()
+    print(outcome.text())
+    return outcome.exit_code
 
 
 def _recording_options(parser: argparse.ArgumentParser) -> None:
@@ -156,10 +166,16 @@ def _recording_options(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NODE.NAME=VALUE",
         help="one parameter, stronger than --config; repeat for more",
     )  # fmt: skip
-    parser.add_argument("--model", type=Path, metavar="ONNX", help="network instead of the shipped")
     parser.add_argument(
         "--remap", type=Path, metavar="FILE", help="YAML: contract topic -> topic of the recording"
     )
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", help="folder of the stereo networks, not the shipped"
+    )
+
+
+def _model_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, metavar="ONNX", help="network instead of the shipped")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -196,6 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--confirm", action="store_true", help="accept the best level hypothesis (stands for you)"
     )
     _recording_options(replay)
+    _model_option(replay)
 
     live = add("live", _live, "the ROS 2 graph; the newest frame wins")
     live.add_argument("--case", type=Path, required=True)
@@ -204,6 +221,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     live.add_argument("--out", type=Path, required=True)
     _recording_options(live)
+    _model_option(live)
     live.add_argument("--namespace", default="/spine", help="of all nodes (default: /spine)")
     live.add_argument("--use-sim-time", action="store_true", help="follow /clock (ros2 bag play)")
     live.add_argument("--seconds", type=_positive, metavar="S", help="end after this time")
@@ -215,11 +233,15 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--case", type=Path, required=True)
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
-    screws = add("screws", _not_built("screws"), "screw heads, axes and rods from stereo")
+    screws = add("screws", _screws, "screw heads, axes and rods from a stereo recording")
     screws.add_argument("recording", type=Path, metavar="RECORDING")
     screws.add_argument("--out", type=Path, required=True)
-    screws.add_argument("--case", type=Path)
-    screws.add_argument("--cranial", choices=("left", "right", "up", "down"))
+    screws.add_argument("--case", type=Path, help="names the levels where they fit the heads")
+    screws.add_argument(
+        "--cranial", choices=("left", "right", "up", "down"),
+        help="where the patient's head lies in the image",
+    )  # fmt: skip
+    _recording_options(screws)
 
     rod = add("rod", _rod_plan, "bending plans for rods")
     rod_commands = rod.add_subparsers(metavar="plan", required=True)

@@ -19,8 +19,8 @@ from spine_nav_common.core.recording import RecordingWriter
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, RgbdFrame, Status
 
 from .core.annotation import STATUS_COLOUR
+from .core.run import Progress
 from .overlay import STUB_M, draw_overlay, simplify
-from .replay import Progress
 
 MESH_FACES = 500
 JPEG_QUALITY = 88

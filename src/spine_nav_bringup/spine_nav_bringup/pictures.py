@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import matplotlib
 import numpy as np
 
 from spine_nav_common.core.types import Status
 
+from .core.png import write_png
 from .core.text import draw_text, shade_box, text_size
 
 matplotlib.use("Agg")
@@ -55,13 +55,6 @@ class Trace:
     status: tuple[Status, ...]
 
 
-def _write(path: Path, image: np.ndarray) -> None:
-    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not ok:
-        raise OSError(f"{path}: the picture cannot be encoded as PNG")
-    path.write_bytes(data.tobytes())
-
-
 def write_strip(path: Path, pictures: Sequence[tuple[str, np.ndarray]], columns: int = 2) -> None:
     """Write pictures (caption, (H, W, 3) uint8 RGB, equal sizes) as a captioned grid, PNG."""
     gap, height, width = 10, pictures[0][1].shape[0], pictures[0][1].shape[1]
@@ -78,12 +71,12 @@ def write_strip(path: Path, pictures: Sequence[tuple[str, np.ndarray]], columns:
         left = x + width - text_width - 16
         shade_box(sheet, left - 8, y, text_width + 24, text_height + 14, 0.3)
         draw_text(sheet, caption, left + 4, y + 7, size, (255, 255, 255), True)
-    _write(path, sheet)
+    write_png(path, sheet)
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
     """Write one (H, W, 3) uint8 RGB image as PNG."""
-    _write(path, image)
+    write_png(path, image)
 
 
 def _runs(status: Sequence[Status]) -> list[tuple[int, int, Status]]:

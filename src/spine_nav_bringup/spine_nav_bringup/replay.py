@@ -7,10 +7,8 @@ to timings.csv and summary.json only; poses.csv depends on the input alone.
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,25 +16,13 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.core.outputs import ResultWriter, write_summary
 from spine_nav_common.core.recording import load_remap, open_recording, recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
-from spine_nav_common.parameters import (
-    ParameterError,
-    build,
-    digest,
-    flatten,
-    load_file,
-    parse_assignment,
-)
+from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.segmenter import Segmenter
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import Navigator
 
-from .core.graph import NODES
+from .core.run import NETWORK_THREADS, Progress, core_config, versions
 from .core.runtime import fix_opencv_threads
-
-PACKAGES = ("spinenav", "numpy", "scipy", "opencv-python-headless", "onnxruntime", "rosbags")
-NODE = "navigation"
-PREFIX = "navigator."
-NETWORK_THREADS = 2  # fixed: sums of floats depend on how many threads share them
 
 
 class Navigates(Protocol):
@@ -50,7 +36,6 @@ class Navigates(Protocol):
     def pending(self) -> str | None: ...
 
 
-Progress = Callable[[int, "int | None", str], None]
 Watch = Callable[[RgbdFrame, NavigationResult], None]
 
 
@@ -91,42 +76,9 @@ class Outcome:
         return "\n".join(lines)
 
 
-def navigator_config(file: Path | None, assignments: list[str]) -> NavigatorConfig:
-    """NavigatorConfig from the `navigation` section of a ROS 2 parameters file and `--set`.
-
-    Parameters of nodes (topics, time-outs) are left to `live`, which checks them.
-
-    Raises:
-        ParameterError: unreadable file, unknown name, value out of range.
-    """
-    values: dict[str, Any] = {}
-    if file is not None:
-        section = load_file(file, node_names())[NODE]
-        values = {
-            name.removeprefix(PREFIX): value
-            for name, value in section.items()
-            if name.startswith(PREFIX)
-        }
-    for text in assignments:
-        name, value = parse_assignment(text)
-        name = name.removeprefix(f"{NODE}.")
-        if not name.startswith(PREFIX):
-            raise ParameterError(
-                f"--set {text}: replay takes {NODE}.{PREFIX}NAME=VALUE; the rest belongs to live"
-            )
-        values[name.removeprefix(PREFIX)] = value
-    return build(NavigatorConfig, values, str(file or "--set"))
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what takes part in a result."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def navigator_config(file: Path | None, assignments: Sequence[str]) -> NavigatorConfig:
+    """NavigatorConfig from a ROS 2 parameters file and `--set`; raises ParameterError."""
+    return core_config(NavigatorConfig, "navigation.navigator", file, assignments, "replay")
 
 
 def load_segmenter(model: Path | None = None) -> Segmenter:
@@ -232,8 +184,3 @@ def _per_level(out: Path, case: Case) -> dict[str, dict[str, int]]:
     return {
         level: status_counts(r for r in rows if r.level == level) for level in case.exposed_levels
     }
-
-
-def node_names() -> tuple[str, ...]:
-    """Nodes that a parameters file may have sections for."""
-    return NODES

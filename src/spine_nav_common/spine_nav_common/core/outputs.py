@@ -11,7 +11,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,13 +99,30 @@ class _Table:
         self._file.close()
 
 
+class TimingWriter:
+    """Writes timings.csv; the writers of one folder share one."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self._table = _Table(Path(directory) / TIMINGS, TIMING_COLUMNS)
+
+    def write(self, stamp_ns: int, timings_ms: Mapping[str, float]) -> None:
+        """Append the stages of one frame. Raises ValueError for a number that is not finite."""
+        self._table.append(
+            [(str(stamp_ns), stage, _number(ms, 3, stage)) for stage, ms in timings_ms.items()]
+        )
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        self._table.close()
+
+
 class ResultWriter:
     """Writes poses.csv and timings.csv of a run into a folder; use as a context manager."""
 
     def __init__(self, directory: str | Path) -> None:
         directory = Path(directory)
         self._poses = _Table(directory / POSES, POSE_COLUMNS)
-        self._timings = _Table(directory / TIMINGS, TIMING_COLUMNS)
+        self.timings = TimingWriter(directory)
 
     def __enter__(self) -> ResultWriter:  # noqa: PYI034 - Self needs Python 3.11
         return self
@@ -117,7 +134,7 @@ class ResultWriter:
         trace: TracebackType | None,
     ) -> None:
         self._poses.close()
-        self._timings.close()
+        self.timings.close()
 
     def write(self, result: NavigationResult, latency_ms: float | None = None) -> None:
         """Append one frame. latency_ms: camera stamp to pose, live only (None in replay).
@@ -126,12 +143,8 @@ class ResultWriter:
         status promises one, or that is no finite rigid transform.
         """
         rows = [_pose_fields(result.stamp_ns, e, latency_ms) for e in result.levels]
-        timings = [
-            (str(result.stamp_ns), stage, _number(ms, 3, stage))
-            for stage, ms in result.timings_ms.items()
-        ]
         self._poses.append(rows)
-        self._timings.append(timings)
+        self.timings.write(result.stamp_ns, result.timings_ms)
 
 
 def _pose_fields(stamp_ns: int, estimate: LevelEstimate, latency_ms: float | None) -> list[str]:
@@ -293,6 +306,43 @@ def write_rods(directory: str | Path, stamp_ns: int | None, rods: Sequence[RodCu
     write_json(Path(directory) / RODS, {"version": 1, "stamp_ns": stamp_ns, "rods": entries})
 
 
+class ImplantWriter:
+    """Writes screws.csv and timings.csv frame by frame, and rods.json of the last frame when it is
+    closed; use as a context manager. timings: the one of the folder's other writer, if there is one.
+    """
+
+    def __init__(self, directory: str | Path, timings: TimingWriter | None = None) -> None:
+        self._directory = Path(directory)
+        self._screws = ScrewWriter(directory)
+        self._timings = timings or TimingWriter(directory)
+        self._last: tuple[int | None, Sequence[RodCurve]] = (None, ())
+
+    def __enter__(self) -> ImplantWriter:  # noqa: PYI034 - Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._screws.__exit__(kind, error, trace)
+        self._timings.close()
+        write_rods(self._directory, *self._last)
+
+    def write(
+        self,
+        stamp_ns: int,
+        screws: Sequence[ScrewRow],
+        rods: Sequence[RodCurve],
+        timings_ms: Mapping[str, float],
+    ) -> None:
+        """Append one frame; a frame without screws and rods counts as the last one too."""
+        self._screws.write(screws)
+        self._timings.write(stamp_ns, timings_ms)
+        self._last = (stamp_ns, rods)
+
+
 def read_rods(path: str | Path) -> tuple[int | None, list[RodCurve]]:
     """Stamp and rods of a rods.json. Raises OutputError."""
     path = Path(path)
@@ -366,6 +416,7 @@ def write_summary(
     versions: dict[str, str],
     hashes: dict[str, str],
     drops: dict[str, object],
+    poses: bool = True,
     **more: object,
 ) -> dict[str, Any]:
     """Write summary.json beside poses.csv and timings.csv, whose rows it counts; returns it.
@@ -375,6 +426,7 @@ def write_summary(
         versions: program and libraries.
         hashes: model, configuration, case, recording.
         drops: what gave no row, and why (Recording.counts and reasons).
+        poses: whether the run wrote poses.csv (one that lies there may be of another run).
         more: further fields, such as confirmed levels or why the run stopped.
     """
     directory = Path(directory)
@@ -382,7 +434,7 @@ def write_summary(
         "version": 1,
         "versions": versions,
         "hashes": hashes,
-        "status_counts": status_counts(read_poses(directory / POSES)),
+        **({"status_counts": status_counts(read_poses(directory / POSES))} if poses else {}),
         "timings_ms": timing_summary(read_timings(directory / TIMINGS)),
         "drops": drops,
         **more,

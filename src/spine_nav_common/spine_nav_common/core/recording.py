@@ -65,6 +65,8 @@ _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _PROBE_IMAGES = 3
 _PERIOD_STAMPS = 16
 _DEFAULT_SLOP_NS = 16_666_667  # half a frame at 30 Hz, where there is one frame only
+# A hand-held camera at 80 mm/s moves 0.4 mm in this time, several millimetres of depth in a pair.
+_STEREO_SLOP_NS = 5_000_000
 _DEPTH_RANGE_M = (0.1, 3.0)  # the median depth of a scene on an operating table
 _ALIGNED_PX = 2.0
 _INFO_WAIT = 2  # frames that wait for a camera_info that comes after its image
@@ -117,7 +119,7 @@ class Recording:
             black, or NaN depth). Given no frame: `duplicated`, `late`, and for stereo `unpaired`
             and `bad` too.
         reasons: how often each reason occurred, in words.
-        slop_ns: largest difference of stamps within a pair (half a frame period).
+        slop_ns: largest difference of stamps within a pair (half a frame period; 5 ms in stereo).
         truncated: why the recording ended early, or None.
     """
 
@@ -201,6 +203,7 @@ class Recording:
                 "record left, right and camera_info of one mode",
             )
         self._estimate_slop(left)
+        self.slop_ns = min(self.slop_ns, _STEREO_SLOP_NS)
 
         def frames() -> Iterator[StereoFrame]:
             for pair, _ in self._pairs(left, right, None, models[0], ("left", "right")):

@@ -14,6 +14,7 @@ from .types import Intrinsics
 # Principal points closer than this need no resampling: 0.01 px moves a point at 0.5 m, seen with a
 # 60 mm baseline and f = 600 px, by 0.07 mm in depth.
 _SAME_PX = 0.01
+_MOST_BASELINE_M = 0.5  # more is another unit
 
 
 class RgbdRectifier:
@@ -62,7 +63,7 @@ class StereoRig:
 def stereo_rig(left: CameraModel, right: CameraModel, raw: bool) -> StereoRig:
     """The rig of two calibrated cameras; `raw` = images still distorted.
 
-    Raises ImageError: sizes differ, no projection, no baseline, or left and right swapped.
+    Raises ImageError: sizes differ, no projection, no possible baseline, left and right swapped.
     """
     if (left.width, left.height) != (right.width, right.height):
         raise ImageError(
@@ -74,6 +75,11 @@ def stereo_rig(left: CameraModel, right: CameraModel, raw: bool) -> StereoRig:
         raise ImageError("the right camera_info has P[3] > 0: left and right are swapped")
     if baseline_m < 1e-4:
         raise ImageError("the right camera_info gives no baseline (P[3] = -fx * baseline)")
+    if baseline_m > _MOST_BASELINE_M:
+        raise ImageError(
+            f"a baseline of {baseline_m:g} m is none of a stereo camera: P[3] is -fx * baseline in"
+            " metres"
+        )
     if raw:
         return StereoRig(
             intrinsics, baseline_m, left.rectify_maps(intrinsics), right.rectify_maps(intrinsics)

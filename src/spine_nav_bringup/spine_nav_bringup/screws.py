@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spinenav screws`: every pair of a stereo recording through the screw tracker, without ROS.
+
+Rows are written as they come, so an interrupted run keeps what it measured. screws.csv and
+rods.json depend on the input alone; wall-clock numbers go to timings.csv and summary.json.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rod_bending_ar.core.errors import RodError
+from rod_bending_ar.core.plan import RodPlan, plan_rod
+from rod_bending_ar.core.row import SIDES, saddle_rows
+from spine_nav_common.core.case import load_case
+from spine_nav_common.core.errors import RecordingError
+from spine_nav_common.core.outputs import SCREWS, ImplantWriter, ScrewRow, write_summary
+from spine_nav_common.core.recording import (
+    Recording,
+    load_remap,
+    open_recording,
+    recording_sha256,
+)
+from spine_nav_common.core.types import Case, Rejected, StereoFrame
+from spine_nav_common.parameters import digest, flatten
+from stereo_screw_tracker.core.config import StereoConfig
+from stereo_screw_tracker.core.load import StereoCore, TracksScrews, load_tracker
+from stereo_screw_tracker.core.output import rod_curves, screw_rows
+from stereo_screw_tracker.core.types import RodFit, ScrewTrack, StereoResult
+
+from .core.png import write_png
+from .core.run import NETWORK_THREADS, Progress, core_config, versions
+from .core.runtime import fix_opencv_threads
+from .stereo_overlay import draw_stereo, head_name
+
+OVERLAY = "overlay.png"
+Watch = Callable[[StereoFrame, "StereoResult | Rejected"], None]
+
+
+@dataclass
+class StereoRun:
+    """What happened in a run besides its rows. seen: frames in which each track was measured."""
+
+    frames: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    seen: Counter[int] = field(default_factory=Counter)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    last_frame: StereoFrame | None = None
+    last_result: StereoResult | Rejected | None = None
+
+    @property
+    def last(self) -> StereoResult | None:
+        """The last pair's result, if it was not refused."""
+        return self.last_result if isinstance(self.last_result, StereoResult) else None
+
+
+@dataclass(frozen=True)
+class ScrewsOutcome:
+    """End of a run: summary.json's content, the last result, why it stopped early ("" = it did
+    not), and for every side its bending plan or why there is none."""
+
+    summary: dict[str, Any]
+    stopped: str
+    screws: tuple[ScrewTrack, ...]
+    rods: tuple[RodFit, ...]
+    seen: Counter[int]
+    next_step: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 after a whole recording, 1 after one that was cut off or of which nothing was usable."""
+        return 1 if self.stopped else 0
+
+    def text(self) -> str:
+        """A short table for a reader at the terminal."""
+        frames = self.summary["frames"]
+        lines = [f"{frames} pairs, {len(self.screws)} screw heads at the end"]
+        if self.screws:
+            lines.append(
+                f"{'head':<14}{'track':>6}{'pairs':>8}{'95 % within':>14}{'confidence':>12}"
+            )
+        for s in sorted(self.screws, key=lambda s: (s.side, s.level, s.track_id)):
+            held = "  held, not seen now" if s.hidden else ""
+            lines.append(
+                f"{head_name(s):<14}{s.track_id:>6}{self.seen[s.track_id]:>8}"
+                f"{s.bound95_mm:>11.1f} mm{s.head.confidence:>12.2f}{held}"
+            )
+        for rod in self.rods:
+            lines.append(f"rod {rod_text(rod)}")
+        if not self.rods:
+            lines.append("no rod")
+        refused = self.summary["refused"]
+        lines += [f"{count} pairs refused: {reason}" for reason, count in refused.items()]
+        lines += [f"note: {note}" for note in self.summary["notes"]]
+        lines.append(self.next_step)
+        if self.stopped:
+            lines.append(f"INCOMPLETE: {self.stopped}; the rows so far are kept")
+        return "\n".join(lines)
+
+
+def rod_text(rod: RodFit) -> str:
+    """Side, length, standard error and share seen of a rod."""
+    length_mm = 1e3 * float(np.linalg.norm(np.diff(rod.centreline_m, axis=0), axis=1).sum())
+    return (
+        f"{rod.side or 'of unknown side'}: {length_mm:.0f} mm,"
+        f" ± {float(np.median(rod.sigma_mm)):.1f} mm, {100 * float(np.mean(rod.seen)):.0f} % seen"
+    )
+
+
+def stereo_config(
+    file: Path | None, assignments: Sequence[str], cranial: str | None = None
+) -> StereoConfig:
+    """StereoConfig from a ROS 2 parameters file, `--set` and `--cranial`; raises ParameterError."""
+    config = core_config(StereoConfig, "stereo_tracker.tracker", file, assignments, "screws")
+    return replace(config, cranial=cranial) if cranial else config
+
+
+def load_core(config: StereoConfig, models: Path | None = None) -> StereoCore:
+    """A warm tracker with fixed thread counts. Raises ModelError."""
+    fix_opencv_threads()
+    return load_tracker(config, models, threads=NETWORK_THREADS)
+
+
+def stereo_frames(source: Recording) -> Iterator[StereoFrame]:
+    """The recording's pairs, checked. Raises RecordingError with the remedy."""
+    if source.has_rgbd and not source.has_stereo:
+        raise RecordingError(
+            source.path,
+            "",
+            "it holds RGB-D topics and no stereo pair",
+            "use spinenav replay, or name the stereo topics with --remap",
+        )
+    return source.stereo_frames()
+
+
+def track(
+    tracker: TracksScrews,
+    frames: Iterator[StereoFrame],
+    writer: ImplantWriter,
+    run: StereoRun,
+    case: Case | None = None,
+) -> Iterator[tuple[StereoFrame, StereoResult | Rejected]]:
+    """Process and write pair after pair; a refused pair has no rows and leaves no rod."""
+    for frame in frames:
+        result = tracker.process(frame, case=case)
+        run.frames += 1
+        run.last_frame, run.last_result = frame, result
+        if isinstance(result, Rejected):
+            run.refused[result.reason] += 1
+            writer.write(frame.stamp_ns, [], [], {})
+        else:
+            run.seen.update(s.track_id for s in result.screws if not s.hidden)
+            run.events += [{"stamp_ns": frame.stamp_ns, "event": e} for e in result.events]
+            writer.write(frame.stamp_ns, screw_rows(result), rod_curves(result), result.timings_ms)
+        yield frame, result
+
+
+def find_screws(
+    recording: Path,
+    out: Path,
+    *,
+    case: Path | None = None,
+    cranial: str | None = None,
+    remap: Path | None = None,
+    config: Path | None = None,
+    assignments: Sequence[str] = (),
+    models: Path | None = None,
+    core: StereoCore | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+) -> ScrewsOutcome:
+    """Write screws.csv, rods.json, timings.csv, summary.json and overlay.png of a recording.
+
+    Args:
+        case: names levels where its exposed levels fit the heads one to one.
+        cranial: where the patient's head lies in the image: left, right, up or down.
+        models: folder of the three models; None: those that are shipped.
+        core: a tracker that is loaded already.
+        progress: called as progress(pairs done, None, note).
+        watch: called with every pair and its result.
+
+    Raises:
+        InputError, ParameterError, ModelError: wrong input; the output folder is untouched.
+    """
+    settings = stereo_config(config, assignments, cranial)
+    loaded = load_case(case) if case else None
+    source = open_recording(recording, load_remap(remap) if remap else None)
+    frames = stereo_frames(source)
+    core = core or load_core(settings, models)
+    run, stopped = StereoRun(), "stopped by an error"
+    try:
+        with ImplantWriter(out) as writer:
+            for frame, result in track(core.tracker, frames, writer, run, loaded):
+                if progress is not None:
+                    heads = 0 if isinstance(result, Rejected) else len(result.screws)
+                    progress(run.frames, None, f"{heads} heads")
+                if watch is not None:
+                    watch(frame, result)
+        stopped = source.truncated or _unusable(run)
+    except KeyboardInterrupt:
+        stopped = "stopped by the user"
+        raise
+    finally:
+        # Also after Ctrl-C or a fault: the rows are on disk, and the summary says where they end.
+        summary = write_summary(
+            out,
+            poses=False,
+            versions=versions(),
+            hashes={
+                "model": core.model_sha256,
+                "config": digest(settings),
+                "case": loaded.sha256 if loaded else "",
+                "recording": recording_sha256(recording),
+            },
+            drops={**source.counts, "reasons": dict(source.reasons)},
+            stopped=stopped,
+            truncated=source.truncated,
+            provider=core.provider,
+            config=flatten(settings),
+            **stereo_summary(run),
+        )
+    plans, refusals = rod_plans(run.last, out / SCREWS, settings.cranial)
+    if run.last_frame is not None:
+        picture = draw_stereo(run.last_frame, run.last_result, tuple(plans.values()))
+        write_png(out / OVERLAY, picture)
+    last = run.last
+    return ScrewsOutcome(
+        summary,
+        stopped,
+        last.screws if last else (),
+        last.rods if last else (),
+        run.seen,
+        next_step(last, plans, refusals, out),
+    )
+
+
+def stereo_summary(run: StereoRun) -> dict[str, Any]:
+    """What summary.json says of the stereo part."""
+    return {
+        "frames": run.frames,
+        "heads_at_end": len(run.last.screws) if run.last else 0,
+        "rods_at_end": len(run.last.rods) if run.last else 0,
+        "tracks": len(run.seen),
+        "refused": dict(run.refused),
+        "events": run.events,
+        "notes": [] if run.frames else ["the recording holds no pair of equal stamps"],
+    }
+
+
+def _unusable(run: StereoRun) -> str:
+    if run.frames and run.refused.total() == run.frames:
+        return f"no pair could be used: {run.refused.most_common(1)[0][0]}"
+    return "" if run.frames else "no left image has a right one of its time: check the stamps"
+
+
+def rod_plans(
+    result: StereoResult | None, source: Path, cranial: str = ""
+) -> tuple[dict[str, RodPlan], dict[str, str]]:
+    """Per side the plan of its rod, or why there is none; a side without heads is in neither."""
+    plans: dict[str, RodPlan] = {}
+    refusals: dict[str, str] = {}
+    rows: list[ScrewRow] = screw_rows(result) if result else []
+    sides = [side for side in SIDES if any(r.side == side for r in rows)]
+    for side in sides or ([None] if rows else []):
+        try:
+            for row in saddle_rows(rows, source, side, cranial or None):
+                plans[row.side] = plan_rod(row)
+        except RodError as error:
+            refusals[side or "rod"] = f"{error.field}: {error.problem}; {error.remedy}"
+    return plans, refusals
+
+
+def next_step(
+    result: StereoResult | None, plans: dict[str, RodPlan], refusals: dict[str, str], out: Path
+) -> str:
+    """What to do now, in one line or a few."""
+    if result is None:
+        return "next: see the reason above, then run again"
+    if not result.screws:
+        return (
+            "no screw head was found: show the tulips to both cameras, 0.35 to 0.7 m away, sharp and"
+            " not overexposed, and run again"
+        )
+    lines = [f"{side}: no bending plan yet: {reason}" for side, reason in refusals.items()]
+    if plans:
+        lines.append(f"next: spinenav rod plan --screws {out / SCREWS} --out {out}")
+    return "\n".join(lines)

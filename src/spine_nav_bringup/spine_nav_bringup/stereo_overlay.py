@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The picture of what the two cameras see: screw heads with their bounds, rods, bending steps.
+
+Everything stands on the left image; the text stands beside it, so that nothing covers metal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from rod_bending_ar.core.forward import arc_positions_mm, point_at
+from rod_bending_ar.core.plan import RodPlan
+from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
+from stereo_screw_tracker.core.types import RodFit, ScrewTrack, StereoResult
+
+from .core.annotation import Label, banner_height, paint_banner, paint_label
+from .core.text import draw_text, text_size
+from .overlay import NEAR_M, REFERENCE_WIDTH_PX, project_px
+
+Colour = tuple[int, int, int]
+MEASURED: Colour = (64, 224, 120)
+HELD: Colour = (255, 176, 32)
+ROD: Colour = (90, 235, 255)
+PLAN: Colour = (255, 130, 220)
+TEXT: Colour = (235, 235, 235)
+REFUSED: Colour = (255, 96, 80)
+PAPER: Colour = (24, 28, 34)
+AXIS_M = 0.018  # length of a drawn axis
+LABEL_M = 0.016  # from head to label
+PANEL_SHARE = 0.46  # of the image's width
+DASH_MM = 3.0
+
+
+def draw_stereo(
+    frame: StereoFrame,
+    result: StereoResult | Rejected | None,
+    plans: Sequence[RodPlan] = (),
+    *,
+    scale: int = 2,
+) -> np.ndarray:
+    """The left image with what was found in this very pair, and a panel that says it in words.
+
+    Args:
+        frame: the pair. result: of this frame; a result of another stamp is named and not drawn.
+        plans: rods planned from this result's heads (their frame is this left optical frame).
+        scale: integer enlargement.
+
+    Returns:
+        (H·scale, (1 + PANEL_SHARE)·W·scale, 3) uint8 RGB; the input is not changed.
+    """
+    left = frame.left if frame.left.ndim == 3 else cv2.cvtColor(frame.left, cv2.COLOR_GRAY2RGB)
+    height, width = (scale * n for n in left.shape[:2])
+    image = cv2.resize(left, (width, height), interpolation=cv2.INTER_CUBIC)
+    text_scale = max(1, round(width / REFERENCE_WIDTH_PX))
+    shown = isinstance(result, StereoResult) and result.stamp_ns == frame.stamp_ns
+    if isinstance(result, StereoResult) and shown:
+        canvas = _Canvas(image, frame.intrinsics, scale, text_scale)
+        for rod in result.rods:
+            canvas.rod(rod)
+        for plan in plans:
+            canvas.plan(plan)
+        canvas.labels(result.screws)
+        for screw in result.screws:
+            canvas.head(screw)
+    paint_banner(image, text_scale)
+    panel = np.full((height, round(width * PANEL_SHARE), 3), PAPER, np.uint8)
+    _write_panel(panel, _lines(frame, result, plans if shown else ()), text_scale)
+    return np.hstack([image, panel])
+
+
+class _Canvas:
+    """Drawing in metres of the left optical frame on the enlarged image."""
+
+    def __init__(
+        self, image: np.ndarray, intrinsics: Intrinsics, scale: int, text_scale: int
+    ) -> None:
+        self._image, self._intrinsics = image, intrinsics
+        self._scale, self._text_scale = scale, text_scale
+
+    def _px(self, points_m: np.ndarray) -> np.ndarray:
+        return (project_px(np.atleast_2d(points_m), self._intrinsics) + 0.5) * self._scale - 0.5
+
+    def _line(self, points_m: np.ndarray, colour: Colour, width: int) -> None:
+        if len(points_m) < 2 or points_m[:, 2].min() < NEAR_M:
+            return
+        fixed = np.round(self._px(points_m) * 16).astype(np.int32)[:, None]
+        cv2.polylines(self._image, [fixed], False, (0, 0, 0), width + 2, cv2.LINE_AA, 4)
+        cv2.polylines(self._image, [fixed], False, colour, width, cv2.LINE_AA, 4)
+
+    def rod(self, rod: RodFit) -> None:
+        """The centreline: drawn through where it was seen, dashed where it was bridged."""
+        arc_mm = arc_positions_mm(rod.centreline_m * 1e3)
+        on = rod.seen | (np.floor(arc_mm / DASH_MM) % 2 == 0)
+        for first, last in _runs(on):
+            colour = ROD if rod.seen[first:last].mean() > 0.5 else HELD
+            self._line(rod.centreline_m[first : last + 1], colour, 2 * self._scale)
+
+    def plan(self, plan: RodPlan) -> None:
+        """The target curve, thin, with a numbered mark at every bend."""
+        self._line(plan.centreline_mm * 1e-3, PLAN, 1)
+        arc = arc_positions_mm(plan.centreline_mm)
+        for step in plan.steps:
+            at = point_at(plan.centreline_mm, arc, np.array([step.feed_mm]))[0] * 1e-3
+            if at[2] < NEAR_M:
+                continue
+            x, y = np.round(self._px(at)[0]).astype(int).tolist()
+            size = 9 * self._text_scale
+            radius = round(0.75 * size)
+            cv2.circle(self._image, (x, y), radius, (0, 0, 0), cv2.FILLED, cv2.LINE_AA)
+            cv2.circle(self._image, (x, y), radius, PLAN, self._text_scale, cv2.LINE_AA)
+            w, h = text_size(str(step.n), size, True)
+            draw_text(self._image, str(step.n), x - w // 2, y - h // 2, size, PLAN, True)
+
+    def head(self, screw: ScrewTrack) -> None:
+        """The 95 % bound as a circle around the saddle point, and the axis as an arrow."""
+        point = screw.head.point_m
+        if point[2] < NEAR_M:
+            return
+        colour = HELD if screw.hidden else MEASURED
+        tip = point + AXIS_M * screw.head.axis
+        if tip[2] > NEAR_M:
+            start, end = (tuple(p) for p in np.round(self._px(np.stack([point, tip]))).astype(int))
+            for ink, width in (((0, 0, 0), self._scale + 2), (colour, self._scale)):
+                cv2.arrowedLine(self._image, start, end, ink, width, cv2.LINE_AA, tipLength=0.25)
+        centre = tuple(np.round(self._px(point)[0] * 16).astype(int).tolist())
+        bound_px = self._intrinsics.fx * screw.bound95_mm * 1e-3 / point[2] * self._scale
+        radius = round(max(bound_px, 1.5) * 16)
+        cv2.circle(self._image, centre, radius, (0, 0, 0), self._scale + 2, cv2.LINE_AA, 4)
+        cv2.circle(self._image, centre, radius, colour, self._scale, cv2.LINE_AA, 4)
+
+    def labels(self, screws: Sequence[ScrewTrack]) -> None:
+        """Name and bound of every head, outside of the rows, pushed apart."""
+        screws = [s for s in screws if s.head.point_m[2] > NEAR_M]
+        if not screws:
+            return
+        heads = self._px(np.array([s.head.point_m for s in screws]))
+        middle = heads.mean(axis=0)
+        along = np.linalg.svd(heads - middle)[2][0] if len(heads) > 1 else np.array([0.0, 1.0])
+        across = np.array([along[1], -along[0]])
+        placed: list[Label] = []
+        order = np.argsort((heads - middle) @ along)
+        for screw, head in ((screws[i], heads[i]) for i in order):
+            reach = self._intrinsics.fx * LABEL_M / screw.head.point_m[2] * self._scale
+            side = 1.0 if (head - middle) @ across >= 0.0 else -1.0
+            lines = (head_name(screw), f"± {screw.bound95_mm:.1f} mm")
+            s = self._text_scale
+            sizes = [text_size(t, (13 if i == 0 else 10) * s, i == 0) for i, t in enumerate(lines)]
+            box = (max(w for w, _ in sizes) + 8 * s, sum(h for _, h in sizes) + 6 * s)
+            at = head + side * across * (reach + 0.5 * abs(across @ np.array(box)))
+            at = self._free(at, along, box, placed)
+            colour = HELD if screw.hidden else MEASURED
+            # the leader ends beside the head: the circle of the bound is small
+            placed.append(Label(lines, at, head + 0.4 * side * reach * across, colour, box))
+        for label in placed:
+            paint_label(self._image, label, self._text_scale)
+
+    def _free(
+        self, at: np.ndarray, along: np.ndarray, box: tuple[int, int], placed: list[Label]
+    ) -> np.ndarray:
+        """The nearest place further along that no label covers, inside the image."""
+        half = np.array(box) / 2 + 2
+        floor = self._image.shape[0] - banner_height(self._text_scale)
+        for _ in range(200):
+            near = [
+                p for p in placed if np.all(np.abs(at - p.at_px) < half + np.array(p.size_px) / 2)
+            ]
+            if not near:
+                break
+            at = at + 4.0 * along
+        return np.clip(at, half, np.array([self._image.shape[1], floor]) - half)
+
+
+def head_name(screw: ScrewTrack) -> str:
+    """How a head is called: level and side where known, else its track."""
+    return " ".join(t for t in (screw.level, screw.side) if t) or f"head {screw.track_id}"
+
+
+def _runs(on: np.ndarray) -> list[tuple[int, int]]:
+    """(first, last + 1) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], on.astype(np.int8), [0]])))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+_Line = tuple[str, Colour, bool]
+
+
+def _lines(
+    frame: StereoFrame, result: StereoResult | Rejected | None, plans: Sequence[RodPlan]
+) -> list[_Line]:
+    if result is None:
+        return [("no result", REFUSED, True)]
+    if isinstance(result, Rejected):
+        return [("REFUSED, nothing is shown", REFUSED, True), (result.reason, TEXT, False)]
+    if result.stamp_ns != frame.stamp_ns:
+        age_ms = (frame.stamp_ns - result.stamp_ns) / 1e6
+        return [(f"STALE: the result is {age_ms:.0f} ms old, not shown", REFUSED, True)]
+    lines: list[_Line] = [(f"{len(result.screws)} screw heads, 95 % within", MEASURED, True)]
+    for screw in result.screws:
+        text = f"{head_name(screw)}: {screw.bound95_mm:.1f} mm"
+        held = ", held, not seen now" if screw.hidden else ""
+        lines.append((text + held, HELD if screw.hidden else TEXT, False))
+    for rod in result.rods:
+        length = float(arc_positions_mm(rod.centreline_m * 1e3)[-1])
+        name = f"{rod.side or 'unknown side'} rod: {length:.0f} mm"
+        text = f"± {np.median(rod.sigma_mm):.1f} mm, {100 * rod.seen.mean():.0f} % seen"
+        lines += [("", TEXT, False), (name, ROD, True), (text, TEXT, False)]
+    for plan in plans:
+        head = f"{plan.side}: {plan.order.diameter_mm:g} x {plan.length_mm:.0f} mm"
+        lines += [("", TEXT, False), (f"{head} {plan.order.material}", PLAN, True)]
+        for n in plan.steps:
+            step = f"{n.n}  feed {n.feed_mm:.1f} mm  turn {n.rotate_deg:.0f}°"
+            lines.append((f"{step}  bend to {n.bend_set_deg:.1f}°", TEXT, False))
+        lines.append((f"largest gap {plan.seating.max_mm:.2f} mm", TEXT, False))
+        lines += [(f"check: {w}", HELD, False) for w in plan.warnings]
+    lines += [("", TEXT, False)] * bool(result.events)
+    return lines + [(event, HELD, False) for event in result.events]
+
+
+def _write_panel(panel: np.ndarray, lines: Sequence[_Line], scale: int) -> None:
+    size, pad = 10 * scale, 7 * scale
+    room = panel.shape[1] - 2 * pad
+    wrapped = [(t, c, b) for text, c, b in lines for t in _wrap(text, size, b, room)]
+    step = text_size("Agl|", size)[1] + 3 * scale
+    fits = max(1, (panel.shape[0] - 2 * pad) // step)
+    if len(wrapped) > fits:
+        rest = len(wrapped) - fits + 1
+        wrapped = [*wrapped[: fits - 1], (f"… {rest} more lines", TEXT, False)]
+    for row, (text, colour, bold) in enumerate(wrapped):
+        if text:
+            draw_text(panel, text, pad, pad + row * step, size, colour, bold)
+
+
+def _wrap(text: str, size: int, bold: bool, room: int) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        trial = f"{lines[-1]} {word}".strip() if lines[-1] else word
+        if lines[-1] and text_size(trial, size, bold)[0] > room:
+            lines.append(f"   {word}")
+        else:
+            lines[-1] = trial
+    return lines

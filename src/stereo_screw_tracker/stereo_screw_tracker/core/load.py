@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From settings and model files to a tracker that is ready for its first frame."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from spine_nav_common.core.types import Case, Rejected, StereoFrame
+
+from .config import StereoConfig
+from .types import StereoResult
+
+
+class TracksScrews(Protocol):
+    """What commands and nodes need of the tracker; tests put a fake here."""
+
+    def process(
+        self,
+        frame: StereoFrame,
+        vertebrae: Mapping[str, np.ndarray] | None = None,
+        case: Case | None = None,
+    ) -> StereoResult | Rejected: ...
+
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class StereoCore:
+    """A warm tracker and what computes it: `model_sha256` is one hash over all three models."""
+
+    tracker: TracksScrews
+    provider: str = ""
+    model_sha256: str = ""
+
+
+def load_tracker(
+    config: StereoConfig,
+    models: Path | None = None,
+    providers: tuple[str, ...] | None = None,
+    threads: int | None = None,
+) -> StereoCore:
+    """Load finder, head refiner and rod refiner, and warm them up.
+
+    Args:
+        models: folder that holds all three models; None: those that are shipped.
+        providers, threads: of ONNX Runtime, see OnnxModel.
+
+    Raises ModelError: a model is missing, damaged, or made for another version.
+    """
+    from .finder import MODEL_NAME as FINDER
+    from .finder import Finder
+    from .refiner import MODEL_NAME as HEADS
+    from .refiner import HeadRefiner
+    from .rod_refiner import MODEL_NAME as RODS
+    from .rod_refiner import RodRefiner
+    from .tracker import StereoTracker
+
+    parts = [
+        kind(models / name if models else None, providers, threads)
+        for kind, name in ((Finder, FINDER), (HeadRefiner, HEADS), (RodRefiner, RODS))
+    ]
+    for part in parts:
+        part.warm_up()
+    sha256 = joint_sha256(part.model_sha256 for part in parts)
+    return StereoCore(StereoTracker(config, *parts), parts[0].provider, sha256)
+
+
+def joint_sha256(hashes: Iterable[str]) -> str:
+    """One hash over several, in their order."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
