@@ -171,8 +171,8 @@ def _bridge(design: ScrewDesign) -> Mesh:
     return loft(np.array(rings), torus=True)
 
 
-def _set_screw(design: ScrewDesign, rng: np.random.Generator) -> Mesh:
-    """The plug on the rod, with its drive recess."""
+def set_screw_mesh(design: ScrewDesign, rng: np.random.Generator) -> Mesh:
+    """The plug on the rod, with its drive recess, in the tulip frame."""
     radius = 0.5 * design.tulip_diameter_m - design.wall_m - 0.27 * MM
     low = 0.5 * design.rod_diameter_m + 0.01 * MM
     height = rng.uniform(3.2, 4.6) * MM
@@ -197,8 +197,8 @@ def _ball_head(design: ScrewDesign) -> Mesh:
     return split_creases(lathe(rings, _SIDES))
 
 
-def _shank(design: ScrewDesign) -> Mesh:
-    """Core with a helical ridge, from inside the ball down to the tip."""
+def shank_mesh(design: ScrewDesign) -> Mesh:
+    """Core with a helical ridge down to the tip, and the ball unless the screw is ball-only."""
     outer = 0.5 * design.shank_diameter_m
     core = outer - design.thread_depth_m
     neck = min(core, 0.8 * design.ball_radius_m)
@@ -214,12 +214,13 @@ def _shank(design: ScrewDesign) -> Mesh:
         fade = np.clip((start - z) / (1.5 * MM), 0.0, 1.0)
         sharp = np.clip((z - tip) / (1.6 * design.shank_diameter_m) + 0.12, 0.0, 1.0)
         rings.append(((core + fade * ridge * design.thread_depth_m) * sharp, float(z)))
-    return split_creases(loft(np.array([_ring(rho, angle, z) for rho, z in rings])))
+    core_and_ridge = split_creases(loft(np.array([_ring(rho, angle, z) for rho, z in rings])))
+    return core_and_ridge if design.ball_only else join([core_and_ridge, _ball_head(design)])
 
 
 def build_screw(design: ScrewDesign, rng: np.random.Generator) -> ScrewParts:
     """The screw's closed parts; `rng` draws what the design leaves open (the set screw's height)."""
-    shank = _shank(design)
+    shank = shank_mesh(design)
     if design.ball_only:
         return ScrewParts(_ball_head(design), shank, None)
-    return ScrewParts(_tulip(design), join([shank, _ball_head(design)]), _set_screw(design, rng))
+    return ScrewParts(_tulip(design), shank, set_screw_mesh(design, rng))
