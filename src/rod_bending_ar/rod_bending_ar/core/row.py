@@ -86,13 +86,7 @@ def saddle_rows(
     """
     if side is not None and side not in SIDES:
         raise RodError(source, "--side", f"{side!r} is no side", "give left or right")
-    if cranial is not None and cranial not in CRANIAL:
-        raise RodError(
-            source, "--cranial", f"{cranial!r} is no direction", "give left, right, up or down"
-        )
-    _check_rows(rows, source)
-    direction = _cranial_direction(rows, source, cranial)
-    sided = _with_sides(rows, source, direction)
+    sided, direction = sided_rows(rows, source, cranial)
     wanted = (side,) if side else tuple(s for s in SIDES if any(r.side == s for r in sided))
     found = []
     for name in wanted:
@@ -107,6 +101,21 @@ def saddle_rows(
             )
         found.append(_sorted_row(own, name, source, direction))
     return found
+
+
+def sided_rows(
+    rows: Sequence[ScrewRow], source: str | Path, cranial: str | None = None
+) -> tuple[list[ScrewRow], np.ndarray]:
+    """The rows of one frame with every side filled in, and the unit vector (3,) in the camera
+    frame towards the patient's head. Arguments and errors as in saddle_rows, but any number of
+    screws per side will do."""
+    if cranial is not None and cranial not in CRANIAL:
+        raise RodError(
+            source, "--cranial", f"{cranial!r} is no direction", "give left, right, up or down"
+        )
+    _check_rows(rows, source)
+    direction = _cranial_direction(rows, source, cranial)
+    return _with_sides(rows, source, direction), direction
 
 
 def _check_rows(rows: Sequence[ScrewRow], source: str | Path) -> None:

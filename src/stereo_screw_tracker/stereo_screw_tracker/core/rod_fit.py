@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rod from its rough curve to a smooth one from end to end, with its standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spine_nav_common.core.types import Rejected
+
+from .config import RodConfig
+from .rod_group import SeedCurve
+from .rod_spline import Anchor, SplineFit, fit_spline
+from .types import RodFit, RodMeasurements, ScrewTrack, StereoCamera
+
+Measure = Callable[[np.ndarray, np.ndarray], RodMeasurements]
+"""(points (K, 3) metres, tangents (K, 3) unit) -> what is seen there."""
+
+_SAMPLE_MM = 0.8
+_MOST_WALKS = 5
+_WALK_GAP_MM = 12.0  # beyond the rough curve's ends, a longer gap is the end
+_SIDE_MM = 15.0  # a rod belongs to the side of the screws this close to it
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A hypothesis s_mm (K,) rising, points (K, 3), tangents (K, 3), and what was measured there."""
+
+    s_mm: np.ndarray
+    measured: RodMeasurements
+
+    def seen(self, config: RodConfig) -> np.ndarray:
+        """(K,) bool, lone answers smoothed away."""
+        p = np.fmax(self.measured.confidence_left, self.measured.confidence_right)
+        p = np.nan_to_num(p, nan=0.0)
+        if len(p) >= 3:
+            padded = np.concatenate([p[:1], p, p[-1:]])
+            p = np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
+        return p >= config.presence
+
+
+def fit_rod(
+    camera: StereoCamera,
+    rough: SeedCurve,
+    measure: Measure,
+    screws: Sequence[ScrewTrack],
+    config: RodConfig,
+    cranial: np.ndarray | None = None,
+) -> RodFit | Rejected:
+    """The rod along a rough curve.
+
+    Args:
+        measure: asked for the whole curve in each pass, and beyond its ends until the rod stops.
+        screws: heads that may hold the rod, and tell its side.
+        cranial: unit vector (3,) towards the patient's head; the curve then starts there.
+
+    Rejected: too little of it is seen, or what is seen does not determine it.
+    """
+    points = rough.points_m
+    fit: SplineFit | None = None
+    for _ in range(config.passes):
+        s = _arc_mm(points)
+        sampled = _walked(s, points, measure, config)
+        if isinstance(sampled, Rejected):
+            return sampled
+        anchors = _anchors(sampled, fit, screws, config)
+        fit = fit_spline(camera, sampled.s_mm, sampled.measured, anchors, config)
+        grid = _even(sampled.s_mm[0], sampled.s_mm[-1], config.spacing_mm)
+        points = fit.points(grid)
+    assert fit is not None  # passes >= 1
+    return _reported(fit, sampled, screws, config, cranial)
+
+
+def _arc_mm(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0.0], 1e3 * np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+
+
+def _even(first: float, last: float, step: float) -> np.ndarray:
+    return np.linspace(first, last, max(4, int(np.ceil((last - first) / step)) + 1))
+
+
+def _walked(
+    s: np.ndarray, points: np.ndarray, measure: Measure, config: RodConfig
+) -> _Sampled | Rejected:
+    """Measure along the curve and outwards until the rod is seen no more; cut to what is seen."""
+    grid = _even(s[0], s[-1], config.spacing_mm)
+    inner = np.stack([np.interp(grid, s, points[:, k]) for k in range(3)], axis=1)
+    steps = np.arange(1, int(config.walk_mm / config.spacing_mm) + 1) * config.spacing_mm
+    before, after = _beyond(inner[::-1], steps)[::-1], _beyond(inner, steps)
+    sampled = _measured(
+        np.concatenate([grid[0] - steps[::-1], grid, grid[-1] + steps]),
+        np.concatenate([before, inner, after]),
+        measure,
+    )
+    for _ in range(_MOST_WALKS):
+        seen = np.flatnonzero(sampled.seen(config))
+        if not len(seen):
+            break
+        last = len(sampled.s_mm) - 1
+        margin = int(_WALK_GAP_MM / config.spacing_mm)
+        if seen[-1] + margin > last:
+            sampled = _extended(sampled, steps, measure, at_end=True)
+        elif seen[0] < margin:
+            sampled = _extended(sampled, steps, measure, at_end=False)
+        else:
+            break
+    seen = sampled.seen(config)
+    seen_mm = float(seen.sum()) * config.spacing_mm
+    if seen_mm < config.least_seen_mm:
+        return Rejected(f"only {seen_mm:.0f} mm of it are seen; uncover the rod")
+    return _cut(sampled, grid[0], grid[-1], config)
+
+
+def _beyond(points: np.ndarray, steps_mm: np.ndarray) -> np.ndarray:
+    """Straight on from the end of a curve, along its last centimetre."""
+    first = max(0, len(points) - 5)
+    way = points[-1] - points[first]
+    way = way / max(float(np.linalg.norm(way)), 1e-9)
+    return points[-1] + 1e-3 * steps_mm[:, None] * way
+
+
+def _measured(s: np.ndarray, points: np.ndarray, measure: Measure) -> _Sampled:
+    tangents = np.gradient(points, s, axis=0)
+    tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-12)
+    measured = measure(points, tangents)
+    if len(measured.point_m) != len(points):
+        raise ValueError(
+            f"rod refiner: asked for {len(points)} places, answered {len(measured.point_m)}"
+        )
+    return _Sampled(s, measured)
+
+
+def _extended(sampled: _Sampled, steps: np.ndarray, measure: Measure, at_end: bool) -> _Sampled:
+    old = sampled.measured
+    if at_end:
+        s = sampled.s_mm[-1] + steps
+        new = _measured(s, _beyond(old.point_m, steps), measure)
+        return _Sampled(np.concatenate([sampled.s_mm, s]), _joined(old, new.measured))
+    s = (sampled.s_mm[0] - steps)[::-1]
+    new = _measured(s, _beyond(old.point_m[::-1], steps)[::-1], measure)
+    return _Sampled(np.concatenate([s, sampled.s_mm]), _joined(new.measured, old))
+
+
+def _joined(a: RodMeasurements, b: RodMeasurements) -> RodMeasurements:
+    return RodMeasurements(
+        *(np.concatenate([getattr(a, f), getattr(b, f)]) for f in RodMeasurements.__annotations__)
+    )
+
+
+def _cut(sampled: _Sampled, first: float, last: float, config: RodConfig) -> _Sampled:
+    """The stretch from end to end: seen places, hidden ones between them bridged.
+
+    Within the rough curve (first to last, mm) gaps up to bridge_mm are hidden rod; beyond it a
+    gap of _WALK_GAP_MM ends it, because what follows may be another piece of metal.
+    """
+    seen = np.flatnonzero(sampled.seen(config))
+    s = sampled.s_mm
+    middle = seen[np.abs(s[seen] - 0.5 * (first + last)).argmin()]
+    start = end = int(np.flatnonzero(seen == middle)[0])
+
+    def continues(a: int, b: int) -> bool:
+        inside = first <= s[a] <= last and first <= s[b] <= last
+        return bool(s[b] - s[a] <= (config.bridge_mm if inside else _WALK_GAP_MM))
+
+    while start > 0 and continues(seen[start - 1], seen[start]):
+        start -= 1
+    while end < len(seen) - 1 and continues(seen[end], seen[end + 1]):
+        end += 1
+    keep = slice(int(seen[start]), int(seen[end]) + 1)
+    measured = RodMeasurements(
+        *(getattr(sampled.measured, f)[keep] for f in RodMeasurements.__annotations__)
+    )
+    return _Sampled(s[keep], measured)
+
+
+def _anchors(
+    sampled: _Sampled, fit: SplineFit | None, screws: Sequence[ScrewTrack], config: RodConfig
+) -> tuple[Anchor, ...]:
+    """Heads that hold the rod: beside the curve by anchor_mm at most across the view, and in depth
+    within what both know of it."""
+    points = sampled.measured.point_m
+    anchors = []
+    for screw in screws:
+        head = screw.head
+        view = head.point_m / np.linalg.norm(head.point_m)
+        way = points - head.point_m
+        across = np.linalg.norm(way - (way @ view)[:, None] * view, axis=1)
+        k = int(across.argmin())
+        depth_sigma_mm = config.seed_depth_mm
+        if fit is not None:
+            C = fit.covariance_across(sampled.s_mm[k : k + 1])[0] + head.covariance_m2
+            depth_sigma_mm = 1e3 * float(np.sqrt(view @ C @ view))
+        reach_mm = max(config.anchor_mm, 3.0 * depth_sigma_mm)
+        if 1e3 * across[k] <= config.anchor_mm and 1e3 * abs(float(way[k] @ view)) <= reach_mm:
+            anchors.append(Anchor(float(sampled.s_mm[k]), head.point_m, head.covariance_m2))
+    return tuple(anchors)
+
+
+def _reported(
+    fit: SplineFit,
+    sampled: _Sampled,
+    screws: Sequence[ScrewTrack],
+    config: RodConfig,
+    cranial: np.ndarray | None,
+) -> RodFit | Rejected:
+    fine = _even(sampled.s_mm[0], sampled.s_mm[-1], _SAMPLE_MM)
+    points = fit.points(fine)
+    sigma_mm = 1e3 * np.sqrt(np.trace(fit.covariance_across(fine), axis1=1, axis2=2))
+    seen_at = sampled.seen(config)
+    seen = seen_at[np.abs(fine[:, None] - sampled.s_mm).argmin(axis=1)]
+    if not (np.isfinite(points).all() and np.isfinite(sigma_mm).all()):
+        return Rejected("its fit did not come out finite")
+    typical = float(np.median(sigma_mm[seen]))
+    if typical > config.most_sigma_mm:
+        return Rejected(
+            f"it is known to {typical:.0f} mm only: it runs along the line between both cameras;"
+            " turn the camera by 45 degrees or more"
+        )
+    rod = RodFit(points, sigma_mm, seen, _side(points, screws))
+    if cranial is not None and (points[0] - points[-1]) @ cranial < 0.0:
+        rod = replace(rod, centreline_m=points[::-1], sigma_mm=sigma_mm[::-1], seen=seen[::-1])
+    return rod
+
+
+def _side(points: np.ndarray, screws: Sequence[ScrewTrack]) -> str:
+    """The side that most screws near the rod have; empty without one or with a tie."""
+    votes = {"left": 0, "right": 0}
+    for screw in screws:
+        near = np.linalg.norm(points - screw.head.point_m, axis=1).min()
+        if screw.side and 1e3 * near <= _SIDE_MM:
+            votes[screw.side] += 1
+    if votes["left"] == votes["right"]:
+        return ""
+    return max(votes, key=lambda side: votes[side])

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stereo pair in, screws and rods out: the order of the steps, and what is remembered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from spine_nav_common.core.types import Case, Rejected, StereoFrame
+
+from .assign import Labels, assign
+from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
+from .config import StereoConfig
+from .ghosts import screen
+from .pair_check import check_pair
+from .rod_fit import fit_rod
+from .rod_group import group_rods
+from .tracks import NS, Step, Track, Tracks, advance, align, predict
+from .triangulate import camera_of, project_pair
+from .types import (
+    Head3D,
+    HeadObservation,
+    RodFit,
+    RodMeasurements,
+    RodSeeds,
+    ScrewTrack,
+    StereoCamera,
+    StereoResult,
+)
+
+Pixels = tuple[np.ndarray, np.ndarray]
+"""A place (2,) in the left image and one in the right."""
+
+
+class Candidate(Protocol):
+    """A place where a head may be: pixels (2,) in both images."""
+
+    @property
+    def left_px(self) -> np.ndarray: ...
+    @property
+    def right_px(self) -> np.ndarray: ...
+
+
+class Found(Protocol):
+    """What the finder sees in a whole pair."""
+
+    @property
+    def heads(self) -> Sequence[Candidate]: ...
+    @property
+    def rod_seeds(self) -> RodSeeds: ...
+
+
+class FindsScrews(Protocol):
+    """The first stage: rough places in the whole pair."""
+
+    def find(self, frame: StereoFrame) -> Found | Rejected: ...
+
+
+class RefinesHeads(Protocol):
+    """The second stage for heads: one sub-pixel observation per place (left_px, right_px), with a
+    confidence that says whether there is a head at all."""
+
+    def refine(
+        self, frame: StereoFrame, candidates: Sequence[Pixels]
+    ) -> Sequence[HeadObservation]: ...
+
+
+class MeasuresRods(Protocol):
+    """The second stage for rods: where the axis lies across a hypothesis (K, 3) with tangents."""
+
+    def measure(
+        self, frame: StereoFrame, points_m: np.ndarray, tangents: np.ndarray
+    ) -> RodMeasurements: ...
+
+
+class StereoTracker:
+    """Keeps the screws current over the frames of one camera; one instance per operation.
+
+    Not thread-safe. A new camera model, or frames of another operation, need `reset`.
+    """
+
+    def __init__(
+        self,
+        config: StereoConfig,
+        finder: FindsScrews,
+        head_refiner: RefinesHeads,
+        rod_refiner: MeasuresRods,
+        bounds: BoundModel | None = None,
+    ):
+        self.config = config
+        self._finder = finder
+        self._heads = head_refiner
+        self._rods = rod_refiner
+        self._bounds = bounds or load_bound_model()
+        # Set to a list to collect what each bound was made of (training/stereo_fit_bounds.py).
+        self.trace: list[tuple[int, BoundInputs, StereoCamera]] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that was seen; track ids start at 0 again."""
+        self._tracks = Tracks()
+
+    def process(
+        self,
+        frame: StereoFrame,
+        vertebrae: Mapping[str, np.ndarray] | None = None,
+        case: Case | None = None,
+    ) -> StereoResult | Rejected:
+        """Screws and rods of one rectified pair.
+
+        Args:
+            frame: the pair; its stamp is the only clock that counts.
+            vertebrae: T_camera_ct (4, 4) in the left optical frame per registered level, in the
+                mesh frame of `case`.
+            case: plan, meshes and anatomical frame that belong to `vertebrae`.
+
+        Returns:
+            A result without screws when none is in view. Rejected, with the remedy, when the pair
+            cannot be used; the tracks then wait for the next frame.
+        """
+        clock = _Clock()
+        if frame.stamp_ns == self._tracks.stamp_ns:
+            return Rejected(f"stamp {frame.stamp_ns} came twice: the pair is not used again")
+        wrong = check_pair(frame)
+        clock.lap("check")
+        if wrong is not None:
+            return wrong
+        camera = camera_of(frame)
+        found = self._finder.find(frame)
+        clock.lap("find")
+        if isinstance(found, Rejected):
+            return found
+        heads = self._measured_heads(frame, camera, found.heads)
+        clock.lap("heads")
+        if isinstance(heads, Rejected):
+            return heads
+        step = advance(self._tracks, heads, frame.stamp_ns, self.config.tracks)
+        self._tracks = step.state
+        labels = assign(
+            [t.head() for t in step.shown], vertebrae, case, self.config.cranial, self.config.assign
+        )
+        screws = self._screws(step, labels, frame.stamp_ns, camera)
+        clock.lap("tracks")
+        rods, rod_events = self._fitted_rods(frame, camera, found.rod_seeds, screws, labels)
+        clock.lap("rods")
+        return StereoResult(frame.stamp_ns, screws, rods, clock.done(), (*step.events, *rod_events))
+
+    # -- heads ----------------------------------------------------------------------------------
+
+    def _measured_heads(
+        self, frame: StereoFrame, camera: StereoCamera, candidates: Sequence[Candidate]
+    ) -> tuple[Head3D, ...] | Rejected:
+        observations = self._refined(
+            frame,
+            [(c.left_px, c.right_px) for c in candidates],
+            self.config.tracks.least_confidence,
+        )
+        screened = screen(camera, observations, self.config.ghosts)
+        if isinstance(screened, Rejected):
+            return screened
+        expected = self._missed(frame, camera, screened.heads)
+        again = self._refined(frame, expected, self.config.tracks.sure_confidence)
+        if again:
+            screened = screen(camera, [*observations, *again], self.config.ghosts)
+        return screened if isinstance(screened, Rejected) else screened.heads
+
+    def _refined(
+        self, frame: StereoFrame, places: list[Pixels], least_confidence: float
+    ) -> list[HeadObservation]:
+        """Observations of places in front of the camera, less those that the network disowns."""
+        ahead = [(left, right) for left, right in places if left[0] > right[0]]
+        if not ahead:
+            return []
+        return [o for o in self._heads.refine(frame, ahead) if o.confidence >= least_confidence]
+
+    def _missed(
+        self, frame: StereoFrame, camera: StereoCamera, heads: Sequence[Head3D]
+    ) -> list[Pixels]:
+        """Where shown tracks should be seen in this frame and no measured head explains them."""
+        state, config = self._tracks, self.config.tracks
+        if not self.config.look_again or state.stamp_ns is None:
+            return []
+        dt = (frame.stamp_ns - state.stamp_ns) * NS
+        if not 0.0 < dt <= config.reset_s:
+            return []
+        found = align(state, heads, frame.stamp_ns, config)
+        matched = {i for i, _ in found.pairs}
+        expected = []
+        for i, track in enumerate(state.tracks):
+            if i in matched or track.track_id < 0:
+                continue
+            point = predict(track, found.motion, dt, config).point_m
+            left, right = project_pair(camera, point)
+            size = (camera.intrinsics.width, camera.intrinsics.height)
+            if _inside(left, size) and _inside(right, size):
+                expected.append((left, right))
+        return expected
+
+    def _screws(
+        self, step: Step, labels: Labels, stamp_ns: int, camera: StereoCamera
+    ) -> tuple[ScrewTrack, ...]:
+        screws = []
+        for track, hidden, level, side in zip(
+            step.shown, step.hidden, labels.levels, labels.sides, strict=True
+        ):
+            inputs = _bound_inputs(track, stamp_ns)
+            if self.trace is not None:
+                self.trace.append((track.track_id, inputs, camera))
+            screws.append(
+                ScrewTrack(
+                    track.track_id, track.head(), bound95_mm(inputs, camera, self._bounds),
+                    level, side, hidden, track.age,
+                )
+            )  # fmt: skip
+        return tuple(sorted(screws, key=lambda s: s.track_id))
+
+    # -- rods -----------------------------------------------------------------------------------
+
+    def _fitted_rods(
+        self,
+        frame: StereoFrame,
+        camera: StereoCamera,
+        seeds: RodSeeds,
+        screws: Sequence[ScrewTrack],
+        labels: Labels,
+    ) -> tuple[tuple[RodFit, ...], list[str]]:
+        if not self.config.find_rods:
+            return (), []
+        rods: list[RodFit] = []
+        events: list[str] = []
+        for curve in group_rods(seeds, self.config.rods):
+            rod = fit_rod(
+                camera,
+                curve,
+                lambda points, tangents: self._rods.measure(frame, points, tangents),
+                screws,
+                self.config.rods,
+                labels.cranial,
+            )
+            if isinstance(rod, Rejected):
+                events.append(f"rod not reported: {rod.reason}")
+            else:
+                rods.append(rod)
+        return tuple(rods), events
+
+
+def _bound_inputs(track: Track, stamp_ns: int) -> BoundInputs:
+    head = track.head()
+    return BoundInputs(
+        head.point_m, head.covariance_m2, track.confidence, (stamp_ns - track.seen_ns) * NS
+    )
+
+
+def _inside(pixel: np.ndarray, size: tuple[int, int]) -> bool:
+    return bool(
+        np.isfinite(pixel).all() and 0.0 <= pixel[0] < size[0] and 0.0 <= pixel[1] < size[1]
+    )
+
+
+class _Clock:
+    """Durations of the stages of one frame, ms."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._laps[stage] = 1e3 * (now - self._last)
+        self._last = now
+
+    def done(self) -> dict[str, float]:
+        return {**self._laps, "total": 1e3 * (time.perf_counter() - self._start)}

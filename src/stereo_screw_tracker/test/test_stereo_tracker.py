@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole tracker with fakes for its networks: what it shows, holds, refuses, and in which words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from screw_support import CAMERA, SECOND, World, frame, heads_m, image, observe, rod_m
+
+from spine_nav_common.core.types import Rejected
+from stereo_screw_tracker.core.config import StereoConfig, TrackConfig
+from stereo_screw_tracker.core.tracker import StereoTracker
+from stereo_screw_tracker.core.triangulate import project_pair
+from stereo_screw_tracker.core.types import HeadObservation, StereoResult
+
+STEP = SECOND // 15
+
+
+def tracker(world: World, **changes: object) -> StereoTracker:
+    return StereoTracker(StereoConfig(cranial="up", **changes), world, world, world)
+
+
+def shown(result: StereoResult | Rejected) -> StereoResult:
+    assert isinstance(result, StereoResult), result.reason
+    return result
+
+
+def off_mm(result: StereoResult, world: World) -> np.ndarray:
+    """Distance of every row to the nearest true head."""
+    rows = np.array([s.head.point_m for s in result.screws])
+    return 1e3 * np.linalg.norm(rows[:, None] - world.now(), axis=2).min(axis=1)
+
+
+def test_every_head_gets_one_row_with_side_and_bound_in_the_first_frame() -> None:
+    world = World(sigma_px=0.1)
+    result = shown(tracker(world).process(frame(0)))
+    assert len(result.screws) == 10
+    assert [s.track_id for s in result.screws] == list(range(10))
+    assert (off_mm(result, world) < [s.bound95_mm for s in result.screws]).mean() > 0.8
+    for screw in result.screws:
+        truth = np.linalg.norm(world.now() - screw.head.point_m, axis=1).argmin()
+        assert screw.side == ("left" if truth < 5 else "right")
+        assert screw.level == ""  # nothing tells
+
+
+def test_ids_stay_with_their_screws_while_the_camera_moves() -> None:
+    world = World(sigma_px=0.15)
+    t = tracker(world)
+    first: dict[int, int] = {}
+    for k in range(12):
+        if k:
+            world.move((3.0, -2.0, 2.0), (0.8, 0.5, -1.0))
+        result = shown(t.process(frame(k * STEP)))
+        assert len(result.screws) == 10
+        for s in result.screws:
+            truth = int(np.linalg.norm(world.now() - s.head.point_m, axis=1).argmin())
+            assert first.setdefault(s.track_id, truth) == truth
+    assert off_mm(result, world).mean() < 1.5
+
+
+def test_a_head_that_the_finder_misses_is_looked_for_where_its_track_expects_it() -> None:
+    world = World()
+    t = tracker(world)
+    t.process(frame(0))
+    world.missed = {3}
+    world.move((2.0, 1.0, 0.0), (0.3, 0.0, 0.3))
+    result = shown(t.process(frame(STEP)))
+    assert len(result.screws) == 10
+    assert not any(s.hidden for s in result.screws)
+
+
+def test_a_hidden_head_is_held_moved_along_and_then_withdrawn() -> None:
+    world = World(sigma_px=0.1)
+    t = tracker(world)
+    t.process(frame(0))
+    world.hidden = {4}
+    seen_hidden, bounds = 0, []
+    for k in range(1, 40):
+        world.move((1.0, 0.5, 0.5), (0.2, 0.1, 0.2))
+        result = shown(t.process(frame(k * STEP)))
+        held = [s for s in result.screws if s.hidden]
+        if held:
+            seen_hidden += 1
+            bounds.append(held[0].bound95_mm)
+            far = np.linalg.norm(held[0].head.point_m - world.now()[4])
+            assert 1e3 * far < 2.0 * held[0].bound95_mm
+        if any("withdrawn" in e for e in result.events):
+            break
+    assert 5 < seen_hidden <= 23  # 1.5 s at 15 Hz
+    assert bounds == sorted(bounds)  # ever less certain
+    assert len(result.screws) == 9
+    assert len(shown(t.process(frame((k + 1) * STEP))).screws) == 9
+
+
+def test_no_screws_in_view_is_a_result_without_rows() -> None:
+    world = World(heads=np.zeros((0, 3)))
+    result = shown(tracker(world).process(frame(0)))
+    assert result.screws == () and result.rods == ()
+
+
+def test_rods_of_both_sides_are_reported_cranial_end_first() -> None:
+    rods = [rod_m("left"), rod_m("right")]
+    world = World(rods=rods, sigma_px=0.1)
+    result = shown(tracker(world).process(frame(0)))
+    assert {r.side for r in result.rods} == {"left", "right"}
+    for rod in result.rods:
+        truth = rods[0 if rod.side == "left" else 1]
+        off = 1e3 * np.linalg.norm(rod.centreline_m[:, None] - truth, axis=2).min(axis=1)
+        assert off.mean() < 0.8 and off.max() < 2.5
+        assert np.linalg.norm(np.diff(rod.centreline_m, axis=0), axis=1).max() <= 1e-3
+        assert rod.centreline_m[0, 1] < rod.centreline_m[-1, 1]  # head lies up in the image
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"left": np.zeros((480, 640), np.uint8)}, "left image is black"),
+        ({"right": np.zeros((480, 640), np.uint8)}, "right image is black"),
+        ({"right": np.full((480, 640), 255, np.uint8)}, "right image is overexposed"),
+        ({"left": np.full((480, 640), 90, np.uint8)}, "left image shows nothing"),
+        ({"right": image(0)}, "same image"),
+        ({"right": image(1)[:240]}, "same resolution"),
+        ({"left": image(0).astype(np.float32)}, "8-bit"),
+        ({"baseline_m": 60.0}, "P[3]"),
+        ({"baseline_m": 0.0}, "P[3]"),
+        ({"baseline_m": -0.06}, "swapped"),
+        ({"baseline_m": float("nan")}, "calibrate"),
+        ({"intrinsics": replace(CAMERA.intrinsics, width=1280)}, "calibrate at the resolution"),
+    ],
+)
+def test_a_pair_that_cannot_be_used_is_refused_with_the_remedy(changes: dict, words: str) -> None:
+    world = World()
+    result = tracker(world).process(frame(0, **changes))
+    assert isinstance(result, Rejected)
+    assert words in result.reason
+    assert world.measured == 0  # no network was asked
+
+
+def test_a_refused_pair_does_not_lose_the_tracks() -> None:
+    world = World()
+    t = tracker(world)
+    ids = [s.track_id for s in shown(t.process(frame(0))).screws]
+    assert isinstance(t.process(frame(STEP, left=np.zeros((480, 640), np.uint8))), Rejected)
+    assert [s.track_id for s in shown(t.process(frame(2 * STEP))).screws] == ids
+
+
+def test_the_same_stamp_twice_is_refused() -> None:
+    t = tracker(World())
+    t.process(frame(5))
+    again = t.process(frame(5))
+    assert isinstance(again, Rejected) and "twice" in again.reason
+
+
+def test_reset_counts_ids_from_zero_again() -> None:
+    world = World()
+    t = tracker(world)
+    t.process(frame(0))
+    t.reset()
+    result = shown(t.process(frame(0)))
+    assert [s.track_id for s in result.screws] == list(range(10))
+    assert result.events == ()
+
+
+def test_doubtful_heads_wait_for_a_second_sighting() -> None:
+    world = World(confidence=0.4)
+    t = tracker(world)
+    assert shown(t.process(frame(0))).screws == ()
+    assert len(shown(t.process(frame(STEP))).screws) == 10
+
+
+def test_what_the_refiner_disowns_is_no_row() -> None:
+    world = World(confidence=0.05)
+    t = tracker(world)
+    for k in range(3):
+        assert shown(t.process(frame(k * STEP))).screws == ()
+
+
+def test_a_measurement_that_is_not_a_number_takes_no_other_head_along() -> None:
+    world = World()
+    left, right = project_pair(CAMERA, heads_m()[0] + (0.0, 0.05, 0.0))
+    bad = HeadObservation(
+        left, right + (np.nan, 0.0), np.eye(4), np.array([0.0, 0.0, -1.0]), 0.05, 0.9
+    )
+    world.ghosts = [bad]
+    result = shown(tracker(world).process(frame(0)))
+    assert len(result.screws) == 10
+
+
+def test_a_ghost_far_behind_the_others_is_no_row() -> None:
+    world = World()
+    world.ghosts = [observe(np.array([0.02, 0.05, 0.75]))]
+    result = shown(tracker(world).process(frame(0)))
+    assert len(result.screws) == 10
+
+
+def test_settings_reach_the_tracks() -> None:
+    world = World()
+    t = tracker(world, tracks=TrackConfig(hold_s=0.0))
+    t.process(frame(0))
+    world.hidden = {0}
+    assert len(shown(t.process(frame(STEP))).screws) == 9
