@@ -26,9 +26,9 @@ def anatomy():
 def written(anatomy, tmp_path_factory):
     out = tmp_path_factory.mktemp("operation") / "out"
     calls = []
-    scene = simulate(out, anatomy, seed=5, seconds=1.0, config=CONFIG,
-                     progress=lambda *args: calls.append(args))  # fmt: skip
-    return out, scene, calls
+    operation = simulate(out, anatomy, seed=5, seconds=1.0, config=CONFIG,
+                         progress=lambda *args: calls.append(args))  # fmt: skip
+    return out, operation.rgbd, calls
 
 
 def test_the_case_is_the_anatomy(anatomy, written):
@@ -97,7 +97,6 @@ def test_a_folder_of_meshes_is_an_anatomy(written, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"scenes": ("stereo",)}, "stereo scenes are not built"),
         ({"scenes": ("rgbd", "radar")}, "radar"),
         ({"scenes": ()}, "no scene"),
         ({"seconds": 0.0}, "not positive"),

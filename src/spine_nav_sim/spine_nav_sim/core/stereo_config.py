@@ -17,6 +17,7 @@ class StereoConfig:
     scene: SceneConfig = field(
         default_factory=lambda: SceneConfig(
             n_exposed=(2, 5),
+            fps=10.0,
             camera_moves=True,
             distance_m=(0.35, 0.7),
             visible_area_mm2=(1200.0, 3200.0),
