@@ -30,6 +30,7 @@ from spine_nav_common.core.recording import (
 from spine_nav_common.core.types import Case, Rejected, StereoFrame
 from spine_nav_common.parameters import digest, flatten
 from stereo_screw_tracker.core.config import StereoConfig
+from stereo_screw_tracker.core.levels import LevelNames
 from stereo_screw_tracker.core.load import StereoCore, TracksScrews, load_tracker
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
 from stereo_screw_tracker.core.types import RodFit, ScrewTrack, StereoResult
@@ -147,6 +148,7 @@ def track(
     case: Case | None = None,
 ) -> Iterator[tuple[StereoFrame, StereoResult | Rejected]]:
     """Process and write pair after pair; a refused pair has no rows and leaves no rod."""
+    names = LevelNames(case.exposed_levels if case else ())
     for frame in frames:
         result = tracker.process(frame, case=case)
         run.frames += 1
@@ -155,6 +157,7 @@ def track(
             run.refused[result.reason] += 1
             writer.write(frame.stamp_ns, [], [], {})
         else:
+            run.last_result = result = names.name(result)
             run.seen.update(s.track_id for s in result.screws if not s.hidden)
             run.events += [{"stamp_ns": frame.stamp_ns, "event": e} for e in result.events]
             writer.write(frame.stamp_ns, screw_rows(result), rod_curves(result), result.timings_ms)
