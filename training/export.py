@@ -33,7 +33,7 @@ OPSET = 17  # read by ONNX Runtime 1.23, the oldest supported
 AGREEMENT = 1e-3
 
 
-def fold_batch_norm(net: SpineUNet) -> SpineUNet:
+def fold_batch_norm(net: torch.nn.Module) -> torch.nn.Module:
     """A copy for inference whose convolutions have their batch norm folded in."""
     net = copy.deepcopy(net).eval()
     for module in net.modules():
@@ -46,14 +46,16 @@ def fold_batch_norm(net: SpineUNet) -> SpineUNet:
     return net
 
 
-def export(net: SpineUNet, path: Path, size: int = GRID_SIZE) -> float:
-    """Write the ONNX file; returns the largest difference from PyTorch on a random input."""
+def export(
+    net: torch.nn.Module, path: Path, shape: tuple[int, ...], outputs: list[str]
+) -> float:
+    """Write the ONNX file; returns the largest difference from PyTorch on a random input x."""
     folded = fold_batch_norm(net)
-    x = torch.randn(1, N_CHANNELS, size, size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            folded, (x,), str(path), input_names=["x"], output_names=["masks", "vectors"],
+            folded, (x,), str(path), input_names=["x"], output_names=outputs,
             opset_version=OPSET, dynamo=False,
         )
     onnx.checker.check_model(onnx.load(path))
@@ -69,13 +71,13 @@ def export(net: SpineUNet, path: Path, size: int = GRID_SIZE) -> float:
     return worst
 
 
-def git_commit() -> str:
+def git_commit(package: str = "spine_perception") -> str:
     """The commit that the training code is at, with + if the tree has changes."""
     def ask(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True,
                               cwd=Path(__file__).parent).stdout.strip()
 
-    changed = ask("status", "--porcelain", "--", ".", "../src/spine_perception")
+    changed = ask("status", "--porcelain", "--", ".", f"../src/{package}")
     return ask("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
@@ -95,7 +97,8 @@ def main() -> None:
     net.load_state_dict(state["ema"])
     net.eval()
     part = args.out.with_suffix(".part.onnx")
-    difference = export(net, part)
+    shape = (1, N_CHANNELS, GRID_SIZE, GRID_SIZE)
+    difference = export(net, part, shape, ["masks", "vectors"])
     card = {
         "name": "spine_unet",
         "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of the whole finder on pairs that training never saw.
+
+    python training/stereo_finder_evaluate.py models/screw_finder.onnx
+
+Images at their own resolution go through `Finder.find`. A head is visible if it shows at least half
+of itself in both views. A candidate is right if it lies within RIGHT_MM of a head, in both views,
+at that head's depth; one at a head that is mostly covered counts neither way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from spine_nav_common.core.types import Intrinsics, StereoFrame
+from stereo_finder_dataset import HIDDEN, Pair, find_pairs, make_sample, read_pair
+from stereo_screw_tracker.core.finder import Finder, FinderNetwork, Found
+from stereo_screw_tracker.core.finder_grid import CELL_PX, MAPS, letterbox, network_input
+
+RIGHT_MM = 8.0  # the refiner reaches that far; tulips are 12 mm wide and stand 25 mm apart
+VISIBLE = 0.5
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A pair with what its geometry needs. f_mm (N,): image pixels per millimetre at each head."""
+
+    pair: Pair
+    frame: StereoFrame
+    f_mm: np.ndarray
+
+
+def load(path: Path) -> Labelled:
+    """One validation file."""
+    pair = read_pair(path)
+    with np.load(path) as f:
+        fx, fy, cx, cy = (float(k) for k in f["K"])
+        baseline, depth = float(f["baseline_m"]), f["head_m"].reshape(-1, 3)[:, 2]
+    h, w = pair.left.shape
+    frame = StereoFrame(0, pair.left, pair.right, Intrinsics(w, h, fx, fy, cx, cy), baseline)
+    return Labelled(pair, frame, fx / depth * 1e-3)
+
+
+def match(found: Found, truth: Labelled) -> tuple[list[tuple[int, int]], list[int]]:
+    """(candidate, head) pairs, best score first, and the candidates that are no head."""
+    right, wrong, taken = [], [], set()
+    px = truth.pair.head_px
+    for i, head in enumerate(found.heads):
+        miss = np.maximum(np.hypot(*(px[0] - head.left_px).T), np.hypot(*(px[1] - head.right_px).T))
+        near = miss / np.maximum(truth.f_mm, 1e-9)
+        best = int(near.argmin()) if len(near) else -1
+        if best < 0 or near[best] > RIGHT_MM or best in taken:
+            wrong.append(i)
+        else:
+            taken.add(best)
+            right.append((i, best))
+    return right, wrong
+
+
+def evaluate(
+    network: FinderNetwork, folder: Path, limit: int = 0, thresholds: dict[str, float] | None = None
+) -> dict:
+    """All numbers. Without thresholds they are chosen on these very pairs, and reported."""
+    paths = find_pairs(folder)
+    if limit and len(paths) > limit:
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).astype(int)]
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no pairs; run training/stereo_generate.py")
+    finder = Finder(network, head_threshold=0.05, rod_threshold=(thresholds or {}).get("rod", 0.5))
+    rows, seen, times = [], [], []
+    rod = np.zeros((99, 3))  # per threshold: hits, said, there
+    rod_miss, rod_disparity = [], []
+    for index, path in enumerate(paths):
+        truth = load(path)
+        begun = time.perf_counter()
+        found = finder.find(truth.frame)
+        times.append((time.perf_counter() - begun) * 1e3)
+        seen.append(truth.pair.head_seen.min(axis=0))
+        rows += _head_rows(index, found, truth)
+        r, miss, disparity = _rod(network, truth)
+        rod += r
+        rod_miss.append(miss)
+        rod_disparity.append(disparity)
+    share = np.concatenate(seen) if seen else np.zeros(0)
+    report = {"pairs": len(paths), "heads": len(share), "visible": int((share >= VISIBLE).sum())}
+    table = np.array([(r["score"], r["kind"], r["seen"]) for r in rows]).reshape(-1, 3)
+    levels = np.arange(0.05, 1.0, 0.01)
+    visible = max(1, report["visible"])
+    recall = (
+        np.array(
+            [
+                ((table[:, 0] >= t) & (table[:, 1] == 1) & (table[:, 2] >= VISIBLE)).sum()
+                for t in levels
+            ]
+        )
+        / visible
+    )
+    said = np.array([((table[:, 0] >= t) & (table[:, 1] >= 0)).sum() for t in levels])
+    false = np.array([((table[:, 0] >= t) & (table[:, 1] == 0)).sum() for t in levels])
+    false_share = false / np.maximum(said, 1)
+    if thresholds is None:
+        # A miss and a false head weigh the same; the rest of the tracker can drop, but not invent.
+        head = float(levels[np.argmax(recall - false_share)])
+        f1 = 2 * rod[:, 0] / np.maximum(rod[:, 1] + rod[:, 2], 1)
+        thresholds = {"head": round(head, 2), "rod": round(0.01 + 0.01 * int(f1.argmax()), 2)}
+    at = int(np.abs(levels - thresholds["head"]).argmin())
+    k = round(thresholds["rod"] * 100) - 1
+    hits, told, there = rod[k]
+    good = [r for r in rows if r["kind"] == 1 and r["score"] >= thresholds["head"]]
+    report |= {
+        "head_threshold": thresholds["head"],
+        "rod_threshold": thresholds["rod"],
+        "recall": recall[at],
+        "false": false_share[at],
+        "recall_at_1pc_false": recall[false_share <= 0.01].max(initial=0.0),
+        "confirmed": np.mean([r["confirmed"] for r in good] or [0.0]),
+        "rod_recall": hits / max(1, there),
+        "rod_precision": hits / max(1, told),
+        "rod_f1": 2 * hits / max(1, told + there),
+        "find_ms": np.median(times),
+    }
+    miss, disparity = np.concatenate(rod_miss), np.concatenate(rod_disparity)
+    for name, values in (
+        ("left_px", [r["left"] for r in good]),
+        ("right_px", [r["right"] for r in good]),
+        ("disparity_px", [r["disparity"] for r in good]),
+        ("rod_px", miss),
+        ("rod_disparity_px", disparity),
+    ):
+        if len(values):
+            report[f"{name}_median"] = np.median(values)
+            report[f"{name}_p95"] = np.percentile(values, 95)
+    return {k: round(float(v), 4) for k, v in report.items()}
+
+
+def _head_rows(index: int, found: Found, truth: Labelled) -> list[dict]:
+    """One row per candidate; kind 1 right, 0 wrong, -1 does not count. Errors in grid pixels."""
+    h, w = truth.pair.left.shape
+    scale = letterbox(w, h).scale
+    right, wrong = match(found, truth)
+    px, share = truth.pair.head_px, truth.pair.head_seen
+    rows = []
+    for i, k in right:
+        c = found.heads[i]
+        rows.append(
+            {
+                "pair": index,
+                "score": c.score,
+                "kind": 1 if share[:, k].max() >= HIDDEN else -1,
+                "seen": float(share[:, k].min()),
+                "confirmed": c.confirmed,
+                "left": float(np.hypot(*((c.left_px - px[0, k]) * scale))),
+                "right": float(np.hypot(*((c.right_px - px[1, k]) * scale))),
+                "disparity": abs(c.disparity_px - (px[0, k, 0] - px[1, k, 0])) * scale[0],
+            }
+        )
+    rows += [{"pair": index, "score": found.heads[i].score, "kind": 0, "seen": 0.0} for i in wrong]
+    return rows
+
+
+def _rod(network: FinderNetwork, truth: Labelled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cell counts per threshold of the left reference; axis and disparity misses, grid pixels."""
+    from stereo_screw_tracker.core.finder import bin_disparity
+
+    h, w = truth.pair.left.shape
+    box = letterbox(w, h)
+    sample = make_sample(truth.pair, None)
+    outputs = network.run(network_input(truth.pair.left, truth.pair.right, box))
+    m = dict(zip(MAPS, outputs[0][0], strict=True))
+    p = 1 / (1 + np.exp(-m["rod"]))
+    judged, there = sample.rod_weight > 0, sample.rod > 0.5
+    counts = np.array(
+        [
+            ((p >= t) & there & judged, (p >= t) & judged, there & judged)
+            for t in np.arange(0.01, 1.0, 0.01)
+        ]
+    ).sum(axis=(2, 3))
+    on = (sample.rod_on > 0) & (p > 0.5)
+    # Across the rod only: along it, any point is as good.
+    cos2, sin2 = sample.rod_vector[2:4, on]
+    angle = 0.5 * np.arctan2(sin2, cos2)
+    offset = np.stack([m["rod_du"][on], m["rod_dv"][on]]) - sample.rod_vector[:2, on]
+    across = CELL_PX * np.abs(offset[1] * np.cos(angle) - offset[0] * np.sin(angle))
+    if len(outputs) < 3:
+        return counts, across, np.zeros(0)
+    known = on & (sample.rod_bin_on > 0.5)
+    miss = bin_disparity(outputs[2][0][:, known].T) - CELL_PX * sample.rod_bin[known]
+    return counts, across, np.abs(miss)
+
+
+def main() -> None:
+    """Evaluate an exported model with the thresholds of its card."""
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("model", type=Path)
+    p.add_argument("--data", type=Path, default=Path("training/data_stereo/validation"))
+    p.add_argument("--limit", type=int, default=0)
+    p.add_argument("--threads", type=int, default=1)
+    args = p.parse_args()
+    cv2.setNumThreads(1)
+    finder = Finder.load(args.model, threads=args.threads)
+    chosen = {"head": finder.head_threshold, "rod": finder.rod_threshold}
+    print(json.dumps(evaluate(finder.network, args.data, args.limit, chosen)))
+
+
+if __name__ == "__main__":
+    main()
