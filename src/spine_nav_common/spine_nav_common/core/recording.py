@@ -25,7 +25,7 @@ from .images import (
     decode_depth,
     decode_image,
 )
-from .pairing import Pair, Pairer
+from .pairing import STEREO_SLOP_NS, Pair, Pairer
 from .recording_writer import TYPES, RecordingWriter
 from .rectify import RgbdRectifier, StereoRig, stereo_rig
 from .storage import StorageCut, open_storage, recording_sha256
@@ -65,8 +65,6 @@ _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _PROBE_IMAGES = 3
 _PERIOD_STAMPS = 16
 _DEFAULT_SLOP_NS = 16_666_667  # half a frame at 30 Hz, where there is one frame only
-# A hand-held camera at 80 mm/s moves 0.4 mm in this time, several millimetres of depth in a pair.
-_STEREO_SLOP_NS = 5_000_000
 _DEPTH_RANGE_M = (0.1, 3.0)  # the median depth of a scene on an operating table
 _ALIGNED_PX = 2.0
 _INFO_WAIT = 2  # frames that wait for a camera_info that comes after its image
@@ -203,7 +201,7 @@ class Recording:
                 "record left, right and camera_info of one mode",
             )
         self._estimate_slop(left)
-        self.slop_ns = min(self.slop_ns, _STEREO_SLOP_NS)
+        self.slop_ns = min(self.slop_ns, STEREO_SLOP_NS)
 
         def frames() -> Iterator[StereoFrame]:
             for pair, _ in self._pairs(left, right, None, models[0], ("left", "right")):
@@ -427,18 +425,11 @@ class Recording:
             self.reasons["left image without right"] += 1
             return None
         try:
-            left, right = (decode_image(m) for m in (pair.first, pair.second))
-            for image, name in ((left, "left"), (right, "right")):
-                _same_size(image, (rig.intrinsics.height, rig.intrinsics.width), name)
-                if image.dtype != np.uint8:
-                    raise ImageError(f"{name} image is no mono8, rgb8 or bgr8")
-            if left.ndim != right.ndim:
-                raise ImageError("left and right differ in colour and mono")
+            left, right = rig.decode(pair.first, pair.second)
         except ImageError as error:
             self._bad(str(error))
             return None
         self.counts["read"] += 1
-        left, right = rig.rectify(left, right)
         frame_id = pair.first.header.frame_id or "stereo_left_optical_frame"
         return StereoFrame(pair.stamp_ns, left, right, rig.intrinsics, rig.baseline_m, frame_id)
 

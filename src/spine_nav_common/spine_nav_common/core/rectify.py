@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
-from .images import CameraModel, ImageError
+from .images import CameraModel, ImageError, decode_image
 from .types import Intrinsics
 
 # Principal points closer than this need no resampling: 0.01 px moves a point at 0.5 m, seen with a
@@ -50,6 +51,24 @@ class StereoRig:
     baseline_m: float
     left_maps: tuple[np.ndarray, np.ndarray] | None
     right_maps: tuple[np.ndarray, np.ndarray] | None
+
+    def decode(self, left: Any, right: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Both images of two image messages on the rig's common pinhole.
+
+        Raises ImageError: damaged, of another size than camera_info says, no 8-bit mono or RGB, or
+        one in colour and one in mono.
+        """
+        k = self.intrinsics
+        images = {"left": decode_image(left), "right": decode_image(right)}
+        for name, image in images.items():
+            h, w = image.shape[:2]
+            if (w, h) != (k.width, k.height):
+                raise ImageError(f"{name} image is {w}x{h}, camera_info says {k.width}x{k.height}")
+            if image.dtype != np.uint8:
+                raise ImageError(f"{name} image is no mono8, rgb8 or bgr8")
+        if images["left"].ndim != images["right"].ndim:
+            raise ImageError("left and right differ in colour and mono")
+        return self.rectify(images["left"], images["right"])
 
     def rectify(self, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Both images on the rig's common pinhole."""

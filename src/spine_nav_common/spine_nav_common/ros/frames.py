@@ -12,7 +12,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from spine_nav_common.core.images import decode_camera_info, decode_colour, decode_depth
-from spine_nav_common.core.pairing import Pairer
+from spine_nav_common.core.pairing import Pair, Pairer
 from spine_nav_common.core.rectify import RgbdRectifier
 from spine_nav_common.core.types import RgbdFrame
 
@@ -75,6 +75,58 @@ def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
+class ImagePairs:
+    """Two image streams joined by their stamps, within half a period of the first.
+
+    Args:
+        names: of the streams, for counts.
+        most_slop_ns: largest difference of stamps within a pair, however slow the stream.
+    """
+
+    def __init__(self, names: tuple[str, str], most_slop_ns: int | None = None) -> None:
+        self._most_slop_ns = most_slop_ns
+        self.pairer = Pairer(self._limited(_FIRST_SLOP_NS), names)
+        self._stamps: deque[int] = deque(maxlen=_PERIODS)
+        self.first_count = self.second_count = 0
+
+    def _limited(self, slop_ns: int) -> int:
+        return slop_ns if self._most_slop_ns is None else min(slop_ns, self._most_slop_ns)
+
+    def first(self, message: Image | CompressedImage) -> None:
+        """An image of the stream whose stamps rule."""
+        self.first_count += 1
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        self._stamps.append(stamp_ns)
+        periods = np.diff(sorted(set(self._stamps)))
+        if len(periods):
+            self.pairer.slop_ns = self._limited(int(np.median(periods)) // 2)
+        self.pairer.add_first(stamp_ns, message)
+
+    def second(self, message: Image | CompressedImage) -> None:
+        """An image of the other stream."""
+        self.second_count += 1
+        self.pairer.add_second(stamp_to_ns(message.header.stamp), message)
+
+    def missing(self) -> str:
+        """Which of the two streams lacks, in words; empty if none or both."""
+        first, second = self.pairer.names
+        if self.first_count and not self.second_count:
+            return f"{first} images but no {second} images"
+        if self.second_count and not self.first_count:
+            return f"{second} images but no {first} images"
+        return ""
+
+    def counts(self) -> dict[str, int]:
+        """For diagnostics."""
+        first, second = self.pairer.names
+        return {
+            f"{first}_images": self.first_count,
+            f"{second}_images": self.second_count,
+            "late": self.pairer.late,
+            "duplicated": self.pairer.duplicated,
+        }
+
+
 class FramePairer:
     """Joins colour and depth images as a recording's reader does and hands frames on in order.
 
@@ -83,11 +135,10 @@ class FramePairer:
 
     def __init__(self, on_frame: Callable[[RawFrame], None]) -> None:
         self._on_frame = on_frame
-        self._pairer = Pairer(_FIRST_SLOP_NS)
+        self._pairs = ImagePairs(("colour", "depth"))
         self._info: CameraInfo | None = None
-        self._stamps: deque[int] = deque(maxlen=_PERIODS)
-        self._ready: deque = deque(maxlen=2)
-        self.colour_count = self.depth_count = self.without_depth = 0
+        self._ready: deque[Pair] = deque(maxlen=2)
+        self.without_depth = 0
 
     def info(self, message: CameraInfo) -> None:
         """A camera_info; the newest frame that waited for the first one goes on."""
@@ -96,44 +147,26 @@ class FramePairer:
 
     def colour(self, message: Image | CompressedImage) -> None:
         """A colour image."""
-        self.colour_count += 1
-        stamp_ns = stamp_to_ns(message.header.stamp)
-        self._stamps.append(stamp_ns)
-        periods = np.diff(sorted(set(self._stamps)))
-        if len(periods):
-            self._pairer.slop_ns = int(np.median(periods)) // 2
-        self._pairer.add_first(stamp_ns, message)
+        self._pairs.first(message)
         self._release()
 
     def depth(self, message: Image | CompressedImage) -> None:
         """A depth image."""
-        self.depth_count += 1
-        self._pairer.add_second(stamp_to_ns(message.header.stamp), message)
+        self._pairs.second(message)
         self._release()
 
     def missing(self) -> str:
         """What the frames lack, in words; empty if nothing is known to lack."""
-        if self.colour_count and self._info is None:
+        if self._pairs.first_count and self._info is None:
             return "no camera_info"
-        if self.colour_count and not self.depth_count:
-            return "colour images but no depth images"
-        if self.depth_count and not self.colour_count:
-            return "depth images but no colour images"
-        return ""
+        return self._pairs.missing()
 
     def counts(self) -> dict[str, int]:
         """For diagnostics."""
-        p = self._pairer
-        return {
-            "colour_images": self.colour_count,
-            "depth_images": self.depth_count,
-            "colour_without_depth": self.without_depth,
-            "late": p.late,
-            "duplicated": p.duplicated,
-        }
+        return {**self._pairs.counts(), "colour_without_depth": self.without_depth}
 
     def _release(self) -> None:
-        self._ready.extend(self._pairer.ready())
+        self._ready.extend(self._pairs.pairer.ready())
         while self._ready and self._info is not None:
             pair = self._ready.popleft()
             self.without_depth += pair.second is None
