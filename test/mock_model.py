@@ -53,23 +53,30 @@ def _constant(output: str, dims: tuple[int, ...], value: float) -> tuple[bytes, 
     return node, _tensor(shape, _INT64, (len(dims),), struct.pack(f"<{len(dims)}q", *dims))
 
 
+def constant_model(x: tuple[int, ...], outputs: dict[str, tuple[int, ...]], value: float) -> bytes:
+    """ONNX bytes: input `x` of that shape is ignored, every output is filled with the value."""
+    parts = [_constant(name, dims, value) for name, dims in outputs.items()]
+    graph = b"".join(_bytes(1, node) for node, _ in parts) + _bytes(2, "mock")
+    graph += b"".join(_bytes(5, tensor) for _, tensor in parts)
+    graph += _bytes(11, _value("x", x))
+    graph += b"".join(_bytes(12, _value(name, dims)) for name, dims in outputs.items())
+    opset = _bytes(1, "") + _int(2, 13)
+    return _int(1, 8) + _bytes(7, graph) + _bytes(8, opset)
+
+
+def write_model(path: Path, data: bytes, card: dict) -> Path:
+    """Write the model and its card with the right hash; returns the model's path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    card = {"sha256": hashlib.sha256(data).hexdigest(), **card}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
 def write_mock_model(folder: Path) -> Path:
     """Write spine_unet.onnx and its card; returns the model's path."""
     n = GRID_SIZE
     outputs = {"masks": (1, 2, n, n), "vectors": (1, 9, n // 2, n // 2)}
-    parts = [_constant(name, dims, _NO_BONE) for name, dims in outputs.items()]
-    graph = b"".join(_bytes(1, node) for node, _ in parts) + _bytes(2, "mock")
-    graph += b"".join(_bytes(5, tensor) for _, tensor in parts)
-    graph += _bytes(11, _value("x", (1, len(CHANNELS), n, n)))
-    graph += b"".join(_bytes(12, _value(name, dims)) for name, dims in outputs.items())
-    opset = _bytes(1, "") + _int(2, 13)
-    data = _int(1, 8) + _bytes(7, graph) + _bytes(8, opset)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "spine_unet.onnx"
-    path.write_bytes(data)
-    card = {
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "input": {"size": n, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M},
-    }
-    path.with_suffix(".json").write_text(json.dumps(card))
-    return path
+    data = constant_model((1, len(CHANNELS), n, n), outputs, _NO_BONE)
+    card = {"input": {"size": n, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M}}
+    return write_model(folder / "spine_unet.onnx", data, card)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint of a refiner to models/: the ONNX file, its JSON card, half-precision weights, card.
+
+    python training/stereo_refiner_export.py head --run training/runs/stereo_head
+    python training/stereo_refiner_export.py rod --run training/runs/stereo_rod
+
+The averaged weights are exported with batch norm folded in; ONNX Runtime must agree with PyTorch.
+The predicted sigmas are calibrated on every other validation pair and judged on the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+
+from export import AGREEMENT, OPSET, fold_batch_norm, git_commit
+from spine_perception.core.inference import OnnxModel
+from stereo_refiner_card import model_card
+from stereo_refiner_evaluate import CORE, EVALUATE, chosen, milliseconds
+from stereo_refiner_train import NETS, SHIPPED
+from stereo_screw_tracker.core.refiner import sigma_scale
+
+
+def export(kind: str, net: torch.nn.Module, path: Path) -> float:
+    """Write the ONNX file; returns the largest difference from PyTorch on a random input."""
+    core = CORE[kind]
+    folded = fold_batch_norm(net)
+    shape = (core.BATCH, 2, core.CROP_SIZE, core.CROP_SIZE)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            folded,
+            (x,),
+            str(path),
+            input_names=["x"],
+            output_names=["y"],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    onnx.checker.check_model(onnx.load(path))
+    with torch.no_grad():
+        expected = net.eval()(x).numpy()
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = float(np.abs(session.run(None, {"x": x.numpy()})[0] - expected).max())
+    if not worst <= AGREEMENT:
+        path.unlink()
+        raise RuntimeError(f"{path}: ONNX Runtime differs from PyTorch by {worst:.2g}; not kept")
+    return worst
+
+
+def save_half(state: dict, path: Path) -> None:
+    """The weights that a later run resumes from, at half their size."""
+
+    def half(weights: dict) -> dict:
+        return {k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}
+
+    kept = {k: state[k] for k in ("step", "samples", "seed")}
+    torch.save({**kept, "net": half(state["net"]), "ema": half(state["ema"])}, path)
+
+
+def main() -> None:
+    """Export, verify, calibrate, evaluate and write the cards."""
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("kind", choices=sorted(NETS))
+    p.add_argument("--run", type=Path, required=True)
+    p.add_argument("--data", type=Path, default=Path("training/data_stereo/validation"))
+    p.add_argument("--out", type=Path, help="default models/screw_refiner.onnx or rod_refiner.onnx")
+    p.add_argument("--command", action="append", default=[], help="training command, for the card")
+    p.add_argument("--history", default="", help="what the command does not tell, for the card")
+    p.add_argument("--limit", type=int, default=0)
+    args = p.parse_args()
+    torch.set_num_threads(1)
+    core = CORE[args.kind]
+    out = args.out or SHIPPED[args.kind].with_suffix(".onnx")
+    state = torch.load(args.run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    net = NETS[args.kind]()
+    net.load_state_dict(state["ema"])
+    part = out.with_suffix(".part.onnx")
+    difference = export(args.kind, net.eval(), part)
+    card = {
+        "name": out.stem,
+        "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+        "input": core.MODEL_INPUT,
+        "outputs": list(core.OUTPUTS),
+        "opset": OPSET,
+        "parameters": sum(v.numel() for v in net.parameters()),
+        "training": {
+            "command": args.command,
+            "history": args.history,
+            "seed": state["seed"],
+            "commit": git_commit("stereo_screw_tracker"),
+            "steps": state["step"],
+            "samples": state["samples"],
+            "pairs": state["report"].get("pairs"),
+        },
+        "torch_difference": difference,
+        "sigma_scale": dict.fromkeys(core.SCALED, 1.0),
+    }
+    part.replace(out)
+    save_half(state, out.with_suffix(".pt"))
+    card_path = out.with_suffix(".json")
+
+    def write() -> OnnxModel:
+        card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        return OnnxModel(out, core.MODEL_INPUT, threads=1)  # the class that runs it in use
+
+    network = write()
+    pairs = chosen(args.data, args.limit)
+    evaluate = EVALUATE[args.kind]
+    card["sigma_scale"] = {
+        name: round(value, 4) for name, value in evaluate(network, pairs[::2])[1].items()
+    }
+    scale = sigma_scale(card, core.SCALED, out)
+    card["validation"] = evaluate(network, pairs, scale)[0]
+    card["validation"]["pairs"] = len(pairs)
+    # Judged where the factors were not fitted.
+    card["validation"]["within"] = evaluate(network, pairs[1::2], scale)[0]["within"]
+    card["validation"]["ms"] = round(
+        milliseconds(args.kind, OnnxModel(out, core.MODEL_INPUT, threads=2), pairs), 1
+    )
+    write()
+    text = model_card(args.kind, card, out.stat().st_size / 1e6)
+    out.with_name(f"{out.stem.upper()}_CARD.md").write_text(text, encoding="utf-8")
+    print(json.dumps(card["validation"]))
+
+
+if __name__ == "__main__":
+    main()
