@@ -25,6 +25,7 @@ from spine_nav_sim.core.implants import MM, ROD_DIAMETERS_M, ScrewDesign
 _LENGTH_M = (0.008, 0.12)
 _CELL_M = 0.1 * MM
 _WALL_ERROR_M = 0.1 * MM  # of a channel's width in a coarsely triangulated file
+_PLAY_M = 0.25 * MM  # usual play of a rod in its channel
 _ARM_M = 3.0 * MM  # both arms rise at least so far over the channel's floor
 
 
@@ -43,8 +44,8 @@ def load_implant(path: str | Path) -> tuple[ScrewDesign, ScrewParts]:
     """A screw from a PLY, STL or OBJ file in our frames (see `implants`), in metres.
 
     A whole screw is one piece, so it counts as monoaxial. A tulip alone gets a shank of ours and
-    may tilt. A screw that ends in a ball is ball-only. The rod is the thickest of ROD_DIAMETERS_M
-    that fits into the channel; the set screw is ours. What neither the file nor our own
+    may tilt. A screw that ends in a ball is ball-only. The rod is the one of ROD_DIAMETERS_M
+    that suits the channel best; the set screw is ours. What neither the file nor our own
     parts tell is nan in the design.
 
     Raises:
@@ -135,10 +136,12 @@ def _find_seat(mesh: Mesh, head: np.ndarray, file: Path) -> _Seat:
     blocked = [float(_surface(heights, reach, a, strip).max(axis=0).mean()) for a in angles]
     good = angles[np.array(blocked) < min(blocked) + 0.1 * MM]
     angle = float(0.5 * np.angle(np.exp(2j * good).mean()))  # the middle of equally good turns
-    # the median along the channel: the walls of coarse files stand too far in here and there
-    profile = np.median(_surface(heights, reach, angle, lateral), axis=0)
-    floor = float(profile[np.abs(lateral) < 1.0 * MM].min())
-    wall = profile > floor + _ARM_M
+    # not the extremes along the channel: coarse files have walls that stand in here and there, and
+    # the drive's hole is no floor
+    surface = _surface(heights, reach, angle, lateral)
+    ground = np.percentile(surface, 90, axis=0)
+    floor = float(ground[np.abs(lateral) < 1.0 * MM].min())
+    wall = np.median(surface, axis=0) > floor + _ARM_M
     left, right = lateral[wall & (lateral < 0)], lateral[wall & (lateral > 0)]
     if len(left) == 0 or len(right) == 0:
         problem = "neither a ball nor a rod channel open to +y at the upper end"
@@ -148,12 +151,12 @@ def _find_seat(mesh: Mesh, head: np.ndarray, file: Path) -> _Seat:
     if not fitting or width > 8.0 * MM:
         problem = f"its channel is {1e3 * width:.2g} mm wide"
         raise InputError(file, "mesh", problem, "give a screw for rods of 4.75 to 6 mm")
-    rod = max(fitting)
+    rod = min(fitting, key=lambda d: abs(width - d - _PLAY_M))
     offset = 0.5 * float(right.min() + left.max())
     # where the rod's underside rests; its flanks are left out, they only graze the walls
     d = lateral - offset
     under = np.abs(d) < 0.3 * rod
-    z = float((profile[under] + np.sqrt(0.25 * rod**2 - d[under] ** 2)).max())
+    z = float((ground[under] + np.sqrt(0.25 * rod**2 - d[under] ** 2)).max())
     along = np.array([np.cos(angle), np.sin(angle), 0.0])
     across = np.array([-np.sin(angle), np.cos(angle), 0.0])
     s = head @ along
@@ -178,7 +181,7 @@ def _height_map(mesh: Mesh, middle: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _surface(heights: np.ndarray, reach: float, angle: float, lateral: np.ndarray) -> np.ndarray:
     """Upper surface (S, L) along the channel, at every lateral place."""
-    along = np.arange(-5.0 * MM, 5.01 * MM, 0.25 * MM)
+    along = np.arange(-4.0 * MM, 4.01 * MM, 0.25 * MM)
     s, d = np.meshgrid(along, lateral, indexing="ij")
     x = (s * np.cos(angle) - d * np.sin(angle) + reach) / _CELL_M
     y = (s * np.sin(angle) + d * np.cos(angle) + reach) / _CELL_M
@@ -228,6 +231,7 @@ def _ball_only(
         shank_length_m=centre_z - size - float(z.min()),
         ball_radius_m=size,
         rod_diameter_m=ROD_DIAMETERS_M[1],
+        tulip_diameter_m=2 * size,
         saddle_to_ball_m=0.0,
         max_tilt_rad=0.0,
         top_m=size,
@@ -260,7 +264,7 @@ def _with_tulip(
         "drive_m": 3.5 * MM,
         "tabs_m": 0.0,
         "notch_m": 0.0,
-        "max_tilt_rad": np.deg2rad(25.0) if alone else 0.0,
+        "max_tilt_rad": float(np.deg2rad(25.0)) if alone else 0.0,
         "monoaxial": not alone,
         "ball_radius_m": max(0.5 * under, 2.2 * MM),
     }

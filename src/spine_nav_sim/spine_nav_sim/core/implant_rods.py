@@ -110,13 +110,19 @@ def frames_along(centreline_m: np.ndarray) -> np.ndarray:
 def tube_mesh(
     centreline_m: np.ndarray, radius_m: float, sides: int = 24, end: str = "round"
 ) -> Mesh:
-    """A closed tube along (M, 3); end: 'round' (dome), 'hex' (a hexagonal stub of 5 mm) or 'flat'.
+    """A closed tube along (M, 3), at least 1 um between neighbours.
 
-    Domes and stubs stand beyond the centreline's ends.
+    end: 'round' (domes, which stand half a radius beyond the centreline's ends), 'flat', or 'hex'
+    (flat, and the last 5 mm hexagonal for the rotation key, as on real rods).
     """
     p = np.asarray(centreline_m, float)
     if p.ndim != 2 or p.shape[1] != 3 or len(p) < 3 or not np.isfinite(p).all():
         raise ValueError("centreline_m: needs finite (M, 3) with M >= 3")
+    step = np.linalg.norm(np.diff(p, axis=0), axis=1)
+    if step.min() < 1e-6:
+        raise ValueError("centreline_m: neighbours coincide; drop repeated points")
+    if end not in ("round", "flat", "hex"):
+        raise ValueError(f"end: {end!r} is unknown; use 'round', 'hex' or 'flat'")
     if end == "hex":
         sides += -sides % 6  # a point on every corner
     frames = frames_along(p)
@@ -125,16 +131,15 @@ def tube_mesh(
     full = np.full(sides, radius_m)
     rows: list[tuple[int, np.ndarray, float]] = [(k, full, 0.0) for k in range(len(p))]
     if end == "round":
-        dome = np.linspace(0.0, 0.5 * np.pi, 6)[1:-1]
-        for a in dome:
+        for a in np.linspace(0.0, 0.5 * np.pi, 6)[1:-1]:
             rows.append((len(p) - 1, full * np.cos(a), radius_m * np.sin(a) * 0.5))
             rows.insert(0, (0, full * np.cos(a), -radius_m * np.sin(a) * 0.5))
     elif end == "hex":
+        to_go = step.sum() - np.concatenate([[0.0], np.cumsum(step)])
+        first = int(np.argmax(to_go < 5 * MM))
         hexagon = polygon_radius(1.6 * radius_m, 6)(angle)
-        for z in (0.01 * MM, 5 * MM):
-            rows.append((len(p) - 1, hexagon, z))
-    elif end != "flat":
-        raise ValueError(f"end: {end!r} is unknown; use 'round', 'hex' or 'flat'")
+        stub = [(k, hexagon, 0.0) for k in range(first, len(p))]
+        rows = [*rows[: first + 1], (first, hexagon, 1e-6), *stub[1:]]
     rings = np.array(
         [p[k] + (circle * rho[:, None] + [0.0, 0.0, z]) @ frames[k].T for k, rho, z in rows]
     )

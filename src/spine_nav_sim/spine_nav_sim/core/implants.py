@@ -29,7 +29,8 @@ class ScrewDesign:
     the tulip's bottom over that at its top. crown: how the top's outer edge is broken over
     `chamfer_m`, 'chamfer' or 'round'. tabs_m: arms' extra length (reduction screw), part of
     `top_m`. notch_m: depth of the tool notches. drive: 'hex' or 'torx'. ball_only: the
-    modular screw before its tulip is mounted; its saddle point is the ball's centre.
+    modular screw before its tulip is mounted: the tulip's measures are the ball's, and the saddle
+    point is its centre.
     """
 
     family: str
@@ -78,12 +79,24 @@ class ScrewPose:
     axis: np.ndarray
 
 
-def random_screw_design(rng: np.random.Generator, families: Sequence[str]) -> ScrewDesign:
-    """Draw a screw of one of `families` (names of FAMILIES_TRAIN or FAMILIES_JUDGE)."""
+def random_screw_design(
+    rng: np.random.Generator, families: Sequence[str], rod_diameter_m: float | None = None
+) -> ScrewDesign:
+    """Draw a screw of one of `families` (names of FAMILIES_TRAIN or FAMILIES_JUDGE).
+
+    rod_diameter_m: the rod it must take, None draws one of ROD_DIAMETERS_M.
+
+    Raises:
+        ValueError: an unknown family, or a rod thinner than 4 or thicker than 6.5 mm.
+    """
     family = str(rng.choice(list(families)))
     if family not in FAMILIES_TRAIN + FAMILIES_JUDGE:
         raise ValueError(f"families: no screw family {family!r}; use FAMILIES_TRAIN or _JUDGE")
     rod = float(rng.choice(ROD_DIAMETERS_M, p=[0.2, 0.55, 0.25]))
+    if rod_diameter_m is not None:
+        rod = float(rod_diameter_m)
+        if not 4.0 * MM <= rod <= 6.5 * MM:
+            raise ValueError(f"rod_diameter_m: {rod:.4g} is no spinal rod; use 0.004 to 0.0065")
     channel = rod + rng.uniform(0.15, 0.4) * MM
     least = max(11.0 * MM, channel + 5.4 * MM)
     diameter = rng.uniform(least, 15.0 * MM)
@@ -105,6 +118,8 @@ def random_screw_design(rng: np.random.Generator, families: Sequence[str]) -> Sc
     top = max(0.5 * rod + rng.uniform(3.4, 6.0) * MM, 13.0 * MM - saddle_to_ball - 1.8 * MM)
     bottom = saddle_to_ball + rng.uniform(0.3, 0.6) * ball_radius
     bottom = min(max(bottom, 13.0 * MM - top), 19.0 * MM - top)
+    if modular:  # nothing but the ball
+        top, bottom, diameter = ball_radius, 0.75 * ball_radius, 2.0 * ball_radius
     flat_x = radius * (rng.uniform(0.74, 0.92) if family in ("flats", "slim") else 1.05)
     if family in ("monoaxial", "reduction") and rng.uniform() < 0.5:
         flat_x = radius * rng.uniform(0.78, 0.95)
@@ -125,7 +140,7 @@ def random_screw_design(rng: np.random.Generator, families: Sequence[str]) -> Sc
         wall_m=wall,
         channel_m=channel,
         saddle_to_ball_m=saddle_to_ball,
-        max_tilt_rad=0.0 if monoaxial or modular else np.deg2rad(rng.uniform(20.0, 35.0)),
+        max_tilt_rad=0.0 if monoaxial or modular else float(np.deg2rad(rng.uniform(20.0, 35.0))),
         flat_x_m=flat_x,
         flat_y_m=flat_y,
         squareness=rng.uniform(3.5, 6.0) if squared else 2.0,
