@@ -12,6 +12,7 @@ from spine_nav_common.core.implant_metrics import (
     curve_distance,
     score_rods,
     score_screws,
+    visible_distance,
 )
 from spine_nav_common.core.metrics import evaluate, format_report
 from spine_nav_common.core.outputs import RodCurve, ScrewRow, ScrewWriter, write_rods
@@ -133,6 +134,37 @@ def test_rods_match_by_distance_and_tell_missed_extra_and_wrong_side(truth):
     m = score_rods(20, [], truth).to_dict()
     assert (m["rods"], m["found"], m["distance_mm"]) == (1, 0, None)
     assert score_rods(99, [near], truth).without_truth == 1
+
+
+def test_what_nobody_sees_of_a_rod_is_not_judged():
+    x = LINE[:, 0]
+    wrong = LINE.copy()
+    wrong[x > 0.05, 1] += 0.010  # 10 mm off where it is hidden
+    hidden = x < 0.045
+    mean, most = visible_distance(wrong, LINE, hidden, HEADS)
+    assert most < 1e-6
+    mean, most = visible_distance(wrong, LINE, None, HEADS)
+    assert most == pytest.approx(0.010, abs=1e-4)
+    assert 0.003 < mean < 0.006
+    assert visible_distance(wrong, LINE, np.zeros(len(LINE), bool), HEADS) is None
+
+
+def test_a_rod_held_in_hand_is_judged_to_its_ends():
+    longer = np.concatenate([LINE, [LINE[-1] + (0.008, 0, 0)]])
+    _, most = visible_distance(longer, LINE, None, np.zeros((0, 3)))
+    assert most == pytest.approx(0.008, abs=1e-6)
+    _, most = visible_distance(longer, LINE, None, HEADS)  # seated: between the saddles
+    assert most < 1e-9
+
+
+def test_score_tells_the_visible_part_of_each_rod(truth):
+    seen = LINE[:, 0] < 0.045
+    rods = tuple(TruthRod(r.stamp_ns, r.side, r.centreline_m, seen) for r in truth.rods)
+    told = Truth(truth.levels, truth.exposed, truth.plan, truth.frames, truth.screws, rods)
+    (error,) = score_rods(20, [curve(LINE + (0, 0.001, 0))], told).errors
+    assert error.visible_mm == pytest.approx(1.0, abs=1e-6)
+    assert error.visible_max_mm == pytest.approx(1.0, abs=1e-6)
+    assert error.seen_mm == pytest.approx(45.0, abs=1.0)
 
 
 def test_pooled_scores_add_up(truth):

@@ -23,7 +23,8 @@ def truth(case) -> Truth:
     T = exp_se3(np.array([0.1, 0.0, 0.5, 2.0, 0.1, 0.2]))
     frames = {s: TruthFrame(s, {"L1": T, "L2": T}, {"L1": 12}) for s in (10, 20)}
     screw = TruthScrew(10, 0, "L1", "left", np.array([0, 0, 0.4]), np.array([0, 0, -1.0]), 90)
-    rod = TruthRod(10, "left", np.array([[0, 0, 0.4], [0.03, 0, 0.4]]))
+    line = np.array([[0, 0, 0.4], [0.03, 0, 0.4]])
+    rod = TruthRod(10, "left", line, np.array([True, False]))
     return Truth(("L1", "L2"), ("L1",), case.plan, frames, (screw,), (rod,))
 
 
@@ -38,6 +39,7 @@ def test_round_trip(tmp_path, truth):
     np.testing.assert_allclose(back.plan[0].entry_m, truth.plan[0].entry_m, atol=1e-12)
     np.testing.assert_array_equal(back.screws[0].axis, truth.screws[0].axis)
     np.testing.assert_array_equal(back.rods[0].centreline_m, truth.rods[0].centreline_m)
+    np.testing.assert_array_equal(back.rods[0].seen, truth.rods[0].seen)
 
 
 def test_only_levels_and_frames_are_needed(tmp_path):
@@ -70,6 +72,7 @@ def _set(path: list, value):
         (_set(["frames", 0, "T_camera_ct_m"], None), r"frames\[0\]"),
         (_set(["screws", 0, "head_camera_m"], [1, 2]), r"screws\[0\]"),
         (_set(["rods", 0, "centreline_camera_m"], [[0, 0, float("nan")]]), r"rods\[0\]"),
+        (_set(["rods", 0, "seen"], [True]), r"rods\[0\]"),
         (_set(["plan", "L1_middle"], {}), "plan"),
     ],
 )

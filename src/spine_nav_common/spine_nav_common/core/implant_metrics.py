@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .outputs import RodCurve, ScrewRow
 from .statistics import percent, spread, statistics
-from .truth import Truth, TruthScrew
+from .truth import Truth, TruthRod, TruthScrew
 
 RIGHT_MM = 5.0
 VISIBLE_SHARE = 0.5
@@ -23,7 +23,8 @@ _STEP_M = 0.0005  # curves are compared at points half a millimetre apart
 class HeadError:
     """One reported head that lies within 5 mm of a true one.
 
-    depth_mm is along the line of sight (signed, positive = too far), lateral_mm across it.
+    depth_mm is along the line of sight (signed, positive = too far), lateral_mm across it;
+    range_m is how far the true head stands from the left camera.
     """
 
     distance_mm: float
@@ -33,6 +34,7 @@ class HeadError:
     visible: bool
     level_wrong: bool
     side_wrong: bool
+    range_m: float
 
 
 @dataclass(frozen=True)
@@ -147,16 +149,24 @@ def _head_error(row: ScrewRow, screw: TruthScrew, visible: bool) -> HeadError:
         visible=visible,
         level_wrong=row.level not in ("", screw.level),
         side_wrong=row.side not in ("", screw.side),
+        range_m=float(np.linalg.norm(screw.head_m)),
     )
 
 
 @dataclass(frozen=True)
 class RodError:
-    """One true rod: side, and the symmetric mean distance of the rod found for it, or None."""
+    """One true rod: side, and the symmetric mean distance of the rod found for it, or None.
+
+    visible_mm, visible_max_mm: symmetric mean and largest distance over the stretch in view (all of
+    it where the truth does not tell), None without one; seen_mm: how long that stretch is.
+    """
 
     side: str
     distance_mm: float | None
     side_wrong: bool = False
+    visible_mm: float | None = None
+    visible_max_mm: float | None = None
+    seen_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,10 @@ class RodScore:
             "without_truth": self.without_truth,
             "side_wrong": sum(e.side_wrong for e in self.errors),
             "distance_mm": statistics(distances),
+            "visible_mm": statistics(e.visible_mm for e in self.errors if e.visible_mm is not None),
+            "visible_max_mm": statistics(
+                e.visible_max_mm for e in self.errors if e.visible_max_mm is not None
+            ),
             "each": [asdict(e) for e in self.errors],
         }
 
@@ -207,21 +221,77 @@ def score_rods(stamp_ns: int | None, rods: Sequence[RodCurve], truth: Truth) -> 
     true_rods = [r for r in truth.rods if r.stamp_ns == stamp_ns]
     rods = [r for r in rods if len(r.centreline_m) > 1]
     distance_mm = np.empty((len(true_rods), len(rods)))
-    for i, true_rod in enumerate(true_rods):
-        saddles = np.array(
+    saddles = [
+        np.array(
             [s.head_m for s in truth.screws if s.stamp_ns == stamp_ns and s.side == true_rod.side]
         ).reshape(-1, 3)
+        for true_rod in true_rods
+    ]
+    for i, true_rod in enumerate(true_rods):
         for j, rod in enumerate(rods):
             distance_mm[i, j] = 1e3 * curve_distance(
-                rod.centreline_m, true_rod.centreline_m, saddles
+                rod.centreline_m, true_rod.centreline_m, saddles[i]
             )
-    errors = [RodError(r.side, None) for r in true_rods]
+    errors = [
+        RodError(r.side, None, seen_mm=_seen_length_mm(r, s))
+        for r, s in zip(true_rods, saddles, strict=True)
+    ]
     pairs = list(zip(*linear_sum_assignment(distance_mm), strict=True))
     for i, j in pairs:
-        side = true_rods[i].side
-        wrong = rods[j].side not in ("", side)
-        errors[i] = RodError(side, float(distance_mm[i, j]), wrong)
+        true_rod = true_rods[i]
+        wrong = rods[j].side not in ("", true_rod.side)
+        visible = visible_distance(
+            rods[j].centreline_m, true_rod.centreline_m, true_rod.seen, saddles[i]
+        )
+        mean_mm, most_mm = (None, None) if visible is None else (1e3 * v for v in visible)
+        errors[i] = replace(
+            errors[i], distance_mm=float(distance_mm[i, j]), side_wrong=wrong,
+            visible_mm=mean_mm, visible_max_mm=most_mm,
+        )  # fmt: skip
     return RodScore(tuple(errors), len(rods) - len(pairs))
+
+
+def _seen_length_mm(rod: TruthRod, saddles: np.ndarray) -> float:
+    curve, seen = _visible(rod.centreline_m, rod.seen, saddles)
+    length = np.linalg.norm(np.diff(curve, axis=0), axis=1).sum()
+    return 1e3 * float(length * seen.mean())
+
+
+def _visible(
+    true_curve: np.ndarray, seen: np.ndarray | None, saddles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A true curve between the outermost saddles as even points (N, 3), and which are in view."""
+    between = true_curve
+    if len(saddles) > 1:
+        between = _between(true_curve, _outermost(saddles, true_curve))
+    points = _resample(between)
+    if seen is None:
+        return points, np.ones(len(points), bool)
+    nearest = np.linalg.norm(points[:, None] - true_curve, axis=2).argmin(axis=1)
+    return points, seen[nearest]
+
+
+def visible_distance(
+    curve: np.ndarray, true_curve: np.ndarray, seen: np.ndarray | None, saddles: np.ndarray
+) -> tuple[float, float] | None:
+    """Symmetric mean and largest distance of polylines (N, 3), (M, 3) over the stretch in view.
+
+    seen (M,) bool; None: all of it. The stretch lies between the outermost saddles (K, 3), where
+    there are two. A point of `curve` counts when the nearest true point is in view. In the unit of
+    the input; None when nothing is in view.
+    """
+    points, in_view = _visible(true_curve, seen, saddles)
+    if not in_view.any():
+        return None
+    there = _nearest_on(points[in_view], curve)[0]
+    if len(saddles) > 1:
+        curve = _between(curve, _outermost(saddles, true_curve))
+    own = _resample(curve)
+    apart = np.linalg.norm(own[:, None] - points, axis=2)
+    back = _nearest_on(own[in_view[apart.argmin(axis=1)]], true_curve)[0]
+    if not len(back):
+        return float(there.mean()), float(there.max())
+    return float(0.5 * (there.mean() + back.mean())), float(max(there.max(), back.max()))
 
 
 def curve_distance(curve: np.ndarray, true_curve: np.ndarray, saddles: np.ndarray) -> float:
@@ -231,13 +301,18 @@ def curve_distance(curve: np.ndarray, true_curve: np.ndarray, saddles: np.ndarra
     unit of the input.
     """
     if len(saddles) > 1:
-        arc = _arc_positions(saddles, true_curve)
-        ends = saddles[[int(np.argmin(arc)), int(np.argmax(arc))]]
+        ends = _outermost(saddles, true_curve)
         curve, true_curve = _between(curve, ends), _between(true_curve, ends)
     a, b = _resample(curve), _resample(true_curve)
     there = _nearest_on(a, true_curve)[0].mean()
     back = _nearest_on(b, curve)[0].mean()
     return float(0.5 * (there + back))
+
+
+def _outermost(saddles: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """(2, 3) the saddles whose nearest points are first and last on the curve."""
+    arc = _nearest_on(saddles, curve)[1]
+    return saddles[[int(np.argmin(arc)), int(np.argmax(arc))]]
 
 
 def _nearest_on(points: np.ndarray, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,10 +331,6 @@ def _nearest_on(points: np.ndarray, curve: np.ndarray) -> tuple[np.ndarray, np.n
     return d[rows, best], before[best] + t[rows, best] * length[best]
 
 
-def _arc_positions(points: np.ndarray, curve: np.ndarray) -> np.ndarray:
-    return _nearest_on(points, curve)[1]
-
-
 def _at(curve: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Points (K, 3) of a polyline at arc positions (K,)."""
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
@@ -268,7 +339,7 @@ def _at(curve: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 def _between(curve: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """The part of a polyline between the points nearest to two ends (2, 3)."""
-    low, high = np.sort(_arc_positions(ends, curve))
+    low, high = np.sort(_nearest_on(ends, curve)[1])
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
     inside = (arc > low) & (arc < high)
     first, last = _at(curve, np.array([low, high]))

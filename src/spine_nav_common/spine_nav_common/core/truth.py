@@ -50,11 +50,12 @@ class TruthScrew:
 
 @dataclass(frozen=True)
 class TruthRod:
-    """True centreline (N, 3) of one rod in one frame, metres."""
+    """True centreline (N, 3) of one rod in one frame, metres; seen (N,) bool, None: not told."""
 
     stamp_ns: int
     side: str
     centreline_m: np.ndarray
+    seen: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def load_truth(path: str | Path) -> Truth:
         for i, entry in enumerate(document.get("rods") or []):
             where = f"rods[{i}]"
             centreline = _points(entry["centreline_camera_m"], (-1, 3))
-            rods.append(TruthRod(int(entry["stamp_ns"]), str(entry["side"]), centreline))
+            seen = _seen(entry.get("seen"), len(centreline))
+            rods.append(TruthRod(int(entry["stamp_ns"]), str(entry["side"]), centreline, seen))
     except KeyError as error:
         raise TruthError(
             path, where, f"{error} is missing", "write it as contracts section 3 says"
@@ -135,6 +137,15 @@ def _points(value: object, shape: tuple[int, ...]) -> np.ndarray:
     if not np.isfinite(points).all():
         raise ValueError("a coordinate is not finite")
     return points
+
+
+def _seen(value: object, count: int) -> np.ndarray | None:
+    if value is None:
+        return None
+    seen = np.array(value, dtype=bool)
+    if seen.shape != (count,):
+        raise ValueError(f"seen has shape {seen.shape}, the centreline {count} points")
+    return seen
 
 
 def _plan(name: str, line: dict[str, Any]) -> ScrewPlan:
@@ -184,6 +195,7 @@ def write_truth(path: str | Path, truth: Truth) -> None:
                     "stamp_ns": r.stamp_ns,
                     "side": r.side,
                     "centreline_camera_m": r.centreline_m.tolist(),
+                    **({} if r.seen is None else {"seen": r.seen.tolist()}),
                 }
                 for r in truth.rods
             ],
