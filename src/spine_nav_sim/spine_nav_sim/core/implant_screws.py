@@ -93,7 +93,7 @@ def _arm(design: ScrewDesign, side: float) -> Mesh:
         z = floor + half * (1 - np.cos(angle))
         rows.append((z, max(half * np.sin(angle), slit), hole if angle < 0.9 else 0.0))
     rows.append((start, half, 0.0))
-    turns = int(np.clip((design.top_m - start) / (0.6 * MM), 4, 8))
+    turns = int(np.clip((design.top_m - start) / (0.6 * MM), 4, 7))
     for k, z in enumerate(np.linspace(start + 1e-6, design.top_m, turns)):
         rows.append((z, half, bore - (0.25 * MM if k % 2 else 0.0)))
     edge = (1.0, 0.6, 0.3, 0.1) if design.crown == "round" else (1.0,)
