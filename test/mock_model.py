@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network with the bindings of the real one that sees no bone: the graph runs without weights.
+"""Networks with the bindings of the real ones that see nothing: the graph runs without weights.
 
 Written byte by byte, because the run-time environment has ONNX Runtime but not `onnx`.
 """
@@ -73,10 +73,34 @@ def write_model(path: Path, data: bytes, card: dict) -> Path:
     return path
 
 
+def write_constant_model(
+    path: Path,
+    shape: tuple[int, ...],
+    outputs: dict[str, tuple[tuple[int, ...], float]],
+    card: dict,
+) -> Path:
+    """Write a model with one input `x` and constant outputs (shape, value), and its card."""
+    parts = [_constant(name, dims, value) for name, (dims, value) in outputs.items()]
+    graph = b"".join(_bytes(1, node) for node, _ in parts) + _bytes(2, "mock")
+    graph += b"".join(_bytes(5, tensor) for _, tensor in parts)
+    graph += _bytes(11, _value("x", shape))
+    graph += b"".join(_bytes(12, _value(name, dims)) for name, (dims, _) in outputs.items())
+    opset = _bytes(1, "") + _int(2, 13)
+    data = _int(1, 8) + _bytes(7, graph) + _bytes(8, opset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    card = card | {"sha256": hashlib.sha256(data).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path
+
+
 def write_mock_model(folder: Path) -> Path:
     """Write spine_unet.onnx and its card; returns the model's path."""
     n = GRID_SIZE
-    outputs = {"masks": (1, 2, n, n), "vectors": (1, 9, n // 2, n // 2)}
-    data = constant_model((1, len(CHANNELS), n, n), outputs, _NO_BONE)
-    card = {"input": {"size": n, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M}}
-    return write_model(folder / "spine_unet.onnx", data, card)
+    masks, vectors = ((1, 2, n, n), _NO_BONE), ((1, 9, n // 2, n // 2), _NO_BONE)
+    return write_constant_model(
+        folder / "spine_unet.onnx",
+        (1, len(CHANNELS), n, n),
+        {"masks": masks, "vectors": vectors},
+        {"input": {"size": n, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M}},
+    )

@@ -12,8 +12,8 @@ import rclpy
 import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
+from ros_world import NAMESPACE, World
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import Marker, MarkerArray
@@ -31,51 +31,19 @@ from spine_perception.ros.camera_source import CameraSource
 from spine_registration.ros.navigation import NavigationNode
 
 pytestmark = pytest.mark.ros
-NAMESPACE = "/spine"
 
 
-class World:
-    """The rest of the world around the nodes under test: publishes, listens, calls, waits."""
+class CameraWorld(World):
+    """A world with an RGB-D camera."""
 
     def __init__(self):
-        self.executor = SingleThreadedExecutor()
-        self.node = rclpy.create_node("world", namespace=NAMESPACE)
-        self.executor.add_node(self.node)
-        self.mine = [self.node]
-        self.got = {}
-        camera = {"colour": (Image, topics.COLOUR), "depth": (Image, topics.DEPTH)}
-        camera["info"] = (CameraInfo, topics.COLOUR_INFO)
-        self.camera = {
-            k: self.node.create_publisher(t, topic, qos.SENSOR_OUT)
-            for k, (t, topic) in camera.items()
-        }
-
-    def add(self, node, active=True):
-        self.executor.add_node(node)
-        self.mine.append(node)
-        if active:
-            assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS, node.problem
-            assert node.trigger_activate() is TransitionCallbackReturn.SUCCESS, node.problem
-        return node
-
-    def listen(self, kind, topic, profile=qos.RESULT):
-        self.got[topic] = []
-        self.node.create_subscription(kind, topic, self.got[topic].append, profile)
-        return self.got[topic]
-
-    def until(self, condition, timeout_s=10.0):
-        end = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < end, "the condition did not come true"
-            self.executor.spin_once(timeout_sec=0.02)
-
-    def spin(self, seconds):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.executor.spin_once(timeout_sec=0.02)
-
-    def matched(self):
-        self.until(lambda: all(p.get_subscription_count() for p in self.camera.values()))
+        super().__init__(
+            {
+                "colour": (Image, topics.COLOUR),
+                "depth": (Image, topics.DEPTH),
+                "info": (CameraInfo, topics.COLOUR_INFO),
+            }
+        )
 
     def send(self, index, depth_index=None, depth=None, encoding="32FC1"):
         f = support.frame(index)
@@ -86,18 +54,6 @@ class World:
         depth = f.depth_m if depth is None else depth
         self.camera["depth"].publish(image_message(depth, encoding, depth_stamp, f.frame_id))
         return stamp
-
-    def call(self, kind, name, request):
-        client = self.node.create_client(kind, name)
-        self.until(client.service_is_ready)
-        future = client.call_async(request)
-        self.until(future.done)
-        return future.result()
-
-    def close(self):
-        for node in reversed(self.mine):
-            node.destroy_node()
-        self.executor.shutdown()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,7 +67,7 @@ def _ros():
 
 @pytest.fixture
 def world():
-    world = World()
+    world = CameraWorld()
     yield world
     world.close()
 

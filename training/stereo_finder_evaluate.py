@@ -21,11 +21,13 @@ import numpy as np
 
 from spine_nav_common.core.types import Intrinsics, StereoFrame
 from stereo_finder_dataset import HIDDEN, Pair, find_pairs, make_sample, read_pair
-from stereo_screw_tracker.core.finder import Finder, FinderNetwork, Found
+from stereo_screw_tracker.core.finder import Finder, FinderNetwork, HeadCandidate, bin_disparity
 from stereo_screw_tracker.core.finder_grid import CELL_PX, MAPS, letterbox, network_input
+from stereo_screw_tracker.core.finder_mono import MonoFinder
 
 RIGHT_MM = 8.0  # the refiner reaches that far; tulips are 12 mm wide and stand 25 mm apart
 VISIBLE = 0.5
+LEAST_SCORE = 0.05  # candidates below are not even looked at
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ def load(path: Path) -> Labelled:
     return Labelled(pair, frame, fx / depth * 1e-3)
 
 
-def match(found: Found, truth: Labelled) -> tuple[list[tuple[int, int]], list[int]]:
+def match(
+    found: tuple[HeadCandidate, ...], truth: Labelled
+) -> tuple[list[tuple[int, int]], list[int]]:
     """(candidate, head) pairs, best score first, and the candidates that are no head."""
     right, wrong, taken = [], [], set()
     px = truth.pair.head_px
-    for i, head in enumerate(found.heads):
+    for i, head in enumerate(found):
         miss = np.maximum(np.hypot(*(px[0] - head.left_px).T), np.hypot(*(px[1] - head.right_px).T))
         near = miss / np.maximum(truth.f_mm, 1e-9)
         best = int(near.argmin()) if len(near) else -1
@@ -65,22 +69,30 @@ def match(found: Found, truth: Labelled) -> tuple[list[tuple[int, int]], list[in
 
 
 def evaluate(
-    network: FinderNetwork, folder: Path, limit: int = 0, thresholds: dict[str, float] | None = None
+    network: FinderNetwork,
+    folder: Path,
+    limit: int = 0,
+    thresholds: dict[str, float] | None = None,
+    mono: bool = False,
 ) -> dict:
-    """All numbers. Without thresholds they are chosen on these very pairs, and reported."""
+    """All numbers. Without thresholds they are chosen on these very pairs, and reported.
+
+    mono: the network is the peer's, which sees one view at a time.
+    """
     paths = find_pairs(folder)
     if limit and len(paths) > limit:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).astype(int)]
     if not paths:
         raise FileNotFoundError(f"{folder}: no pairs; run training/stereo_generate.py")
-    finder = Finder(network, head_threshold=0.05, rod_threshold=(thresholds or {}).get("rod", 0.5))
+    finder = (MonoFinder if mono else Finder)(network, LEAST_SCORE)
     rows, seen, times = [], [], []
     rod = np.zeros((99, 3))  # per threshold: hits, said, there
     rod_miss, rod_disparity = [], []
     for index, path in enumerate(paths):
         truth = load(path)
         begun = time.perf_counter()
-        found = finder.find(truth.frame)
+        answer = finder.find(truth.frame)
+        found = answer if mono else answer.heads
         times.append((time.perf_counter() - begun) * 1e3)
         seen.append(truth.pair.head_seen.min(axis=0))
         rows += _head_rows(index, found, truth)
@@ -91,7 +103,7 @@ def evaluate(
     share = np.concatenate(seen) if seen else np.zeros(0)
     report = {"pairs": len(paths), "heads": len(share), "visible": int((share >= VISIBLE).sum())}
     table = np.array([(r["score"], r["kind"], r["seen"]) for r in rows]).reshape(-1, 3)
-    levels = np.arange(0.05, 1.0, 0.01)
+    levels = np.arange(LEAST_SCORE, 1.0, 0.01)
     visible = max(1, report["visible"])
     recall = (
         np.array(
@@ -140,7 +152,7 @@ def evaluate(
     return {k: round(float(v), 4) for k, v in report.items()}
 
 
-def _head_rows(index: int, found: Found, truth: Labelled) -> list[dict]:
+def _head_rows(index: int, found: tuple[HeadCandidate, ...], truth: Labelled) -> list[dict]:
     """One row per candidate; kind 1 right, 0 wrong, -1 does not count. Errors in grid pixels."""
     h, w = truth.pair.left.shape
     scale = letterbox(w, h).scale
@@ -148,7 +160,7 @@ def _head_rows(index: int, found: Found, truth: Labelled) -> list[dict]:
     px, share = truth.pair.head_px, truth.pair.head_seen
     rows = []
     for i, k in right:
-        c = found.heads[i]
+        c = found[i]
         rows.append(
             {
                 "pair": index,
@@ -161,14 +173,12 @@ def _head_rows(index: int, found: Found, truth: Labelled) -> list[dict]:
                 "disparity": abs(c.disparity_px - (px[0, k, 0] - px[1, k, 0])) * scale[0],
             }
         )
-    rows += [{"pair": index, "score": found.heads[i].score, "kind": 0, "seen": 0.0} for i in wrong]
+    rows += [{"pair": index, "score": found[i].score, "kind": 0, "seen": 0.0} for i in wrong]
     return rows
 
 
 def _rod(network: FinderNetwork, truth: Labelled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cell counts per threshold of the left reference; axis and disparity misses, grid pixels."""
-    from stereo_screw_tracker.core.finder import bin_disparity
-
     h, w = truth.pair.left.shape
     box = letterbox(w, h)
     sample = make_sample(truth.pair, None)
@@ -202,11 +212,12 @@ def main() -> None:
     p.add_argument("--data", type=Path, default=Path("training/data_stereo/validation"))
     p.add_argument("--limit", type=int, default=0)
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--mono", action="store_true", help="the model is the peer's")
     args = p.parse_args()
     cv2.setNumThreads(1)
-    finder = Finder.load(args.model, threads=args.threads)
-    chosen = {"head": finder.head_threshold, "rod": finder.rod_threshold}
-    print(json.dumps(evaluate(finder.network, args.data, args.limit, chosen)))
+    finder = (MonoFinder if args.mono else Finder).load(args.model, threads=args.threads)
+    chosen = finder.network.card["thresholds"]
+    print(json.dumps(evaluate(finder.network, args.data, args.limit, chosen, args.mono)))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ from export import OPSET, export, git_commit
 from stereo_finder_card import finder_card
 from stereo_finder_evaluate import evaluate
 from stereo_finder_network import ScrewFinder, TorchFinder
+from stereo_screw_tracker.core import finder_mono
 from stereo_screw_tracker.core.finder import EXPECTED_INPUT, Finder
 from stereo_screw_tracker.core.finder_grid import HEIGHT, WIDTH
+from stereo_screw_tracker.core.finder_mono import MonoFinder
 
 MODELS = Path(__file__).parent.parent / "models"
 OUTPUTS = ["maps", "head_volume", "rod_volume"]
@@ -57,12 +59,12 @@ def main() -> None:
     path = args.models / ("screw_finder_mono.onnx" if state["mono"] else "screw_finder.onnx")
     part = path.with_suffix(".part.onnx")
     difference = export(net, part, (2, 2, HEIGHT, WIDTH), OUTPUTS[: 1 if net.mono else 3])
-    validation = evaluate(TorchFinder(net), args.data, args.limit)
+    validation = evaluate(TorchFinder(net), args.data, args.limit, mono=net.mono)
     thresholds = {"head": validation["head_threshold"], "rod": validation["rod_threshold"]}
     card = {
         "name": path.stem,
         "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
-        "input": EXPECTED_INPUT,
+        "input": finder_mono.EXPECTED_INPUT if net.mono else EXPECTED_INPUT,
         "opset": OPSET,
         "thresholds": thresholds,
         "training": {
@@ -81,8 +83,8 @@ def main() -> None:
     card_path = path.with_suffix(".json")
     card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     # Through the very class that runs it in use, so the hash check is exercised too.
-    network = Finder.load(path, threads=1).network
-    card["validation"] = evaluate(network, args.data, args.limit, thresholds)
+    network = (MonoFinder if net.mono else Finder).load(path, threads=1).network
+    card["validation"] = evaluate(network, args.data, args.limit, thresholds, net.mono)
     card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     torch.save(half_precision(state), path.with_suffix(".pt"))
     if not net.mono:

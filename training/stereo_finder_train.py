@@ -195,7 +195,7 @@ def train(args: argparse.Namespace) -> dict:
             last_judged = now
             if find_pairs(args.data / "validation"):
                 report["val"] = evaluate(
-                    TorchFinder(average), args.data / "validation", limit=args.val_pairs
+                    TorchFinder(average), args.data / "validation", args.val_pairs, mono=args.mono
                 )
         if over or now - last_saved > 60 * args.save_minutes or "val" in report:
             last_saved = now

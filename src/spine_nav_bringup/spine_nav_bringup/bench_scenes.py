@@ -72,7 +72,7 @@ def virtual_scene(
         "seconds": seconds,
         "config": {k: str(v) for k, v in asdict(config).items()},
         "anatomy": None if anatomy is None else sha256_of(anatomy),
-        "simulation": _simulation_hash(),
+        "simulation": simulation_hash(),
     }
     folder = cache / name
     marker = folder / "scene.json"
@@ -83,7 +83,8 @@ def virtual_scene(
     return SceneFolder(name, folder, anatomy.name if anatomy else f"virtual-{seed}", seed)
 
 
-def _simulation_hash() -> str:
+def simulation_hash() -> str:
+    """Tells one version of the simulation's source from another."""
     package = Path(spine_nav_sim.__file__).parent
     sources = sorted(p for p in package.rglob("*.py") if "ros" not in p.parts)
     return "-".join(sha256_of(p)[:8] for p in sources)

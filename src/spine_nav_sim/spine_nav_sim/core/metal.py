@@ -34,6 +34,7 @@ class Surroundings:
         local = directions @ self.R_panorama_world.T.astype(np.float32)
         u = (np.arctan2(local[:, 0], local[:, 2]) / (2.0 * np.pi) + 0.5) * _WIDTH - 0.5
         v = np.arccos(np.clip(local[:, 1], -1.0, 1.0)) / np.pi * _HEIGHT - 0.5
+        v = np.clip(v, 0.0, _HEIGHT - 1.0)  # columns wrap around, rows do not
         place = blur * (len(self.levels) - 1)
         low = min(int(place), len(self.levels) - 2)
         # chunks of one row each: cv2.remap refuses rows longer than 32766
@@ -44,7 +45,7 @@ class Surroundings:
         return at[0] * (low + 1.0 - place) + at[1] * (place - low)
 
 
-def _chunks(u: np.ndarray, v: np.ndarray, size: int = 30000):  # noqa: ANN202
+def _chunks(u: np.ndarray, v: np.ndarray, size: int = 30000):
     for i in range(0, max(len(u), 1), size):
         yield u[i : i + size].astype(np.float32), v[i : i + size].astype(np.float32)
 

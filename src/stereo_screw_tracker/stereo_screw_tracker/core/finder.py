@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.ndimage import maximum_filter
@@ -78,8 +78,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Peaks:
-    """Heads of one reference view in grid pixels of the unmirrored images. uv (N, 2)."""
+class HeadPeaks:
+    """Heads of one view by falling score, in grid pixels. uv (N, 2), disparity (N,), score (N,)."""
 
     uv: np.ndarray
     disparity: np.ndarray
@@ -106,16 +106,7 @@ class Finder:
         """From a model file and its card, which holds the thresholds; ModelError if unusable."""
         path = model or find_model(MODEL_NAME, MODEL_VARIABLE)
         network = OnnxModel(path, EXPECTED_INPUT, providers, threads)
-        chosen = network.card.get("thresholds")
-        try:
-            head, rod = float(chosen["head"]), float(chosen["rod"])
-        except (TypeError, KeyError, ValueError):
-            head = rod = float("nan")
-        if not (0 < head < 1 and 0 < rod < 1):
-            raise ModelError(
-                f"{path.with_suffix('.json')}: field thresholds is {chosen}, needs head and rod "
-                "between 0 and 1; run training/stereo_finder_export.py"
-            )
+        head, rod = (card_threshold(path, network, name) for name in ("head", "rod"))
         return cls(network, head, rod)
 
     def find(self, frame: StereoFrame) -> Found:
@@ -123,26 +114,49 @@ class Finder:
 
         Raises ValueError if the views have different sizes.
         """
-        if frame.left.shape[:2] != frame.right.shape[:2]:
-            raise ValueError(
-                f"left image {frame.left.shape[:2]}, right image {frame.right.shape[:2]} (H, W): "
-                "a pair needs equal sizes; rectify both to one"
-            )
-        high, wide = frame.left.shape[:2]
-        box = letterbox(wide, high)
+        box = frame_box(frame)
         maps, head_volume, rod_volume = self.network.run(
             network_input(frame.left, frame.right, box)
         )
         left = head_peaks(maps[0], head_volume[0])
-        right = _unmirrored(head_peaks(maps[1], head_volume[1]))
+        right = unmirrored(head_peaks(maps[1], head_volume[1]))
         heads = [head for head in join_views(left, right, box) if head.score >= self.head_threshold]
         return Found(tuple(heads), rod_seeds(maps, rod_volume, box, frame, self.rod_threshold))
 
 
-def head_peaks(maps: np.ndarray, volume: np.ndarray, floor: float = PEAK_FLOOR) -> _Peaks:
+def frame_box(frame: StereoFrame) -> Letterbox:
+    """Where the frame's images lie in the grid; ValueError if their sizes differ."""
+    if frame.left.shape[:2] != frame.right.shape[:2]:
+        raise ValueError(
+            f"left image {frame.left.shape[:2]}, right image {frame.right.shape[:2]} (H, W): "
+            "a pair needs equal sizes; rectify both to one"
+        )
+    high, wide = frame.left.shape[:2]
+    return letterbox(wide, high)
+
+
+def card_threshold(model: Path, network: OnnxModel, name: str) -> float:
+    """A threshold of the model's card; ModelError unless it lies between 0 and 1."""
+    chosen: Any = network.card.get("thresholds")
+    try:
+        value = float(chosen[name])
+    except (TypeError, KeyError, ValueError):
+        value = float("nan")
+    if not 0 < value < 1:
+        raise ModelError(
+            f"{model.with_suffix('.json')}: field thresholds is {chosen}, needs {name} between "
+            "0 and 1; run training/stereo_finder_export.py"
+        )
+    return value
+
+
+def head_peaks(
+    maps: np.ndarray, volume: np.ndarray | None = None, floor: float = PEAK_FLOOR
+) -> HeadPeaks:
     """Local maxima of one reference view's heat, no two of them within SAME_HEAD_PX.
 
-    maps (len(MAPS), h, w), volume (BINS, h, w); places in grid pixels of that view.
+    maps (len(MAPS), h, w), volume (BINS, h, w); places in grid pixels of that view. Without a
+    volume the disparities are NaN.
     """
     heat = _sigmoid(maps[MAPS.index("head")])
     rows, columns = np.nonzero((heat >= floor) & (heat == maximum_filter(heat, size=3)))
@@ -151,9 +165,13 @@ def head_peaks(maps: np.ndarray, volume: np.ndarray, floor: float = PEAK_FLOOR) 
     offset = maps[[MAPS.index("head_du"), MAPS.index("head_dv")]][:, rows, columns].T
     # A cell speaks for its own surroundings only.
     uv = cell_centres()[rows, columns] + np.clip(offset, -2, 2) * CELL_PX
-    disparity = bin_disparity(volume[:, rows, columns].T)
-    keep = _apart(uv, SAME_HEAD_PX) & (disparity >= MIN_DISPARITY_PX)
-    return _Peaks(uv[keep], disparity[keep], heat[rows, columns][keep])
+    keep = apart(uv, SAME_HEAD_PX)
+    if volume is None:
+        disparity = np.full(len(uv), np.nan)
+    else:
+        disparity = bin_disparity(volume[:, rows, columns].T)
+        keep &= disparity >= MIN_DISPARITY_PX
+    return HeadPeaks(uv[keep], disparity[keep], heat[rows, columns][keep])
 
 
 def bin_disparity(logits: np.ndarray) -> np.ndarray:
@@ -168,7 +186,7 @@ def bin_disparity(logits: np.ndarray) -> np.ndarray:
     return CELL_PX * (near * weight).sum(axis=1) / weight.sum(axis=1)
 
 
-def join_views(left: _Peaks, right: _Peaks, box: Letterbox) -> list[HeadCandidate]:
+def join_views(left: HeadPeaks, right: HeadPeaks, box: Letterbox) -> list[HeadCandidate]:
     """Candidates by falling score: peaks that agree become one, the rest stand for themselves.
 
     A head that two references see independently is wrong only if both are: the scores join as
@@ -194,12 +212,14 @@ def join_views(left: _Peaks, right: _Peaks, box: Letterbox) -> list[HeadCandidat
         right.uv[free], right.disparity[free], right.score[free], strict=True
     ):
         joined.append((score, uv + (disparity, 0.0), uv, disparity, False))
+    # What the other camera does not have in view cannot be measured.
+    joined = [head for head in joined if box.holds(head[1]) and box.holds(head[2])]
     joined.sort(key=lambda head: -head[0])
     if not joined:
         return []
     # One place in one image is one head, whatever disparities are offered for it.
-    keep = _apart(np.array([h[1] for h in joined]), SAME_HEAD_PX)
-    keep &= _apart(np.array([h[2] for h in joined]), SAME_HEAD_PX)
+    keep = apart(np.array([h[1] for h in joined]), SAME_HEAD_PX)
+    keep &= apart(np.array([h[2] for h in joined]), SAME_HEAD_PX)
     return [
         HeadCandidate(
             box.to_image(at_left),
@@ -275,13 +295,14 @@ def _peak_share(logits: np.ndarray) -> np.ndarray:
     return (p * near).sum(axis=1) / p.sum(axis=1)
 
 
-def _unmirrored(peaks: _Peaks) -> _Peaks:
+def unmirrored(peaks: HeadPeaks) -> HeadPeaks:
+    """Peaks of the mirrored right image as places in the right image."""
     uv = peaks.uv.copy()
     uv[:, 0] = WIDTH - 1 - uv[:, 0]
-    return _Peaks(uv, peaks.disparity, peaks.score)
+    return HeadPeaks(uv, peaks.disparity, peaks.score)
 
 
-def _apart(uv: np.ndarray, least: float) -> np.ndarray:
+def apart(uv: np.ndarray, least: float) -> np.ndarray:
     """(N,) bool: whether no kept place before it is nearer than `least`."""
     keep = np.ones(len(uv), bool)
     for i in range(1, len(uv)):

@@ -53,6 +53,11 @@ class Letterbox:
         """(..., 2) image pixels to grid pixels."""
         return (np.asarray(uv, float) + 0.5) * self.scale - 0.5 + (self.left, self.top)
 
+    def holds(self, uv: np.ndarray) -> bool:
+        """Whether the grid pixel (u, v) is one of the image."""
+        u, v = uv[0] + 0.5 - self.left, uv[1] + 0.5 - self.top
+        return bool(0 <= u <= self.wide and 0 <= v <= self.high)
+
 
 def letterbox(width: int, height: int) -> Letterbox:
     """The largest place in the grid that keeps the aspect ratio to a pixel."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,14 @@ import numpy as np
 from spine_nav_common.core.types import Case, Rejected, StereoFrame
 
 from .config import StereoConfig
-from .types import StereoResult
+from .finder import MODEL_NAME as FINDER
+from .finder import Finder
+from .refiner import MODEL_NAME as HEADS
+from .refiner import HeadRefiner
+from .rod_refiner import MODEL_NAME as RODS
+from .rod_refiner import RodRefiner
+from .tracker import Candidate, StereoTracker
+from .types import HeadObservation, StereoResult
 
 
 class TracksScrews(Protocol):
@@ -53,22 +60,31 @@ def load_tracker(
 
     Raises ModelError: a model is missing, damaged, or made for another version.
     """
-    from .finder import MODEL_NAME as FINDER
-    from .finder import Finder
-    from .refiner import MODEL_NAME as HEADS
-    from .refiner import HeadRefiner
-    from .rod_refiner import MODEL_NAME as RODS
-    from .rod_refiner import RodRefiner
-    from .tracker import StereoTracker
 
-    parts = [
-        kind(models / name if models else None, providers, threads)
-        for kind, name in ((Finder, FINDER), (HeadRefiner, HEADS), (RodRefiner, RODS))
-    ]
-    for part in parts:
+    def file(name: str) -> Path | None:
+        return models / name if models else None
+
+    finder = Finder.load(file(FINDER), providers, threads)
+    heads = HeadRefiner(file(HEADS), providers, threads)
+    rods = RodRefiner(file(RODS), providers, threads)
+    for part in (finder, heads, rods):
         part.warm_up()
-    sha256 = joint_sha256(part.model_sha256 for part in parts)
-    return StereoCore(StereoTracker(config, *parts), parts[0].provider, sha256)
+    sha256 = joint_sha256(part.model_sha256 for part in (finder, heads, rods))
+    tracker = StereoTracker(config, finder, CandidateRefiner(heads), rods)
+    return StereoCore(tracker, finder.provider, sha256)
+
+
+class CandidateRefiner:
+    """The head refiner as the tracker asks it: for candidates instead of pairs of pixels."""
+
+    def __init__(self, refiner: HeadRefiner) -> None:
+        self._refiner = refiner
+
+    def refine(
+        self, frame: StereoFrame, candidates: Sequence[Candidate]
+    ) -> tuple[HeadObservation, ...]:
+        """One observation per candidate, in their order."""
+        return self._refiner.refine(frame, [(c.left_px, c.right_px) for c in candidates])
 
 
 def joint_sha256(hashes: Iterable[str]) -> str:
