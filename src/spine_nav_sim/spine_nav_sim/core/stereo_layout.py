@@ -10,6 +10,7 @@ import numpy as np
 
 from spine_nav_common.core.geometry import invert, transform_points
 from spine_nav_common.core.types import Intrinsics, Mesh, ScrewPlan
+from spine_nav_sim.core.implant_files import load_implant
 from spine_nav_sim.core.implant_rods import random_rod_curve, tube_mesh
 from spine_nav_sim.core.implant_screws import ScrewParts, build_screw
 from spine_nav_sim.core.implant_shapes import join, moved
@@ -143,7 +144,11 @@ def _stand_screws(
     mixed = rng.uniform() < 0.25
     standing = []
     for line in lines:
-        design, parts = _design(rng, config) if mixed else _resized(common, rng, config)
+        design, parts = (
+            _design(rng, config, common[0].rod_diameter_m)
+            if mixed
+            else _resized(common, rng, config)
+        )
         T = scene.motion.rest[line.level]
         entry = transform_points(T, line.entry_m) + rng.normal(0.0, config.placed_mm * 1e-3, 3)
         out = T[:3, :3] @ (line.entry_m - line.target_m)
@@ -162,12 +167,13 @@ def _stand_screws(
     return standing
 
 
-def _design(rng: np.random.Generator, config: StereoConfig) -> tuple[ScrewDesign, ScrewParts]:
+def _design(
+    rng: np.random.Generator, config: StereoConfig, rod_diameter_m: float | None = None
+) -> tuple[ScrewDesign, ScrewParts]:
+    """A screw of any kind; rod_diameter_m: of the rod that the other screws of the set take."""
     if config.screw_files:
-        from spine_nav_sim.core.implant_files import load_implant
-
         return load_implant(config.screw_files[int(rng.integers(len(config.screw_files)))])
-    design = random_screw_design(rng, config.families or FAMILIES_TRAIN)
+    design = random_screw_design(rng, config.families or FAMILIES_TRAIN, rod_diameter_m)
     return design, build_screw(design, rng)
 
 
@@ -260,19 +266,25 @@ def _build(
         )
         looks = common if rng.uniform() < 0.8 else random_looks(rng, scene.palette, hardness)
         head = [k.parts.tulip]
-        if k.parts.set_screw is not None and k.line.side in seated_sides and (
-            locked or rng.uniform() < 0.2
+        if (
+            k.parts.set_screw is not None
+            and k.line.side in seated_sides
+            and (locked or rng.uniform() < 0.2)
         ):
             head.append(k.parts.set_screw)
         whole = join(head)
         implants.append(Implant(_solid(whole), looks, T_tulip, number, k.line.level))
         metal.append(moved(whole, k.pose.T_world_tulip))
-        implants.append(
-            Implant(_solid(k.parts.shank), looks, T_shank, OTHER_METAL, k.line.level)
-        )
-        if k.line.side not in seated_sides and draw["others"].uniform() < config.towers_share:
+        implants.append(Implant(_solid(k.parts.shank), looks, T_shank, OTHER_METAL, k.line.level))
+        if k.line.side not in seated_sides and (
+            not k.design.ball_only and draw["others"].uniform() < config.towers_share
+        ):
             T = T_ct_world @ k.pose.T_world_tulip
-            implants.append(Implant(_solid(tower(draw["others"], k.design)), common, T, OTHER_METAL, k.line.level))
+            implants.append(
+                Implant(
+                    _solid(tower(draw["others"], k.design)), common, T, OTHER_METAL, k.line.level
+                )
+            )
     for number, rod in enumerate(rods):
         looks = common if rng.uniform() < 0.4 else random_looks(rng, scene.palette, hardness)
         tube = tube_mesh(rod.centreline_m, rod.radius_m)
@@ -342,9 +354,7 @@ def _clear_tissue(
     scene.bed = make_solid(vertices, wound.faces)
 
 
-def remount_cameras(
-    stereo: StereoScene, rng: np.random.Generator, config: StereoConfig
-) -> None:
+def remount_cameras(stereo: StereoScene, rng: np.random.Generator, config: StereoConfig) -> None:
     """Another stereo head at another place, and other surroundings, over the same operation."""
     stereo.baseline_m, stereo.T_right_left = _mount_cameras(stereo.scene, rng, config)
     scene = stereo.scene
