@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The finder's targets follow the augmentation; training resumes, and exports what inference runs.
+
+Needs the `train` extra (pip install -e .[train]); skipped without it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+TRAINING = Path(__file__).resolve().parents[3] / "training"
+if not (TRAINING / "stereo_finder_train.py").is_file():
+    pytest.skip("training/ is not part of this installation", allow_module_level=True)
+torch = pytest.importorskip("torch", reason="training needs the `train` extra (torch)")
+pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
+sys.path.insert(0, str(TRAINING))
+
+import stereo_finder_dataset as dataset
+import stereo_finder_evaluate as evaluation
+import stereo_finder_export as export
+import stereo_finder_network as network
+import stereo_finder_train as training
+from stereo_screw_tracker.core.finder import Finder
+from stereo_screw_tracker.core.finder_grid import CELL_PX, SLOPE_SCALE, cell_centres
+
+F, BASELINE_M, WIDE, HIGH = 600.0, 0.08, 640, 480
+
+
+def _project(points: np.ndarray, shift: float) -> np.ndarray:
+    return np.stack(
+        [
+            F * (points[:, 0] - shift) / points[:, 2] + WIDE / 2 - 0.5,
+            F * points[:, 1] / points[:, 2] + HIGH / 2 - 0.5,
+        ],
+        axis=1,
+    )
+
+
+def _arrays(seed: int) -> dict[str, np.ndarray]:
+    """Bright discs for heads and a bar for a rod on noise, as training/stereo_generate.py labels."""
+    rng = np.random.default_rng(seed)
+    heads = np.column_stack(
+        [rng.uniform(-0.05, 0.12, 3), [-0.1, 0.0, 0.1], rng.uniform(0.45, 0.55, 3)]
+    )
+    along = np.array([0.8, 0.5, 0.33]) / np.linalg.norm([0.8, 0.5, 0.33])
+    rod = np.array([0.04, 0.05, 0.5]) + np.arange(-30, 31)[:, None] * 1e-3 * along
+    arrays = {
+        "K": np.array([F, F, WIDE / 2 - 0.5, HIGH / 2 - 0.5]),
+        "baseline_m": np.array(BASELINE_M),
+        "head_m": heads,
+        "rod_id": np.zeros(len(rod), int),
+    }
+    texture = rng.uniform(40, 120, (HIGH // 8, WIDE // 8)).astype(np.float32)
+    for name, shift in (("left", 0.0), ("right", BASELINE_M)):
+        image = cv2.resize(texture, (WIDE, HIGH), interpolation=cv2.INTER_CUBIC)
+        head_px, rod_px = _project(heads, shift), _project(rod, shift)
+        cv2.polylines(image, [np.round(16 * rod_px).astype(int)], False, 170, 6, cv2.LINE_AA, 4)
+        for u, v in head_px:
+            cv2.circle(image, (round(16 * u), round(16 * v)), 16 * 9, 240, -1, cv2.LINE_AA, 4)
+        arrays |= {
+            name: np.clip(image, 0, 255).astype(np.uint8),
+            f"head_{name}_px": head_px,
+            f"head_seen_{name}": np.ones(3),
+            f"rod_{name}_px": rod_px,
+            f"rod_seen_{name}": np.ones(len(rod), bool),
+        }
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    for split, seeds in (("train", range(4)), ("validation", range(4, 6))):
+        (folder / split).mkdir()
+        for seed in seeds:
+            np.savez(folder / split / f"{seed}.npz", **_arrays(seed))
+    (folder / "train" / ".9.part.npz").write_bytes(b"being written")
+    return folder
+
+
+@pytest.fixture
+def pair(data) -> dataset.Pair:
+    return dataset.read_pair(data / "train" / "0.npz")
+
+
+def _bright(sample: dataset.Sample, eye: int, uv: np.ndarray) -> float:
+    """How much brighter a place is than the picture's usual."""
+    u, v = np.round(uv).astype(int)
+    return float(sample.x[eye, v - 2 : v + 3, u - 2 : u + 3].mean())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_targets_point_at_the_heads_in_both_views_however_the_pair_is_turned(
+    pair, seed, monkeypatch
+):
+    """Shape alone is augmented here; then the discs must lie where the targets say."""
+    monkeypatch.setattr(dataset, "photometric", lambda view, cover, eye, rng: (view, None))
+    sample = dataset.make_sample(pair, np.random.default_rng(seed))
+    at = (sample.head_on > 0) & (sample.head_bin_on == 1)
+    assert at.any()
+    for row, column in np.argwhere(at):
+        left = cell_centres()[row, column] + CELL_PX * sample.head_vector[:, row, column]
+        right = left - (CELL_PX * sample.head_bin[row, column], 0)
+        assert _bright(sample, 0, left) > 1.0
+        if 3 < right[0] < WIDE - 3:
+            assert _bright(sample, 1, right) > 1.0
+        assert sample.heat[row, column] > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rod_targets_hold_for_the_next_cell_along_the_rod(pair, seed, monkeypatch):
+    """Place, direction, slope and disparity of one cell predict what its neighbours say."""
+    monkeypatch.setattr(dataset, "photometric", lambda view, cover, eye, rng: (view, None))
+    sample = dataset.make_sample(pair, np.random.default_rng(seed))
+    cells = np.argwhere((sample.rod_on > 0) & (sample.rod_bin_on > 0))
+    assert len(cells) > 5
+    place = np.array(
+        [cell_centres()[r, c] + CELL_PX * sample.rod_vector[:2, r, c] for r, c in cells]
+    )
+    disparity = CELL_PX * np.array([sample.rod_bin[r, c] for r, c in cells])
+    for n, (r, c) in enumerate(cells):
+        cos2, sin2, slope_u, slope_v = sample.rod_vector[2:, r, c]
+        angle = 0.5 * np.arctan2(sin2, cos2)
+        way = np.array([np.cos(angle), np.sin(angle)])
+        step = place - place[n]
+        assert np.abs(step @ (-way[1], way[0])).max() < 0.7  # a straight rod
+        slope = (slope_u * way[0] + slope_v * way[1]) / SLOPE_SCALE
+        assert disparity == pytest.approx(disparity[n] + slope * (step @ way), abs=0.7)
+
+
+def test_mirrored_twice_and_upside_down_twice_is_the_same(pair):
+    for turned in (pair.mirrored().mirrored(), pair.upside_down().upside_down()):
+        assert np.array_equal(turned.left, pair.left)
+        assert turned.head_px == pytest.approx(pair.head_px)
+        assert turned.rod_px == pytest.approx(pair.rod_px)
+    flipped = pair.mirrored().head_px
+    assert flipped[0, :, 0] - flipped[1, :, 0] == pytest.approx(
+        pair.head_px[0, :, 0] - pair.head_px[1, :, 0]
+    )
+
+
+def test_a_covered_head_is_neither_to_be_found_nor_a_mistake(data):
+    arrays = _arrays(0)
+    arrays["head_seen_left"] = np.array([0.1, 1.0, 1.0])
+    np.savez(data / "covered.npz", **arrays)
+    sample = dataset.make_sample(dataset.read_pair(data / "covered.npz"), None)
+    u, v = (int(c) for c in (arrays["head_left_px"][0] - 3.5) / CELL_PX + 0.5)
+    assert sample.heat_weight[v, u] == 0
+    assert sample.head_on[v, u] == 0
+    assert (sample.heat == 1.0).sum() == 2
+    assert (sample.heat_weight == 0).sum() < 30
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_augmentation_keeps_everything_finite(pair, seed):
+    sample = dataset.make_sample(pair, np.random.default_rng(seed))
+    for name in dataset.Sample.__dataclass_fields__:
+        assert np.isfinite(getattr(sample, name)).all(), name
+    assert (sample.rod <= sample.rod_weight).all()
+
+
+def test_a_broken_pair_is_named(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK no archive")
+    with pytest.raises(ValueError, match=r"a\.npz.*generate it again"):
+        dataset.read_pair(tmp_path / "a.npz")
+
+
+def test_the_correlation_is_the_product_at_each_disparity():
+    rng = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(2, 5, 3, 80, generator=rng) for _ in range(2))
+    got = network.Correlation()(one, other)
+    for d in (0, 1, 17, network.BINS - 1):
+        expected = (one[..., d:] * other[..., : 80 - d]).sum(dim=1)
+        assert torch.allclose(got[:, d, :, d:], expected, atol=1e-5)
+        assert not got[:, d, :, :d].any()  # outside the other view
+
+
+def _arguments(data: Path, run: Path, steps: int, *more: str):
+    words = ["--data", data, "--run", run, "--steps", steps, "--batch", 2, "--report", 3,
+             "--no-bf16", "--val-pairs", 1]  # fmt: skip
+    return training.parser().parse_args([*map(str, words), *more])
+
+
+@pytest.mark.parametrize("mono", (False, True))
+def test_training_resumes_and_the_export_agrees(data, tmp_path, monkeypatch, mono):
+    run, flag = tmp_path / "run", ["--mono"] if mono else []
+    first = training.train(_arguments(data, run, 3, *flag))
+    second = training.train(_arguments(data, run, 9, "--resume", *flag))
+    assert (first["step"], second["step"]) == (3, 9)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6, 9]
+    assert sum(second["loss"].values()) < sum(first["loss"].values())
+
+    monkeypatch.setattr(sys, "argv", [
+        "export", "--run", str(run), "--data", str(data / "validation"),
+        "--models", str(tmp_path), "--command", "smoke test",
+    ])  # fmt: skip
+    export.main()
+    path = tmp_path / ("screw_finder_mono.onnx" if mono else "screw_finder.onnx")
+    finder = (export.MonoFinder if mono else Finder).load(path, threads=1)
+    assert finder.network.card["training"]["steps"] == 9
+    assert (tmp_path / "SCREW_FINDER_CARD.md").exists() != mono
+    kept = torch.load(path.with_suffix(".pt"), weights_only=True)
+    assert (kept["step"], kept["mono"]) == (9, mono)
+    chosen = finder.network.card["thresholds"]
+    report = evaluation.evaluate(finder.network, data / "validation", 0, chosen, mono)
+    assert (report["pairs"], report["heads"]) == (2, 6)
