@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rest of the world around nodes under test: publishes, listens, calls, waits."""
+
+from __future__ import annotations
+
+import time
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+
+from spine_nav_common.ros import qos
+
+NAMESPACE = "/spine"
+
+
+class World:
+    """One executor with a node of its own; `camera` maps a name to (message type, topic)."""
+
+    def __init__(self, camera=None):
+        self.executor = SingleThreadedExecutor()
+        self.node = rclpy.create_node("world", namespace=NAMESPACE)
+        self.executor.add_node(self.node)
+        self.mine = [self.node]
+        self.got = {}
+        self.camera = {
+            name: self.node.create_publisher(kind, topic, qos.SENSOR_OUT)
+            for name, (kind, topic) in (camera or {}).items()
+        }
+
+    def add(self, node, active=True):
+        self.executor.add_node(node)
+        self.mine.append(node)
+        if active:
+            assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS, node.problem
+            assert node.trigger_activate() is TransitionCallbackReturn.SUCCESS, node.problem
+        return node
+
+    def listen(self, kind, topic, profile=qos.RESULT):
+        self.got[topic] = []
+        self.node.create_subscription(kind, topic, self.got[topic].append, profile)
+        return self.got[topic]
+
+    def until(self, condition, timeout_s=10.0):
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end, "the condition did not come true"
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def spin(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def matched(self):
+        self.until(lambda: all(p.get_subscription_count() for p in self.camera.values()))
+
+    def call(self, kind, name, request):
+        client = self.node.create_client(kind, name)
+        self.until(client.service_is_ready)
+        future = client.call_async(request)
+        self.until(future.done)
+        return future.result()
+
+    def close(self):
+        for node in reversed(self.mine):
+            node.destroy_node()
+        self.executor.shutdown()
