@@ -19,7 +19,7 @@ class GhostConfig:
     nearest_m: float = param(0.15, "nearest depth of a head", "m", 0.01, 5.0)
     farthest_m: float = param(1.5, "farthest depth of a head", "m", 0.05, 10.0)
     row_error_px: float = param(
-        0.4, "1 sigma of the row difference that calibration leaves in every head", "px", 0.0, 5.0
+        0.3, "1 sigma of the row difference that calibration leaves in every head", "px", 0.0, 5.0
     )
     epipolar_sigmas: float = param(
         4.0, "a head whose rows differ by more sigmas was paired wrongly", "", 1.0, 20.0
@@ -75,9 +75,10 @@ class TrackConfig:
         0.6, "share of a measurement's variance that is the same in the next frame and does not"
         " average out", "", 0.0, 1.0,
     )  # fmt: skip
-    most_sigma_mm: float = param(
-        4.0, "a hidden head known worse than this (1 sigma, 3D) is not shown", "mm", 0.1, 100.0
-    )
+    most_lost_mm: float = param(
+        4.0, "a hidden head that may have moved by more since it was seen (1 sigma) is not shown",
+        "mm", 0.1, 100.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

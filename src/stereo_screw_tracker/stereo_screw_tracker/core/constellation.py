@@ -26,17 +26,23 @@ _METRIC = np.array([1.0, 1.0, 0.4])
 
 @dataclass(frozen=True)
 class Motion:
-    """T_now_before (4, 4), and covariance (6, 6) of a left perturbation about `centre_m` (3,) in
-    the frame of now, translation first, metres and radians."""
+    """T_now_before (4, 4), and how well it is known: covariances (6, 6) of a left perturbation
+    about centre_m (3,) in the frame of now, translation first, metres and radians.
+
+    measured: the share that comes from the measurements' noise. It does not add up over frames,
+    because the heads that the next motion starts from carry the same noise. drift: the share that
+    only the prior limits, where too few heads were seen; that does add up.
+    """
 
     T_now_before: np.ndarray
-    covariance: np.ndarray
+    measured: np.ndarray
+    drift: np.ndarray
     centre_m: np.ndarray
 
-    def spread_at(self, point_m: np.ndarray) -> np.ndarray:
-        """(3, 3) covariance that the motion's uncertainty gives a moved point (3,)."""
+    def spread_at(self, point_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(3, 3) covariances, measured and drift, that the motion gives a moved point (3,)."""
         J = np.hstack([np.eye(3), -skew(point_m - self.centre_m)])
-        return J @ self.covariance @ J.T
+        return J @ self.measured @ J.T, J @ self.drift @ J.T
 
 
 @dataclass(frozen=True)
@@ -131,24 +137,37 @@ def solve_motion(
     """Rigid motion of paired points by Gauss-Newton, whitened by covariance_m2 (P, 3, 3) per pair,
     held by the prior; reweighted (Cauchy at 3 sigma), so that one head that moved by itself does
     not take the others along."""
-    information = np.linalg.inv(covariance_m2) if len(pairs) else np.zeros((0, 3, 3))
     prior = np.diag([prior_sigma[0] ** -2] * 3 + [prior_sigma[1] ** -2] * 3)
     R, t = np.eye(3), np.zeros(3)  # now = R (before - middle) + middle + t
     H = prior
-    for _ in range(_ROUNDS):
-        H, g = prior.copy(), prior @ np.concatenate([t, _log(R)])
-        for (i, j), W in zip(pairs, information, strict=True):
-            arm = R @ (before_m[i] - middle_m)
-            residual = arm + middle_m + t - now_m[j]
-            squared = float(residual @ W @ residual)
-            J = np.hstack([np.eye(3), -skew(arm)])
-            weighted = J.T @ (W / (1.0 + squared / 27.0))  # 3 dof at 3 sigma
-            H += weighted @ J
-            g += weighted @ residual
-        step = -np.linalg.solve(H, g)
-        t = t + step[:3]
-        R = exp_so3(step[3:]) @ R
-    return Motion(transform(R, middle_m + t - R @ middle_m), np.linalg.inv(H), middle_m + t)
+    if pairs:
+        i, j = np.array(pairs).T
+        start, goal = before_m[i] - middle_m, now_m[j] - middle_m
+        information = np.linalg.inv(covariance_m2)
+        for _ in range(_ROUNDS):
+            arm = start @ R.T
+            residual = arm + t - goal
+            squared = np.einsum("ki,kij,kj->k", residual, information, residual)
+            W = information / (1.0 + squared / 27.0)[:, None, None]  # 3 dof at 3 sigma
+            J = np.zeros((len(arm), 3, 6))
+            J[:, :, :3] = np.eye(3)
+            J[:, :, 3:] = -_skews(arm)
+            weighted = np.einsum("kia,kij->kaj", J, W)
+            H = prior + np.einsum("kaj,kjb->ab", weighted, J)
+            g = prior @ np.concatenate([t, _log(R)]) + np.einsum("kaj,kj->a", weighted, residual)
+            step = -np.linalg.solve(H, g)
+            t = t + step[:3]
+            R = exp_so3(step[3:]) @ R
+    C = np.linalg.inv(H)
+    drift = C @ prior @ C
+    return Motion(transform(R, middle_m + t - R @ middle_m), C - drift, drift, middle_m + t)
+
+
+def _skews(v: np.ndarray) -> np.ndarray:
+    """(K, 3, 3) matrices of the cross products with v (K, 3)."""
+    out = np.zeros((len(v), 3, 3))
+    out[:, 0, 1], out[:, 0, 2], out[:, 1, 2] = -v[:, 2], v[:, 1], -v[:, 0]
+    return out - out.transpose(0, 2, 1)
 
 
 def _log(R: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ SWAPPED = (
     "left and right are swapped: heads have the wrong disparity; exchange the two image topics"
 )
 NOT_RECTIFIED = (
-    "left and right rows differ by {:.1f} px (median of {} heads): the pair is not rectified or its"
+    "left and right rows differ by {:.1f} px (median of {} {}): the pair is not rectified or its"
     " calibration is off; feed rectified images (image_rect) or calibrate again"
 )
 _LEAST_FOR_MEDIAN = 3  # heads needed to tell a bad pair from a bad head
@@ -61,10 +61,11 @@ def screen(
             )
             continue
         heads.append(head)
-    heads, more = _without_duplicates(heads, camera, config)
-    dropped += more
-    heads, more = _without_lone_depths(heads, config)
-    return Screened(tuple(heads), tuple(dropped + more))
+    # first depth, then places: a ghost nearer than the others has the smaller standard error and
+    # would win the place of the head that it shares an image with
+    heads, lone = _without_lone_depths(heads, config)
+    heads, twice = _without_duplicates(heads, camera, config)
+    return Screened(tuple(heads), tuple(dropped + lone + twice))
 
 
 def uncertainty_m(head: Head3D) -> float:
@@ -104,7 +105,7 @@ def _bad_pair(observations: Sequence[HeadObservation], config: GhostConfig) -> R
     noise = float(np.median([_row_sigma(o) for o in finite]))
     # the median of a Gaussian's absolute value is 0.67 sigma: three times that is no accident
     if np.median(row) > max(config.systematic_row_px, 2.0 * noise):
-        return Rejected(NOT_RECTIFIED.format(float(np.median(row)), len(finite)))
+        return Rejected(NOT_RECTIFIED.format(float(np.median(row)), len(finite), "heads"))
     return None
 
 

@@ -16,6 +16,7 @@ from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
 from .config import StereoConfig
 from .ghosts import screen
 from .pair_check import check_pair
+from .rig_check import check_rig
 from .rod_fit import fit_rod
 from .rod_group import group_rods
 from .tracks import NS, Step, Track, Tracks, advance, align, predict
@@ -76,6 +77,10 @@ class MeasuresRods(Protocol):
     ) -> RodMeasurements: ...
 
 
+RIG_CHECK_NS = 5_000_000_000
+"""Stamps between two checks that the pair is rectified and the right way round."""
+
+
 class StereoTracker:
     """Keeps the screws current over the frames of one camera; one instance per operation.
 
@@ -102,6 +107,7 @@ class StereoTracker:
     def reset(self) -> None:
         """Forget everything that was seen; track ids start at 0 again."""
         self._tracks = Tracks()
+        self._rig_good_ns: int | None = None
 
     def process(
         self,
@@ -124,7 +130,7 @@ class StereoTracker:
         clock = _Clock()
         if frame.stamp_ns == self._tracks.stamp_ns:
             return Rejected(f"stamp {frame.stamp_ns} came twice: the pair is not used again")
-        wrong = check_pair(frame)
+        wrong = check_pair(frame) or self._wrong_rig(frame)
         clock.lap("check")
         if wrong is not None:
             return wrong
@@ -147,6 +153,15 @@ class StereoTracker:
         rods, rod_events = self._fitted_rods(frame, camera, found.rod_seeds, screws, labels)
         clock.lap("rods")
         return StereoResult(frame.stamp_ns, screws, rods, clock.done(), (*step.events, *rod_events))
+
+    def _wrong_rig(self, frame: StereoFrame) -> Rejected | None:
+        """Asked now and then: a rig that was good stays good, one that is bad is asked again."""
+        good = self._rig_good_ns
+        if good is not None and 0 <= frame.stamp_ns - good < RIG_CHECK_NS:
+            return None
+        wrong = check_rig(frame)
+        self._rig_good_ns = frame.stamp_ns if wrong is None else None
+        return wrong
 
     # -- heads ----------------------------------------------------------------------------------
 

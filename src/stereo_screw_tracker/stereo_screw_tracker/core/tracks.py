@@ -10,7 +10,7 @@ a clock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,8 +26,13 @@ NS = 1e-9
 
 @dataclass(frozen=True)
 class Track:
-    """One head in the frame of the last stamp. covariance_m2 is what averages out, common_m2 what
-    does not; track_id is -1 until the head is shown; seen_ns: last stamp that measured it."""
+    """One head in the frame of the last stamp.
+
+    covariance_m2 (3, 3): what averages out, when it was last measured; common_m2: what does not.
+    lost_m2: what its own wander and unseen camera motion added since; motion_m2: noise of the
+    present frame's motion. track_id is -1 until the head is shown; seen_ns: last stamp that
+    measured it.
+    """
 
     track_id: int
     point_m: np.ndarray
@@ -40,12 +45,18 @@ class Track:
     epipolar_px: float
     seen_ns: int
     age: int = 1
+    lost_m2: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
+    motion_m2: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
+
+    def predicted_m2(self) -> np.ndarray:
+        """(3, 3) what a new measurement has to be weighed against."""
+        return self.covariance_m2 + self.lost_m2 + self.motion_m2
 
     def head(self) -> Head3D:
         """What is known of the head, all errors together."""
         return Head3D(
             self.point_m,
-            self.covariance_m2 + self.common_m2,
+            self.predicted_m2() + self.common_m2,
             self.axis,
             float(np.hypot(self.axis_sigma_rad, self.axis_common_rad)),
             self.confidence,
@@ -114,7 +125,9 @@ def align(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: TrackCo
     """Which head is which track, and how the camera moved since the last frame."""
     dt = 0.0 if state.stamp_ns is None else max((stamp_ns - state.stamp_ns) * NS, 1e-3)
     before = np.array([t.point_m for t in state.tracks]).reshape(-1, 3)
-    before_covariance = np.array([t.covariance_m2 for t in state.tracks]).reshape(-1, 3, 3)
+    before_covariance = np.array([t.covariance_m2 + t.lost_m2 for t in state.tracks]).reshape(
+        -1, 3, 3
+    )
     now = np.array([h.point_m for h in heads]).reshape(-1, 3)
     # the common share moves with the heads and says nothing about their motion
     now_covariance = np.array(
@@ -138,14 +151,16 @@ def predict(track: Track, motion: Motion, dt: float, config: TrackConfig) -> Tra
     R = motion.T_now_before[:3, :3]
     point = transform_points(motion.T_now_before, track.point_m)
     wander = (1e-3 * config.process_mm_per_sqrt_s) ** 2 * dt
-    covariance = R @ track.covariance_m2 @ R.T + motion.spread_at(point) + wander * np.eye(3)
+    measured, drift = motion.spread_at(point)
     turn = np.radians(config.process_deg_per_sqrt_s) ** 2 * dt
-    turn += float(np.trace(motion.covariance[3:, 3:])) / 3.0
+    turn += float(np.trace(motion.drift[3:, 3:])) / 3.0
     return replace(
         track,
         point_m=point,
-        covariance_m2=0.5 * (covariance + covariance.T),
+        covariance_m2=R @ track.covariance_m2 @ R.T,
         common_m2=R @ track.common_m2 @ R.T,
+        lost_m2=R @ track.lost_m2 @ R.T + drift + wander * np.eye(3),
+        motion_m2=measured,
         axis=R @ track.axis,
         axis_sigma_rad=float(np.sqrt(track.axis_sigma_rad**2 + turn)),
     )
@@ -158,7 +173,8 @@ def updated(
     share = config.common_share
     noise = (1.0 - share) * head.covariance_m2
     innovation = head.point_m - track.point_m
-    total = track.covariance_m2 + noise
+    predicted = track.predicted_m2()
+    total = predicted + noise
     squared = float(innovation @ np.linalg.solve(total, innovation))
     if squared > config.restart_sigmas**2:
         events.append(
@@ -167,16 +183,18 @@ def updated(
         )
         fresh = _started(head, stamp_ns, config)
         return replace(fresh, track_id=track.track_id, age=track.age + 1)
-    gain = np.linalg.solve(total, track.covariance_m2).T
+    gain = np.linalg.solve(total, predicted).T
     keep = np.eye(3) - gain
     # Joseph form: stays positive definite whatever the rounding
-    covariance = keep @ track.covariance_m2 @ keep.T + gain @ noise @ gain.T
+    covariance = keep @ predicted @ keep.T + gain @ noise @ gain.T
     weight = float(np.trace(gain)) / 3.0
     axis, sigma, axis_weight = _fused_axis(track, head, np.sqrt(1.0 - share))
     return replace(
         track,
         point_m=track.point_m + gain @ innovation,
         covariance_m2=0.5 * (covariance + covariance.T),
+        lost_m2=np.zeros((3, 3)),
+        motion_m2=np.zeros((3, 3)),
         common_m2=(1.0 - weight) * track.common_m2 + weight * share * head.covariance_m2,
         axis=axis,
         axis_sigma_rad=sigma,
@@ -263,5 +281,5 @@ def _showable(track: Track, stamp_ns: int, config: TrackConfig) -> bool:
         return False
     if track.seen_ns == stamp_ns:
         return True
-    covariance = track.covariance_m2 + track.common_m2
-    return 1e3 * float(np.sqrt(np.trace(covariance))) <= config.most_sigma_mm
+    lost = float(np.trace(track.lost_m2 + track.motion_m2))
+    return 1e3 * np.sqrt(lost) <= config.most_lost_mm
