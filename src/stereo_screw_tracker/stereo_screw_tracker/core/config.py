@@ -85,7 +85,7 @@ class TrackConfig:
 class AssignConfig:
     """How heads get a level and a side (assign.py)."""
 
-    gate_mm: float = param(15.0, "a head farther from a planned screw is not that one", "mm", 1, 60)
+    gate_mm: float = param(18.0, "a head farther from a planned screw is not that one", "mm", 1, 60)
     margin_mm: float = param(
         4.0, "lead over the next level or side below which neither is named", "mm", 0.0, 30.0
     )
