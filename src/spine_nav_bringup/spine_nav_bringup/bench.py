@@ -13,48 +13,82 @@ import shlex
 import sys
 import time
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rod_bending_ar.core.benchmark import run_benchmark
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.parameters import digest
 from spine_registration.core.config import NavigatorConfig
+from stereo_screw_tracker.core.config import StereoConfig
+from stereo_screw_tracker.core.load import StereoCore
 
 from .bench_accuracy import accuracy_record
+from .bench_calibration import calibration_sets
 from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
+from .bench_stereo import foreign_record, judged_record, stereo_timing_record
 from .bench_timing import timing_record
 from .core import jsonl
 from .core.progress import Progress
 from .core.run import versions
 from .replay import load_segmenter
 from .results import render, table_text
+from .screws import load_core
 
-PARTS = ("accuracy", "foreign", "timing")
+RGBD = ("accuracy", "foreign", "timing")
+STEREO = ("stereo", "stereo_foreign", "stereo_timing")
+PARTS = (*RGBD, *STEREO, "rod", "calibration")
+NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 CACHE = Path("out/bench")
 PLOT = Path("docs/img/update_time.png")
 SMOKE_SECONDS = 1.0
+ROD_SEED, RODS = 300_000, 100  # rods for each number of screws; constants were chosen on others
+
+
+class Loaded:
+    """Networks, loaded by the first part that asks."""
+
+    @cached_property
+    def segmenter(self) -> Any:
+        return load_segmenter()
+
+    @cached_property
+    def stereo(self) -> StereoCore:
+        return load_core(StereoConfig())
+
+    def provenance(self, part: str) -> dict[str, Any]:
+        """Model and settings behind a part; null where no network takes part."""
+        if part in RGBD:
+            model, config = self.segmenter, digest(NavigatorConfig())
+        elif part in STEREO:
+            model, config = self.stereo, digest(StereoConfig())
+        else:
+            return {"model_sha256": None, "provider": None, "config_sha256": None}
+        return {
+            "model_sha256": model.model_sha256,
+            "provider": model.provider,
+            "config_sha256": config,
+        }
 
 
 def run_bench(args: argparse.Namespace) -> int:
     """Measure, append the lines, and print the tables (or the lines with --json)."""
-    parts = _parts(args)
-    segmenter = load_segmenter()
-    base = {
-        "command": "spinenav " + shlex.join(sys.argv[1:]),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **jsonl.commit_state(),
-        "machine": jsonl.machine(),
-        "versions": versions(),
-        "model_sha256": segmenter.model_sha256,
-        "provider": segmenter.provider,
-        "config_sha256": digest(NavigatorConfig()),
-        "smoke": args.smoke,
-    }
+    loaded = Loaded()
     lines = []
-    for part in parts:
+    for part in _parts(args):
+        base = {
+            "command": "spinenav " + shlex.join(sys.argv[1:]),
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **jsonl.commit_state(),
+            "machine": jsonl.machine(),
+            "versions": versions(),
+            **loaded.provenance(part),
+            "smoke": args.smoke,
+        }
         progress = Progress(f"bench {part}")
         started = time.monotonic()
-        record = {"part": part, **base, **_measure(part, args, segmenter, progress)}
+        record = {"part": part, **base, **_measure(part, args, loaded, progress)}
         record["wall_s"] = round(time.monotonic() - started, 1)
         progress.close()
         lines.append(record)
@@ -70,21 +104,44 @@ def run_bench(args: argparse.Namespace) -> int:
 
 
 def _parts(args: argparse.Namespace) -> tuple[str, ...]:
-    if args.only is not None:
-        if args.only not in PARTS:
-            raise InputError("bench", "--only", f"{args.only!r} is unknown",
-                             f"use one of {', '.join(PARTS)}")  # fmt: skip
-        if args.only == "foreign" and args.scenes is None:
-            raise InputError("bench", "--only foreign", "no scenes are named", "add --scenes DIR")
-        return (args.only,)
-    return tuple(p for p in PARTS if p != "foreign" or args.scenes is not None)
+    def given(part: str) -> bool:
+        return part not in NEEDS or getattr(args, NEEDS[part]) is not None
+
+    if args.only is None:
+        return tuple(p for p in PARTS if given(p))
+    if args.only not in PARTS:
+        raise InputError("bench", "--only", f"{args.only!r} is unknown",
+                         f"use one of {', '.join(PARTS)}")  # fmt: skip
+    if not given(args.only):
+        raise InputError("bench", f"--only {args.only}", f"no {NEEDS[args.only]} are named",
+                         f"add --{NEEDS[args.only]} DIR")  # fmt: skip
+    return (args.only,)
 
 
 def _measure(
-    part: str, args: argparse.Namespace, segmenter: Any, progress: Progress
+    part: str, args: argparse.Namespace, loaded: Loaded, progress: Progress
+) -> dict[str, Any]:
+    cache = CACHE / ("smoke" if args.smoke else "scenes")
+    if part in RGBD:
+        return _measure_rgbd(part, args, loaded, cache, progress)
+    if part == "rod":
+        return {"rods": run_benchmark(ROD_SEED, 5 if args.smoke else RODS), "seeds": [ROD_SEED]}
+    if part == "calibration":
+        return {"sets": calibration_sets(args.data)}
+    if part == "stereo_timing":
+        return stereo_timing_record(cache, loaded.stereo, smoke=args.smoke, progress=progress)
+    if part == "stereo_foreign":
+        return foreign_record(args.scenes, loaded.stereo, CACHE / "runs", args.smoke, progress)
+    return judged_record(
+        cache, loaded.stereo, args.implants, args.anatomy, smoke=args.smoke, progress=progress
+    )
+
+
+def _measure_rgbd(
+    part: str, args: argparse.Namespace, loaded: Loaded, cache: Path, progress: Progress
 ) -> dict[str, Any]:
     seconds = SMOKE_SECONDS if args.smoke else SECONDS
-    cache = CACHE / ("smoke" if args.smoke else "scenes")
+    segmenter = loaded.segmenter
     if part == "timing":
         short = {"attempts": 2, "steps": 4, "counts": (1, 2), "nodes": False}
         return timing_record(

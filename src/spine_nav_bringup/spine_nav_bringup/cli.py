@@ -269,8 +269,16 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--scenes", type=Path, metavar="DIR", help="recordings made elsewhere: a table of their own"
     )
+    bench.add_argument(
+        "--implants", type=Path, action="append", default=[], metavar="DIR",
+        help="folder of real screw meshes, judged as well; repeat for more",
+    )  # fmt: skip
+    bench.add_argument("--data", type=Path, metavar="DIR", help="real stereo calibration images")
     bench.add_argument("--smoke", action="store_true", help="one short scene, nothing is recorded")
-    bench.add_argument("--only", metavar="PART", help="accuracy, foreign or timing")
+    bench.add_argument(
+        "--only", metavar="PART",
+        help="accuracy, foreign, timing, stereo, stereo_foreign, stereo_timing, rod or calibration",
+    )  # fmt: skip
     bench.add_argument("--results", type=Path, default=Path("docs/results"), metavar="DIR")
 
     add("doctor", _doctor, "what this machine has, and what to do about what is missing")

@@ -3,32 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import results_stereo
 from .core import jsonl
+from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 
-Record = dict[str, Any]
 LABEL_NOISE = (
     "Published figures were measured on SpineDepth, whose own labels are off by about 1.5 mm "
     "(unverified); ours are from virtual operations with exact truth. They stand beside each "
     "other for orientation and are not a ranking."
 )
-NOT_MEASURED = "not measured"
-OURS = "SpineNav"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A line of the table of targets: what is wanted, how it is read from a record, and met."""
-
-    what: str
-    goal: str
-    published: str
-    part: str
-    read: Callable[[Record], tuple[str, bool] | None]
 
 
 def _at(record: Any, *path: str) -> Any:
@@ -107,6 +94,7 @@ def _growth(r: Record) -> tuple[str, bool] | None:
     return None if exponent is None else (f"levels^{exponent:.2f}", exponent <= 1.0)
 
 
+PARTS = ("accuracy", "foreign", "timing")
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
            "96 % mean (Liebmann), 91 % (NeuralBoneReg)", "accuracy", _success),
@@ -137,33 +125,6 @@ TARGETS = (
 )  # fmt: skip
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
-
-
-def _stat(summary: Record | None, digits: int = 2) -> str:
-    if summary is None:
-        return "–"
-    return " / ".join(f"{summary[k]:.{digits}f}" for k in ("mean", "median", "p95"))
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def targets_table(records: dict[str, Record]) -> list[str]:
-    """What was wanted, what was measured, and whether it was met."""
-    rows = []
-    for target in TARGETS:
-        record = records.get(target.part)
-        found = target.read(record) if record is not None else None
-        text, met = found if found is not None else (NOT_MEASURED, None)
-        mark = {True: "met", False: "**missed**", None: "–"}[met]
-        rows.append((target.what, target.goal, text, mark, target.published))
-    return _table(("what", "target", "measured", "", "published"), rows)
-
-
 def scratch_table(record: Record) -> list[str]:
     """Every method from scratch on the same frames."""
     rows = []
@@ -172,13 +133,13 @@ def scratch_table(record: Record) -> list[str]:
         rows.append(
             (
                 name,
-                f"{m['levels_right']} of {m['levels']} ({_share(m['success'])})",
+                f"{m['levels_right']} of {m['levels']} ({share(m['success'])})",
                 str(m["wrong_level"]),
-                _stat(right["tre_mm"]),
-                _stat(right["trer_deg"]),
-                _stat(right["eper_mm"]),
-                _stat(right["add_mm"]),
-                _stat(m["all_given"]["tre_mm"], 1),
+                stat(right["tre_mm"]),
+                stat(right["trer_deg"]),
+                stat(right["eper_mm"]),
+                stat(right["add_mm"]),
+                stat(m["all_given"]["tre_mm"], 1),
                 "–" if m["registration_ms"] is None else f"{m['registration_ms']['median']:.0f}",
                 "–" if m["with_network_ms"] is None else f"{m['with_network_ms']['median']:.0f}",
             )
@@ -187,7 +148,7 @@ def scratch_table(record: Record) -> list[str]:
         "method", "levels right", "wrong level", "TRE mm", "TrEr °", "EpEr mm", "ADD mm",
         "TRE mm, failures included", "registration ms", "with network ms",
     )  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def scenes_table(record: Record) -> list[str]:
@@ -197,12 +158,12 @@ def scenes_table(record: Record) -> list[str]:
             s["scene"],
             f"{s['exposed'][0]}–{s['exposed'][-1]}",
             f"{s['levels_registered']} / {s['levels']}",
-            _share(s["availability"]),
-            _stat(s["tre_mm"]),
+            share(s["availability"]),
+            stat(s["tre_mm"]),
             "–" if s["trer_deg"] is None else f"{s['trer_deg']['median']:.2f}",
             str(s["silent_failures"]),
             str(s["wrong_level"]),
-            _share(s["coverage95"]),
+            share(s["coverage95"]),
         )
         for s in record["run"]["scenes"]
     ]
@@ -211,11 +172,11 @@ def scenes_table(record: Record) -> list[str]:
     p = record["run"]["pooled"]
     trer = "–" if p["trer_deg"] is None else f"{p['trer_deg']['median']:.2f}"
     rows.append(
-        ("**all**", "", f"{p['levels_registered']} / {p['levels']}", _share(p["availability"]),
-         _stat(p["tre_mm"]), trer, str(p["silent_failures"]), str(p["wrong_level"]),
-         _share(p["coverage95"]))
+        ("**all**", "", f"{p['levels_registered']} / {p['levels']}", share(p["availability"]),
+         stat(p["tre_mm"]), trer, str(p["silent_failures"]), str(p["wrong_level"]),
+         share(p["coverage95"]))
     )  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def timing_table(record: Record) -> list[str]:
@@ -238,20 +199,7 @@ def timing_table(record: Record) -> list[str]:
     ]  # fmt: skip
     if record["nodes"] is not None:
         rows.append(row("camera stamp to published pose, ROS 2", record["nodes"]["latency_ms"]))
-    return _table(("ms", "median", "p95", "p99", "n"), rows)
-
-
-def _provenance(record: Record) -> list[str]:
-    machine = record["machine"]
-    dirty = {True: ", with uncommitted changes", False: "", None: ""}[record["dirty"]]
-    return [
-        (
-            f"`{record['command']}` on {record['time']}, commit `{(record['commit'] or '?')[:12]}`{dirty}, "
-            f"model `{record['model_sha256'][:12]}` on {record['provider']}; "
-            f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_1min']} at the start; "
-            f"{record['wall_s']:.0f} s."
-        )
-    ]
+    return table(("ms", "median", "p95", "p99", "n"), rows)
 
 
 def _settings(record: Record) -> list[str]:
@@ -259,12 +207,13 @@ def _settings(record: Record) -> list[str]:
         (name, ", ".join(f"{k} {v}" for k, v in p.items()))
         for name, p in record["peer_parameters"].items()
     ]
-    return _table(("peer", "settings, searched on training anatomies"), rows)
+    return table(("peer", "settings, searched on training anatomies"), rows)
 
 
 def render(folder: Path) -> str:
     """The whole document from the newest line of every part."""
-    lines_of = {p: jsonl.load(folder / f"{p}.jsonl") for p in ("accuracy", "foreign", "timing")}
+    parts = (*PARTS, *results_stereo.PARTS)
+    lines_of = {part: jsonl.load(folder / f"{part}.jsonl") for part in parts}
     newest = {part: lines[-1] for part, lines in lines_of.items() if lines}
     out = [
         "# Results",
@@ -276,22 +225,26 @@ def render(folder: Path) -> str:
         "",
         "## Targets",
         "",
-        *targets_table(newest),
+        *targets_table(TARGETS, newest),
         "",
         LABEL_NOISE,
+        "",
+        "Screws and rods:",
+        "",
+        *targets_table(results_stereo.TARGETS, newest),
         "",
     ]
     if "accuracy" in newest:
         r = newest["accuracy"]
         out += [
             "## Accuracy on anatomies that nothing was trained or tuned on", "",
-            *_provenance(r), "",
+            *provenance(r), "",
             (f"{len(r['scene_names'])} scenes, anatomies: {', '.join(r['anatomies'])}. All noise "
             "and motion on. Errors are mean / median / 95th percentile, pooled over level-frames."),
             "", *scenes_table(r), "",
             "### Registration from scratch beside peer methods", "",
             ("The same frames, the same segmentation (our network's), one frame for a peer; ours "
-            f"takes {_stat(r['scratch'][OURS]['frames_used'], 1)} frames (mean / median / "
+            f"takes {stat(r['scratch'][OURS]['frames_used'], 1)} frames (mean / median / "
             "p95) until it answers. Errors over the levels that are right (< 5°, < 4 mm), then over all poses "
             "that were given."), "",
             *scratch_table(r), "", *_settings(r), "",
@@ -302,24 +255,27 @@ def render(folder: Path) -> str:
             "## Recordings made elsewhere", "",
             ("Another renderer, real anatomies, nothing trained or tuned on them. Runs of the bench "
             f"on them so far: {len(lines_of['foreign'])}."), "",
-            *_provenance(r), "", *scenes_table(r), "", *scratch_table(r), "",
+            *provenance(r), "", *scenes_table(r), "", *scratch_table(r), "",
         ]  # fmt: skip
     if "timing" in newest:
         r = newest["timing"]
         out += [
-            "## Time", "", *_provenance(r), "",
+            "## Time", "", *provenance(r), "",
             ("Frames are decoded in memory, everything is warm, rendering is not measured. A "
             "tracking step is without the network, whose time stands in its own line."), "",
             *timing_table(r), "",
         ]  # fmt: skip
         if "growth_exponent" in r:
             out += ["![tracking step over the number of levels](img/update_time.png)", ""]
+    out += results_stereo.sections(newest, {part: len(lines) for part, lines in lines_of.items()})
     return "\n".join(out).rstrip() + "\n"
 
 
 def table_text(record: Record) -> str:
     """The tables of one part, for a terminal."""
-    if record["part"] == "timing":
+    if record["part"] in results_stereo.PARTS:
+        body = results_stereo.tables(record)
+    elif record["part"] == "timing":
         body = timing_table(record)
     else:
         body = [*scenes_table(record), "", *scratch_table(record)]

@@ -7,8 +7,10 @@ import copy
 
 import pytest
 
+from spine_nav_bringup import results_stereo
 from spine_nav_bringup.core import jsonl
-from spine_nav_bringup.results import LABEL_NOISE, NOT_MEASURED, TARGETS, render, targets_table
+from spine_nav_bringup.results import LABEL_NOISE, TARGETS, render
+from spine_nav_bringup.results_common import NOT_MEASURED, targets_table
 
 STAT = {"mean": 0.9, "median": 0.8, "p95": 1.7, "count": 100}
 MS = {"median": 7.0, "p95": 9.0, "p99": 12.0, "max": 15.0, "count": 60}
@@ -50,7 +52,7 @@ TIMING = {
 
 
 def lines(records) -> list[str]:
-    return [row for row in targets_table(records) if row.startswith("| ")][1:]
+    return [row for row in targets_table(TARGETS, records) if row.startswith("| ")][1:]
 
 
 def test_all_targets_met():
@@ -94,7 +96,7 @@ def test_a_missed_target_is_marked_as_missed(path, value, what):
 
 def test_without_lines_nothing_has_a_number(tmp_path):
     text = render(tmp_path)
-    assert text.count(NOT_MEASURED) == len(TARGETS)
+    assert text.count(NOT_MEASURED) == len(TARGETS) + len(results_stereo.TARGETS)
     assert "## Time" not in text
     assert "## Accuracy" not in text
 
