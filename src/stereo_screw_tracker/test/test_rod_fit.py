@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rods: cells to curves, curves to a fit whose standard error tells where it is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from screw_support import (
+    CAMERA,
+    NO_SEEDS,
+    heads_m,
+    join_seeds,
+    measure_rods,
+    posterior,
+    rod_m,
+    seeds_along,
+)
+
+from spine_nav_common.core.types import Rejected
+from stereo_screw_tracker.core.config import RodConfig
+from stereo_screw_tracker.core.rod_fit import fit_rod
+from stereo_screw_tracker.core.rod_group import SeedCurve, group_rods
+from stereo_screw_tracker.core.types import (
+    Head3D,
+    RodFit,
+    RodMeasurements,
+    RodSeeds,
+    ScrewTrack,
+)
+
+CONFIG = RodConfig()
+MIDDLE = np.array([0.0, 0.0, 0.5])
+
+
+def turned(points: np.ndarray, degrees: float) -> np.ndarray:
+    """Rolled about the line of sight: at 90 degrees the spine lies along the epipolar lines."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return (points - MIDDLE) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]).T + MIDDLE
+
+
+def off_mm(points: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    return 1e3 * np.linalg.norm(points[:, None] - curve, axis=2).min(axis=1)
+
+
+def screws(points: np.ndarray, side: str = "", depth_mm: float = 0.8) -> list[ScrewTrack]:
+    covariance = np.diag([0.1, 0.1, depth_mm]) ** 2 * 1e-6
+    rng = np.random.default_rng(9)
+    return [
+        ScrewTrack(
+            i,
+            Head3D(
+                p + 1e-3 * rng.normal(0, [0.1, 0.1, depth_mm]),
+                covariance,
+                posterior(),
+                0.05,
+                0.9,
+                0.0,
+            ),
+            2.0,
+            side=side,
+        )
+        for i, p in enumerate(points)
+    ]
+
+
+def fitted(
+    rods: list[np.ndarray],
+    rough: np.ndarray | None = None,
+    held: list[ScrewTrack] | None = None,
+    seed: int = 0,
+    cranial: np.ndarray | None = None,
+    config: RodConfig = CONFIG,
+    **measuring: object,
+) -> RodFit | Rejected:
+    """The first rod, from a rough curve (default: itself, displaced) and noisy measurements."""
+    rng = np.random.default_rng(seed)
+    start = rods[0][10:-10:6] + (1e-3, -1e-3, 6e-3) if rough is None else rough
+    return fit_rod(
+        CAMERA,
+        SeedCurve(start, 1.0),
+        lambda points, tangents: measure_rods(rods, points, tangents, rng, **measuring),
+        held or [],
+        config,
+        cranial,
+    )
+
+
+def good(answer: RodFit | Rejected) -> RodFit:
+    assert isinstance(answer, RodFit), answer.reason
+    return answer
+
+
+class TestGroups:
+    def seeds(self, *rods: np.ndarray, seed: int = 0, **noise: float) -> RodSeeds:
+        rng = np.random.default_rng(seed)
+        return join_seeds([seeds_along(r, rng, **noise) for r in rods])
+
+    @pytest.mark.parametrize("degrees", [0.0, 30.0, 60.0, 90.0])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_two_rods_in_any_order_are_two_curves(self, degrees: float, seed: int) -> None:
+        rods = [turned(rod_m(side), degrees) for side in ("left", "right")]
+        curves = group_rods(self.seeds(*rods, seed=seed), CONFIG)
+        assert len(curves) == 2
+        owners = set()
+        for curve in curves:
+            far = [off_mm(curve.points_m, rod).mean() for rod in rods]
+            owners.add(int(np.argmin(far)))
+            assert min(far) < 5.0 and max(far) > 20.0
+        assert owners == {0, 1}
+
+    @pytest.mark.parametrize("apart_mm", [25.0, 40.0, 60.0])
+    def test_parallel_rods_are_never_merged(self, apart_mm: float) -> None:
+        y = np.arange(-70.0, 70.0, 0.5)
+        rods = [1e-3 * np.stack([np.full_like(y, x), y, np.full_like(y, 500.0)], 1)
+                for x in (0.0, apart_mm)]  # fmt: skip
+        assert len(group_rods(self.seeds(*rods), CONFIG)) == 2
+
+    def test_a_hand_over_the_rod_leaves_one_rod(self) -> None:
+        rod = rod_m()
+        parts = [rod[:110], rod[200:]]  # 45 mm hidden
+        curves = group_rods(self.seeds(*parts), CONFIG)
+        assert len(curves) == 1
+        assert off_mm(rod[[20, -20]], curves[0].points_m).max() < 8.0
+
+    def test_short_pieces_are_dropped(self) -> None:
+        tool = 1e-3 * np.stack(
+            [np.linspace(60, 80, 41), np.linspace(0, 12, 41), np.full(41, 480.0)], 1
+        )
+        curves = group_rods(self.seeds(rod_m(), tool), CONFIG)
+        assert len(curves) == 1
+
+    def test_a_shaft_across_the_rod_does_not_bend_it(self) -> None:
+        rod = rod_m()
+        across = rod[150] + 1e-3 * np.stack(
+            [np.linspace(-25, 25, 101), np.linspace(-4, 4, 101), np.full(101, -10.0)], 1
+        )
+        curves = group_rods(self.seeds(rod, across), CONFIG)
+        best = min(curves, key=lambda c: off_mm(c.points_m, rod).mean())
+        assert off_mm(best.points_m, rod).max() < 10.0
+        assert np.linalg.norm(best.points_m[0] - best.points_m[-1]) > 0.12
+
+    def test_scattered_cells_are_no_rod(self) -> None:
+        rng = np.random.default_rng(1)
+        points = MIDDLE + rng.uniform(-0.1, 0.1, (25, 3))
+        tangent = rng.normal(size=(25, 3))
+        assert group_rods(RodSeeds(points, tangent, np.full(25, 0.6)), CONFIG) == ()
+
+    def test_no_cells_no_rods(self) -> None:
+        assert group_rods(NO_SEEDS, CONFIG) == ()
+
+    def test_cells_that_are_no_numbers_are_left_out(self) -> None:
+        seeds = self.seeds(rod_m())
+        seeds.point_m[3] = np.nan
+        seeds.tangent[5] = 0.0
+        seeds.confidence[7] = np.nan
+        (curve,) = group_rods(seeds, CONFIG)
+        assert np.isfinite(curve.points_m).all()
+
+
+class TestFit:
+    @pytest.mark.parametrize("degrees", [0.0, 30.0, 60.0])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_it_lies_on_the_rod_from_end_to_end(self, degrees: float, seed: int) -> None:
+        rod = turned(rod_m(), degrees)
+        fit = good(fitted([rod], seed=seed))
+        off = off_mm(fit.centreline_m, rod)
+        assert off.mean() < 1.2 and off.max() < 3.0
+        ends = fit.centreline_m[[0, -1]]
+        for end in rod[[0, -1]]:
+            assert 1e3 * np.linalg.norm(ends - end, axis=1).min() < 6.0
+        assert fit.seen.all()
+
+    def test_points_are_at_most_a_millimetre_apart_and_lists_equally_long(self) -> None:
+        fit = good(fitted([rod_m()]))
+        assert 1e3 * np.linalg.norm(np.diff(fit.centreline_m, axis=0), axis=1).max() <= 1.0
+        assert len(fit.centreline_m) == len(fit.sigma_mm) == len(fit.seen)
+
+    def test_it_walks_out_to_ends_that_the_rough_curve_lacks(self) -> None:
+        rod = rod_m()
+        fit = good(fitted([rod], rough=rod[100:200:6]))  # the middle 50 of 150 mm
+        length = 1e3 * np.linalg.norm(np.diff(fit.centreline_m, axis=0), axis=1).sum()
+        assert abs(length - 0.5 * (len(rod) - 1)) < 12.0
+
+    def test_it_stops_where_the_rod_stops(self) -> None:
+        rod = rod_m()[:200]
+        fit = good(fitted([rod], rough=rod_m()[10:260:6]))
+        assert off_mm(fit.centreline_m, rod).max() < 5.0
+
+    def test_standard_error_is_honest(self) -> None:
+        """Over many draws the true error is neither above nor far below what is stated."""
+        rod = rod_m()
+        z = []
+        for seed in range(12):
+            fit = good(fitted([rod], seed=seed))
+            z.append(off_mm(fit.centreline_m, rod) / fit.sigma_mm)
+        assert 0.3 < np.sqrt(np.mean(np.concatenate(z) ** 2)) < 1.3
+
+    def test_standard_error_grows_where_it_is_hidden(self) -> None:
+        rod = rod_m()
+        hand = (rod[len(rod) // 2], 0.025)
+        fit = good(fitted([rod], covered=(hand,)))
+        assert 0.55 < fit.seen.mean() < 0.9
+        near = off_mm(fit.centreline_m, hand[0][None]) < 10.0
+        far = off_mm(fit.centreline_m, hand[0][None]) > 40.0
+        assert fit.sigma_mm[near].min() > 1.5 * np.median(fit.sigma_mm[far])
+        assert not fit.seen[near].any() and fit.seen[far].all()
+        assert off_mm(fit.centreline_m, rod).max() < 5.0  # bridged, not cut
+
+    def test_standard_error_grows_along_the_epipolar_lines(self) -> None:
+        sigma = []
+        for degrees in (0.0, 60.0, 75.0):
+            answer = good(fitted([turned(rod_m(), degrees)]))
+            sigma.append(np.median(answer.sigma_mm))
+        assert sigma == sorted(sigma) and sigma[2] > 2.0 * sigma[0]
+
+    def test_along_the_epipolar_lines_without_screws_it_is_not_determined(self) -> None:
+        answer = fitted([turned(rod_m(), 90.0)])
+        assert isinstance(answer, Rejected)
+        assert "turn the camera" in answer.reason
+
+    def test_seated_heads_fix_its_depth_there(self) -> None:
+        rod = turned(rod_m(), 90.0)
+        held = screws(turned(heads_m(("left",)), 90.0))
+        fit = good(fitted([rod], held=held))
+        off = off_mm(fit.centreline_m, rod)
+        assert off.mean() < 1.5
+        assert np.median(fit.sigma_mm) < 3.0
+
+    def test_a_head_beside_the_rod_does_not_pull_it(self) -> None:
+        rod = rod_m()
+        beside = screws(heads_m(("left",)) + (6e-3, 0.0, 0.0), depth_mm=0.1)
+        plain, pulled = good(fitted([rod])), good(fitted([rod], held=beside))
+        assert off_mm(pulled.centreline_m, plain.centreline_m).max() < 0.3
+
+    def test_one_wrong_head_in_depth_does_not_bend_it(self) -> None:
+        rod = rod_m()
+        heads = heads_m(("left",))
+        heads[2, 2] += 8e-3
+        fit = good(fitted([rod], held=screws(heads, depth_mm=0.5)))
+        assert off_mm(fit.centreline_m, rod).max() < 3.5
+
+    def test_two_rods_do_not_mix(self) -> None:
+        rods = [rod_m("left"), rod_m("right")]
+        fit = good(fitted(rods))
+        assert off_mm(fit.centreline_m, rods[0]).max() < 3.0
+
+    def test_false_answers_here_and_there_do_not_bend_it(self) -> None:
+        rod, rng = rod_m(), np.random.default_rng(2)
+
+        def spoiled(points: np.ndarray, tangents: np.ndarray) -> RodMeasurements:
+            m = measure_rods([rod], points, tangents, rng)
+            wrong = rng.uniform(size=len(points)) < 0.1
+            m.offset_left_px[wrong] += rng.choice([-8.0, 8.0], int(wrong.sum()))
+            m.offset_right_px[rng.uniform(size=len(points)) < 0.05] = np.nan
+            return m
+
+        start = SeedCurve(rod[10:-10:6] + (1e-3, -1e-3, 6e-3), 1.0)
+        fit = good(fit_rod(CAMERA, start, spoiled, [], CONFIG))
+        off = off_mm(fit.centreline_m, rod)
+        assert off.mean() < 1.5 and off.max() < 4.0
+
+    def test_the_cranial_end_comes_first(self) -> None:
+        up = np.array([0.0, -1.0, 0.0])
+        for cranial in (up, -up):
+            fit = good(fitted([rod_m()], cranial=cranial))
+            assert (fit.centreline_m[0] - fit.centreline_m[-1]) @ cranial > 0.0
+
+    def test_its_side_is_that_of_its_screws(self) -> None:
+        assert good(fitted([rod_m()], held=screws(heads_m(("left",)), "left"))).side == "left"
+        assert good(fitted([rod_m()])).side == ""
+        assert good(fitted([rod_m()], held=screws(heads_m(("right",)), "right"))).side == ""
+
+
+class TestRefusals:
+    def test_too_little_seen(self) -> None:
+        answer = fitted([rod_m()[:30]], rough=rod_m()[10:260:6])
+        assert isinstance(answer, Rejected)
+        assert "uncover the rod" in answer.reason
+
+    def test_nothing_seen(self) -> None:
+        rod = rod_m()
+        answer = fitted([rod + (0.1, 0.0, 0.0)], rough=rod[10:-10:6])
+        assert isinstance(answer, Rejected)
+
+    def test_an_answer_of_the_wrong_length_is_an_error(self) -> None:
+        rod = rod_m()
+
+        def short(points: np.ndarray, tangents: np.ndarray) -> RodMeasurements:
+            return measure_rods([rod], points[:-1], tangents[:-1], np.random.default_rng(0))
+
+        measure: Callable = short
+        with pytest.raises(ValueError, match="asked for"):
+            fit_rod(CAMERA, SeedCurve(rod[10:-10:6], 1.0), measure, [], CONFIG)
