@@ -61,6 +61,7 @@ def export(
     onnx.checker.check_model(onnx.load(path))
     with torch.no_grad():
         expected = net.eval()(x)
+    expected = (expected,) if isinstance(expected, torch.Tensor) else expected
     got = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
         None, {"x": x.numpy()}
     )

@@ -13,48 +13,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import warnings
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime as ort
 import torch
 
-from export import AGREEMENT, OPSET, fold_batch_norm, git_commit
+from export import OPSET, export, git_commit
 from spine_perception.core.inference import OnnxModel
 from stereo_refiner_card import model_card
 from stereo_refiner_evaluate import CORE, EVALUATE, chosen, milliseconds
 from stereo_refiner_train import NETS, SHIPPED
 from stereo_screw_tracker.core.refiner import sigma_scale
-
-
-def export(kind: str, net: torch.nn.Module, path: Path) -> float:
-    """Write the ONNX file; returns the largest difference from PyTorch on a random input."""
-    core = CORE[kind]
-    folded = fold_batch_norm(net)
-    shape = (core.BATCH, 2, core.CROP_SIZE, core.CROP_SIZE)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            folded,
-            (x,),
-            str(path),
-            input_names=["x"],
-            output_names=["y"],
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    onnx.checker.check_model(onnx.load(path))
-    with torch.no_grad():
-        expected = net.eval()(x).numpy()
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    worst = float(np.abs(session.run(None, {"x": x.numpy()})[0] - expected).max())
-    if not worst <= AGREEMENT:
-        path.unlink()
-        raise RuntimeError(f"{path}: ONNX Runtime differs from PyTorch by {worst:.2g}; not kept")
-    return worst
 
 
 def save_half(state: dict, path: Path) -> None:
@@ -85,7 +53,8 @@ def main() -> None:
     net = NETS[args.kind]()
     net.load_state_dict(state["ema"])
     part = out.with_suffix(".part.onnx")
-    difference = export(args.kind, net.eval(), part)
+    shape = (core.BATCH, 2, core.CROP_SIZE, core.CROP_SIZE)
+    difference = export(net.eval(), part, shape, ["y"])
     card = {
         "name": out.stem,
         "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
