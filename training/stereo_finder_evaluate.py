@@ -27,7 +27,8 @@ from stereo_screw_tracker.core.finder_mono import MonoFinder
 
 RIGHT_MM = 8.0  # the refiner reaches that far; tulips are 12 mm wide and stand 25 mm apart
 VISIBLE = 0.5
-LEAST_SCORE = 0.05  # candidates below are not even looked at
+LEVELS = np.round(np.arange(0.05, 1.0, 0.01), 2)  # thresholds to choose from
+LEAST_SCORE = float(LEVELS[0])
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Labelled:
     pair: Pair
     frame: StereoFrame
     f_mm: np.ndarray
+
+
+@dataclass(frozen=True)
+class RodCells:
+    """counts (len(LEVELS), 3): hits, said, there; misses in grid pixels where a rod was said."""
+
+    counts: np.ndarray
+    across: np.ndarray
+    disparity: np.ndarray
 
 
 def load(path: Path) -> Labelled:
@@ -74,7 +84,7 @@ def evaluate(
     limit: int = 0,
     thresholds: dict[str, float] | None = None,
     mono: bool = False,
-) -> dict:
+) -> dict[str, float]:
     """All numbers. Without thresholds they are chosen on these very pairs, and reported.
 
     mono: the network is the peer's, which sees one view at a time.
@@ -85,74 +95,58 @@ def evaluate(
     if not paths:
         raise FileNotFoundError(f"{folder}: no pairs; run training/stereo_generate.py")
     finder = (MonoFinder if mono else Finder)(network, LEAST_SCORE)
-    rows, seen, times = [], [], []
-    rod = np.zeros((99, 3))  # per threshold: hits, said, there
-    rod_miss, rod_disparity = [], []
-    for index, path in enumerate(paths):
+    rows, shares, times, rods = [], [], [], []
+    for path in paths:
         truth = load(path)
         begun = time.perf_counter()
         answer = finder.find(truth.frame)
-        found = answer if mono else answer.heads
         times.append((time.perf_counter() - begun) * 1e3)
-        seen.append(truth.pair.head_seen.min(axis=0))
-        rows += _head_rows(index, found, truth)
-        r, miss, disparity = _rod(network, truth)
-        rod += r
-        rod_miss.append(miss)
-        rod_disparity.append(disparity)
-    share = np.concatenate(seen) if seen else np.zeros(0)
-    report = {"pairs": len(paths), "heads": len(share), "visible": int((share >= VISIBLE).sum())}
-    table = np.array([(r["score"], r["kind"], r["seen"]) for r in rows]).reshape(-1, 3)
-    levels = np.arange(LEAST_SCORE, 1.0, 0.01)
-    visible = max(1, report["visible"])
-    recall = (
-        np.array(
-            [
-                ((table[:, 0] >= t) & (table[:, 1] == 1) & (table[:, 2] >= VISIBLE)).sum()
-                for t in levels
-            ]
-        )
-        / visible
-    )
-    said = np.array([((table[:, 0] >= t) & (table[:, 1] >= 0)).sum() for t in levels])
-    false = np.array([((table[:, 0] >= t) & (table[:, 1] == 0)).sum() for t in levels])
-    false_share = false / np.maximum(said, 1)
+        rows += _head_rows(answer if mono else answer.heads, truth)
+        shares.append(truth.pair.head_seen.min(axis=0))
+        rods.append(_judge_rod(network, truth))
+    share = np.concatenate(shares)
+    visible = int((share >= VISIBLE).sum())
+    recall, false = _curves(rows, visible)
+    cells = np.sum([r.counts for r in rods], axis=0)
+    f1 = 2 * cells[:, 0] / np.maximum(cells[:, 1] + cells[:, 2], 1)
     if thresholds is None:
-        # A miss and a false head weigh the same; the rest of the tracker can drop, but not invent.
-        head = float(levels[np.argmax(recall - false_share)])
-        f1 = 2 * rod[:, 0] / np.maximum(rod[:, 1] + rod[:, 2], 1)
-        thresholds = {"head": round(head, 2), "rod": round(0.01 + 0.01 * int(f1.argmax()), 2)}
-    at = int(np.abs(levels - thresholds["head"]).argmin())
-    k = round(thresholds["rod"] * 100) - 1
-    hits, told, there = rod[k]
+        # A miss and a false head weigh the same.
+        thresholds = {"head": LEVELS[np.argmax(recall - false)], "rod": LEVELS[f1.argmax()]}
+    head, rod = (int(np.abs(LEVELS - thresholds[name]).argmin()) for name in ("head", "rod"))
+    hits, told, there = cells[rod]
     good = [r for r in rows if r["kind"] == 1 and r["score"] >= thresholds["head"]]
-    report |= {
-        "head_threshold": thresholds["head"],
-        "rod_threshold": thresholds["rod"],
-        "recall": recall[at],
-        "false": false_share[at],
-        "recall_at_1pc_false": recall[false_share <= 0.01].max(initial=0.0),
+    report = {
+        "pairs": len(paths), "heads": len(share), "visible": visible,
+        "head_threshold": thresholds["head"], "rod_threshold": thresholds["rod"],
+        "recall": recall[head], "false": false[head],
+        "recall_at_1pc_false": recall[false <= 0.01].max(initial=0.0),
         "confirmed": np.mean([r["confirmed"] for r in good] or [0.0]),
-        "rod_recall": hits / max(1, there),
-        "rod_precision": hits / max(1, told),
-        "rod_f1": 2 * hits / max(1, told + there),
+        "rod_recall": hits / max(1, there), "rod_precision": hits / max(1, told),
+        "rod_f1": f1[rod],
         "find_ms": np.median(times),
-    }
-    miss, disparity = np.concatenate(rod_miss), np.concatenate(rod_disparity)
-    for name, values in (
-        ("left_px", [r["left"] for r in good]),
-        ("right_px", [r["right"] for r in good]),
-        ("disparity_px", [r["disparity"] for r in good]),
-        ("rod_px", miss),
-        ("rod_disparity_px", disparity),
-    ):
+    }  # fmt: skip
+    misses = {f"{name}_px": [r[name] for r in good] for name in ("left", "right", "disparity")}
+    misses["rod_px"] = np.concatenate([r.across for r in rods])
+    misses["rod_disparity_px"] = np.concatenate([r.disparity for r in rods])
+    for name, values in misses.items():
         if len(values):
             report[f"{name}_median"] = np.median(values)
             report[f"{name}_p95"] = np.percentile(values, 95)
     return {k: round(float(v), 4) for k, v in report.items()}
 
 
-def _head_rows(index: int, found: tuple[HeadCandidate, ...], truth: Labelled) -> list[dict]:
+def _curves(rows: list[dict], visible: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per level: share of the visible heads that are found, share of candidates that are none."""
+    score = np.array([r["score"] for r in rows])
+    kind = np.array([r["kind"] for r in rows])
+    seen = np.array([r["seen"] for r in rows])
+    over = score >= LEVELS[:, None]
+    found = (over & (kind == 1) & (seen >= VISIBLE)).sum(axis=1)
+    false, said = (over & (kind == 0)).sum(axis=1), (over & (kind >= 0)).sum(axis=1)
+    return found / max(1, visible), false / np.maximum(said, 1)
+
+
+def _head_rows(found: tuple[HeadCandidate, ...], truth: Labelled) -> list[dict]:
     """One row per candidate; kind 1 right, 0 wrong, -1 does not count. Errors in grid pixels."""
     h, w = truth.pair.left.shape
     scale = letterbox(w, h).scale
@@ -163,7 +157,6 @@ def _head_rows(index: int, found: tuple[HeadCandidate, ...], truth: Labelled) ->
         c = found[i]
         rows.append(
             {
-                "pair": index,
                 "score": c.score,
                 "kind": 1 if share[:, k].max() >= HIDDEN else -1,
                 "seen": float(share[:, k].min()),
@@ -173,36 +166,33 @@ def _head_rows(index: int, found: tuple[HeadCandidate, ...], truth: Labelled) ->
                 "disparity": abs(c.disparity_px - (px[0, k, 0] - px[1, k, 0])) * scale[0],
             }
         )
-    rows += [{"pair": index, "score": found[i].score, "kind": 0, "seen": 0.0} for i in wrong]
+    rows += [{"score": found[i].score, "kind": 0, "seen": 0.0} for i in wrong]
     return rows
 
 
-def _rod(network: FinderNetwork, truth: Labelled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cell counts per threshold of the left reference; axis and disparity misses, grid pixels."""
+def _judge_rod(network: FinderNetwork, truth: Labelled) -> RodCells:
+    """The left reference's rod cells against the truth."""
     h, w = truth.pair.left.shape
-    box = letterbox(w, h)
     sample = make_sample(truth.pair, None)
-    outputs = network.run(network_input(truth.pair.left, truth.pair.right, box))
-    m = dict(zip(MAPS, outputs[0][0], strict=True))
+    x = network_input(truth.pair.left, truth.pair.right, letterbox(w, h))
+    maps, *volumes = network.run(x)
+    m = dict(zip(MAPS, maps[0], strict=True))
     p = 1 / (1 + np.exp(-m["rod"]))
     judged, there = sample.rod_weight > 0, sample.rod > 0.5
-    counts = np.array(
-        [
-            ((p >= t) & there & judged, (p >= t) & judged, there & judged)
-            for t in np.arange(0.01, 1.0, 0.01)
-        ]
-    ).sum(axis=(2, 3))
+    said = (p >= LEVELS[:, None, None]) & judged
+    wanted = np.full(len(LEVELS), (there & judged).sum())
+    counts = np.stack([(said & there).sum(axis=(1, 2)), said.sum(axis=(1, 2)), wanted], axis=1)
     on = (sample.rod_on > 0) & (p > 0.5)
     # Across the rod only: along it, any point is as good.
     cos2, sin2 = sample.rod_vector[2:4, on]
     angle = 0.5 * np.arctan2(sin2, cos2)
     offset = np.stack([m["rod_du"][on], m["rod_dv"][on]]) - sample.rod_vector[:2, on]
     across = CELL_PX * np.abs(offset[1] * np.cos(angle) - offset[0] * np.sin(angle))
-    if len(outputs) < 3:
-        return counts, across, np.zeros(0)
+    if not volumes:
+        return RodCells(counts, across, np.zeros(0))
     known = on & (sample.rod_bin_on > 0.5)
-    miss = bin_disparity(outputs[2][0][:, known].T) - CELL_PX * sample.rod_bin[known]
-    return counts, across, np.abs(miss)
+    miss = bin_disparity(volumes[1][0][:, known].T) - CELL_PX * sample.rod_bin[known]
+    return RodCells(counts, across, np.abs(miss))
 
 
 def main() -> None:
