@@ -86,6 +86,7 @@ class NetworkDetector:
 
     def __init__(self, finder: MonoFinder) -> None:
         self._network = finder.network
+        self.model_sha256 = finder.network.model_sha256
 
     def detect(self, frame: StereoFrame) -> Detections:
         box = frame_box(frame)
