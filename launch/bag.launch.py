@@ -50,6 +50,7 @@ def generate_launch_description() -> LaunchDescription:
         launch_arguments={
             "case": LaunchConfiguration("case"),
             "source": "ros",
+            "scene": LaunchConfiguration("scene"),
             "namespace": LaunchConfiguration("namespace"),
             "camera": LaunchConfiguration("camera"),
             "params_file": LaunchConfiguration("params_file"),
@@ -61,6 +62,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("case", description="folder of the case"),
             DeclareLaunchArgument("recording", description="rosbag2 folder or file"),
             DeclareLaunchArgument("rate", default_value="1.0", description="speed of the bag"),
+            DeclareLaunchArgument("scene", default_value="", description="rgbd, stereo or both"),
             DeclareLaunchArgument("namespace", default_value="spine"),
             DeclareLaunchArgument("camera", default_value="", description="prefix of the topics"),
             DeclareLaunchArgument("params_file", default_value="", description="parameters"),

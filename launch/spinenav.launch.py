@@ -4,6 +4,7 @@
 ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=realsense
 ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=replay recording:=BAG
 ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=ros camera:=/or/camera
+ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=stereo stereo_camera:=/or/pair
 """
 
 from launch import LaunchContext, LaunchDescription
@@ -15,13 +16,16 @@ from launch_ros.substitutions import FindPackageShare
 
 ARGUMENTS = {
     "case": (None, "folder of the case (case.yaml, meshes, plan)"),
-    "source": ("virtual", "virtual, replay, realsense, or ros (others publish the camera)"),
+    "source": ("virtual", "virtual, replay, realsense, or ros or stereo (others publish)"),
+    "scene": ("", "rgbd, stereo or rgbd,stereo; empty = all that the source has"),
     "recording": ("", "rosbag2 folder or file, for source:=replay"),
     "camera": ("", "prefix of the camera's topics; empty = as in the parameters file"),
+    "stereo_camera": ("", "prefix of the stereo pair's topics; empty = as in the parameters file"),
     "namespace": ("spine", "namespace of all nodes"),
     "use_sim_time": ("false", "follow /clock"),
     "params_file": ("", "parameters; empty = config/<source>.yaml of this package"),
     "model": ("", "ONNX network; empty = the one that is shipped"),
+    "models": ("", "folder of the stereo networks; empty = those that are shipped"),
     "exit_at_end": ("false", "end the launch after the last frame of a recording"),
     "log_level": ("info", "of all nodes"),
 }
@@ -31,14 +35,30 @@ TOPICS = {
     "depth_topic": "aligned_depth_to_color/image_raw",
     "info_topic": "color/camera_info",
 }
+STEREO_TOPICS = {
+    "left_topic": "left/image_rect",
+    "right_topic": "right/image_rect",
+    "left_info_topic": "left/camera_info",
+    "right_info_topic": "right/camera_info",
+}
+SCENES = {  # what each source can show; as in spine_nav_bringup.core.graph
+    "virtual": "rgbd",
+    "replay": "rgbd,stereo",
+    "realsense": "rgbd",
+    "ros": "rgbd,stereo",
+    "stereo": "stereo",
+}
 
 
 def nodes(context: LaunchContext) -> list:
     """The node actions, once the arguments are known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     source, camera = given["source"], given["camera"].rstrip("/")
-    if source not in ("virtual", "replay", "realsense", "ros"):
-        raise RuntimeError(f"source:={source}: give virtual, replay, realsense or ros")
+    if source not in SCENES:
+        raise RuntimeError(f"source:={source}: give {', '.join(SCENES)}")
+    scenes = (given["scene"] or SCENES[source]).split(",")
+    if not set(scenes) <= set(SCENES[source].split(",")):
+        raise RuntimeError(f"scene:={given['scene']}: source {source} has {SCENES[source]}")
     if source == "replay" and not given["recording"]:
         raise RuntimeError("source:=replay needs recording:=FOLDER_OR_FILE")
     file = given["params_file"] or PathJoinSubstitution(
@@ -47,7 +67,10 @@ def nodes(context: LaunchContext) -> list:
     sim_time = {"use_sim_time": given["use_sim_time"].lower() == "true"}
     topics = {name: f"{camera}/{topic}" for name, topic in TOPICS.items()} if camera else {}
     overlay_topics = {k: v for k, v in topics.items() if k != "depth_topic"}
+    pair = given["stereo_camera"].rstrip("/")
+    stereo_topics = {n: f"{pair}/{t}" for n, t in STEREO_TOPICS.items()} if pair else {}
     case = {"case": text(given["case"])}
+    models = {"models": text(given["models"])} if given["models"] else {}
     model = {"model": text(given["model"])} if given["model"] else {}
 
     def node(package: str, executable: str, *values: dict, **options) -> Node:
@@ -63,16 +86,26 @@ def nodes(context: LaunchContext) -> list:
             **options,
         )
 
-    actions = [
-        node("spine_registration", "navigation", case, model, topics),
-        node("spine_nav_bringup", "case_server", case),
-        node("spine_nav_bringup", "overlay", case, overlay_topics),
-    ]
-    names = ["navigation", "case_server", "overlay"]
-    if source != "ros":
+    graph = {
+        "rgbd": [
+            ("spine_registration", "navigation", case, model, topics),
+            ("spine_nav_bringup", "case_server", case),
+            ("spine_nav_bringup", "overlay", case, overlay_topics),
+        ],
+        "stereo": [
+            ("stereo_screw_tracker", "stereo_tracker", case, models, stereo_topics),
+            ("rod_bending_ar", "rod_guidance"),
+        ],
+    }
+    wanted = [entry for scene in scenes for entry in graph[scene]]
+    actions = [node(*entry) for entry in wanted]
+    names = [entry[1] for entry in wanted]
+    if source not in ("ros", "stereo"):
         own = {"recording": text(given["recording"])} if given["recording"] else {}
         own |= case if source == "virtual" else {}
         own |= {"camera": camera} if camera else {}
+        own |= {"stereo_camera": pair} if pair else {}
+        own |= {"scenes": scenes} if source == "replay" else {}
         ends = given["exit_at_end"].lower() == "true"
         over = [Shutdown(reason="the recording is at its end")] if ends else None
         actions.append(

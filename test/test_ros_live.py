@@ -173,7 +173,7 @@ def test_a_signal_ends_the_run_cleanly_and_keeps_the_rows(case, tmp_path, number
 @pytest.mark.parametrize(
     ("source", "error", "text"),
     [
-        ("stereo", ParameterError, "not in this version"),
+        ("stereo:/dev/video0", ParameterError, "is no source; give realsense, stereo"),
         ("webcam", ParameterError, "is no source; give realsense"),
         ("replay:", ParameterError, "is no source"),
         ("replay:/nowhere", RecordingError, "no such recording"),

@@ -345,6 +345,7 @@ class ListSource:
     """Frames from a list; raises at the end if told to."""
 
     real_time = False
+    scenes = ("rgbd",)
 
     def __init__(self, items, error=None):
         self.items, self.error, self.closed = items, error, False

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.outputs import write_summary
@@ -25,12 +25,35 @@ from spine_nav_common.ros.runtime import (
     require_ros,
     stop_on_signal,
 )
-from spine_nav_common.ros.topics import COLOUR, COLOUR_INFO, DEFAULT_NAMESPACE, DEPTH
+from spine_nav_common.ros.topics import (
+    COLOUR,
+    COLOUR_INFO,
+    DEFAULT_NAMESPACE,
+    DEPTH,
+    LEFT,
+    LEFT_INFO,
+    RIGHT,
+    RIGHT_INFO,
+)
 
-from .core.graph import NODES, use_case_values
-from .replay import Outcome, versions
+from .core.graph import NODES, USE_CASES, use_case_values
+from .core.run import versions
+from .replay import Outcome
 
-SOURCES = "realsense, ros, replay:RECORDING or virtual"
+if TYPE_CHECKING:
+    from spine_nav_common.ros.implants import Implants
+
+SOURCES = "realsense, stereo, ros, replay:RECORDING or virtual"
+_COMPUTING = {"navigation": "rgbd", "stereo_tracker": "stereo"}  # node to the scene it works on
+_TOPICS = {  # parameter of a node to the contract's name of its topic
+    "navigation": {"colour_topic": COLOUR, "depth_topic": DEPTH, "info_topic": COLOUR_INFO},
+    "stereo_tracker": {
+        "left_topic": LEFT,
+        "right_topic": RIGHT,
+        "left_info_topic": LEFT_INFO,
+        "right_info_topic": RIGHT_INFO,
+    },
+}
 _SPIN_S = 0.05
 _DRAIN_S = 5.0
 _DOWN_S = 15.0
@@ -46,6 +69,7 @@ class LiveOptions:
     config: Path | None = None
     assignments: tuple[str, ...] = ()
     model: Path | None = None
+    models: Path | None = None
     remap: Path | None = None
     namespace: str = DEFAULT_NAMESPACE
     use_sim_time: bool = False
@@ -83,37 +107,34 @@ def run_live(
 def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     """Use case and checked values per node. Raises ParameterError, RecordingError."""
     kind, _, recording = options.source.partition(":")
-    if kind == "stereo":
-        raise ParameterError(
-            f"--source stereo: screws and rods are not in this version; give {SOURCES}"
-        )
-    if kind not in ("realsense", "ros", "replay", "virtual") or bool(recording) != (
-        kind == "replay"
-    ):
+    if kind not in USE_CASES or bool(recording) != (kind == "replay"):
         raise ParameterError(f"--source: '{options.source}' is no source; give {SOURCES}")
     own: dict[str, dict[str, Any]] = {
         "navigation": {"case": str(options.case)},
         "case_server": {"case": str(options.case)},
         "overlay": {"case": str(options.case)},
+        "stereo_tracker": {"case": str(options.case)},
         "camera_source": {},
     }
     if options.model is not None:
         own["navigation"]["model"] = str(options.model)
+    if options.models is not None:
+        own["stereo_tracker"]["models"] = str(options.models)
+    names = load_remap(options.remap) if options.remap else {}
+    scenes: tuple[str, ...] | None = None
     if kind == "virtual":
         own["camera_source"] |= {"case": str(options.case), "seed": options.seed}
         if options.seconds is not None:
             own["camera_source"]["seconds"] = float(options.seconds)
     if kind == "replay":
         own["camera_source"]["recording"] = recording
-        names = load_remap(options.remap) if options.remap else None
-        open_recording(recording, names).rgbd_frames()  # refused now rather than by a node
-    if options.remap is not None:
-        names = load_remap(options.remap)
-        if kind == "replay":
+        scenes = _playable(recording, names)  # refused now rather than by a node
+        own["camera_source"]["scenes"] = scenes
+        if options.remap is not None:
             own["camera_source"]["remap"] = str(options.remap)
-        else:
-            given = {"colour_topic": COLOUR, "depth_topic": DEPTH, "info_topic": COLOUR_INFO}
-            own["navigation"] |= {k: names[v] for k, v in given.items() if v in names}
+    else:
+        for node, given in _TOPICS.items():
+            own[node] |= {k: names[v] for k, v in given.items() if v in names}
     file = load_file(options.config, NODES) if options.config else {}
     assigned: dict[str, dict[str, Any]] = {}
     for text in options.assignments:
@@ -122,17 +143,29 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         if node not in NODES or not parameter:
             raise ParameterError(f"--set {text}: give NODE.NAME=VALUE, NODE of {', '.join(NODES)}")
         assigned.setdefault(node, {})[parameter] = value
-    values = use_case_values(kind, file, own, assigned)
+    values = use_case_values(kind, file, own, assigned, scenes=scenes)
     if options.use_sim_time:
         for node in values.values():
             node["use_sim_time"] = True
     return kind, values
 
 
+def _playable(recording: str, remap: dict[str, str]) -> tuple[str, ...]:
+    """Which of `rgbd` and `stereo` a recording holds; each is checked. Raises RecordingError."""
+    scenes = open_recording(recording, remap).scenes or ("rgbd",)
+    if "rgbd" in scenes:
+        open_recording(recording, remap).rgbd_frames()
+    if "stereo" in scenes:
+        open_recording(recording, remap).stereo_frames()
+    return scenes
+
+
 def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str, Any]:
     """The real nodes, by name, in order of start."""
+    from rod_bending_ar.ros.rod_guidance import RodGuidance
     from spine_perception.ros.camera_source import CameraSource
     from spine_registration.ros.navigation import NavigationNode
+    from stereo_screw_tracker.ros.stereo_tracker import StereoTrackerNode
 
     from .ros.case_server import CaseServer
     from .ros.overlay_node import OverlayNode
@@ -141,6 +174,8 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
         "navigation": NavigationNode,
         "case_server": CaseServer,
         "overlay": OverlayNode,
+        "stereo_tracker": StereoTrackerNode,
+        "rod_guidance": RodGuidance,
         "camera_source": CameraSource,
     }
     return {name: kinds[name](given, namespace) for name, given in values.items()}
@@ -180,19 +215,31 @@ class _Run:
 
     def _build(self, make_nodes: Callable[..., dict[str, Any]]) -> None:
         from .ros.collector import Collector
+        from .ros.implant_collector import ImplantCollector
         from .ros.supervisor import Supervisor
 
         namespace = self.options.namespace
         self.nodes = make_nodes(self.values, namespace)
-        info_topic = self.values["navigation"].get("info_topic", COLOUR_INFO)
-        self.collector = Collector(
-            self.options.out, namespace, info_topic, self._latency_ms, self.case.exposed_levels
-        )
-        self.collector.on_result = self._on_result
+        self.computing = {n: self.nodes[n] for n in _COMPUTING if n in self.nodes}
+        self.collectors: dict[str, Any] = {}
+        if "navigation" in self.nodes:
+            info_topic = self.values["navigation"].get("info_topic", COLOUR_INFO)
+            poses = Collector(
+                self.options.out, namespace, info_topic, self._latency_ms, self.case.exposed_levels
+            )
+            poses.on_result = self._on_result
+            self.collectors["navigation"] = poses
+        if "stereo_tracker" in self.nodes:
+            timings = self.collectors["navigation"].timings if self.collectors else None
+            screws = ImplantCollector(self.options.out, namespace, timings)
+            screws.on_result = self._on_implants
+            self.collectors["stereo_tracker"] = screws
         if "camera_source" in self.nodes:  # else the first results would find nobody to note them
-            self.nodes["camera_source"].gate = lambda: self.nodes["navigation"].listened_to
+            self.nodes["camera_source"].gate = lambda: all(
+                node.listened_to for node in self.computing.values()
+            )
         self.supervisor = Supervisor({"nodes": tuple(self.nodes)}, namespace)
-        self.all = [*self.nodes.values(), self.collector, self.supervisor]
+        self.all = [*self.nodes.values(), *self.collectors.values(), self.supervisor]
         for node in self.all:
             self.executor.add_node(node)
 
@@ -201,17 +248,22 @@ class _Run:
         camera = self.nodes.get("camera_source")
         if camera is not None and not camera.source_is_live:
             return (time.monotonic() - camera.due(stamp_ns)) * 1e3
-        age_ms = (self.collector.get_clock().now().nanoseconds - stamp_ns) / 1e6
+        age_ms = (self.supervisor.get_clock().now().nanoseconds - stamp_ns) / 1e6
         return age_ms if 0.0 <= age_ms < 60e3 else None  # else the stamps are of another clock
 
     def _on_result(self, result: NavigationResult) -> None:
         if self.progress is not None:
             tracked = sum(e.status.value == "tracked" for e in result.levels)
             note = f"{tracked} of {len(result.levels)} levels tracked"
-            self.progress(self.collector.counts["results"], None, note)
+            self.progress(self.collectors["navigation"].counts["results"], None, note)
+
+    def _on_implants(self, implants: Implants) -> None:
+        if self.progress is not None and "navigation" not in self.nodes:
+            note = implants.reason or f"{len(implants.screws)} heads, {len(implants.rods)} rods"
+            self.progress(self.collectors["stereo_tracker"].counts["results"], None, note)
 
     def _loop(self) -> None:
-        camera, navigation = self.nodes.get("camera_source"), self.nodes["navigation"]
+        camera = self.nodes.get("camera_source")
         # A virtual source has its length; any other is cut by the clock.
         limited = self.options.seconds is not None and self.use_case != "virtual"
         end: float | None = None
@@ -228,30 +280,35 @@ class _Run:
                 problems = [n.problem for n in self.nodes.values() if n.problem]
                 self.stopped = "; ".join([self.supervisor.failure, *problems])
                 return
-            if not navigation.alive:
-                self.stopped = "the navigation thread died"
+            dead = [name for name, node in self.computing.items() if not node.alive]
+            if dead:
+                self.stopped = f"the {dead[0]} thread died"
                 return
             if end is None and limited and self.supervisor.reached:
                 end = time.monotonic() + self.options.seconds
             if end is not None and time.monotonic() > end:
                 return
             if camera is not None and camera.finished:
-                self._drain(camera, navigation)
+                self._drain(camera)
                 self.stopped = camera.failure or camera.cut_off
                 return
         # Stopping a camera by hand is its normal end; a recording that has not ended is half-way.
         if self.use_case == "replay" or self.signals[0] == "SIGTERM":
             self.stopped = f"stopped by {self.signals[0]}"
 
-    def _drain(self, camera: Any, navigation: Any) -> None:
+    def _drain(self, camera: Any) -> None:
         """Wait until the results of the last frames have been computed, delivered and written."""
         end = time.monotonic() + _DRAIN_S
         while time.monotonic() < end:
-            came = navigation.received_ns >= camera.ages.stamp_ns
-            noted = self.collector.counts["results"] >= navigation.counts["processed"]
-            if came and noted and navigation.idle:
+            if all(self._drained(name, camera) for name in self.computing):
                 return
             self.executor.spin_once(timeout_sec=_SPIN_S)
+
+    def _drained(self, name: str, camera: Any) -> bool:
+        node, collector = self.computing[name], self.collectors[name]
+        came = node.received_ns >= camera.sent_ns.get(_COMPUTING[name], -1)
+        noted = collector.counts["results"] >= node.counts["processed"]
+        return came and noted and node.idle
 
     def _take_down(self) -> None:
         from .ros.supervisor import FINALIZED
@@ -265,39 +322,77 @@ class _Run:
                 if time.monotonic() > deadline:
                     break
                 self.executor.spin_once(timeout_sec=_SPIN_S)
-        self.collector.close()
+        for collector in self.collectors.values():
+            collector.close()
         self._summarise()
         for node in reversed(self.all):
             node.destroy_node()
         self.executor.shutdown()
 
     def _summarise(self) -> None:
-        navigation, camera = self.nodes["navigation"], self.nodes.get("camera_source")
         recording = self.values.get("camera_source", {}).get("recording", "")
         configs = {name: node.config for name, node in self.nodes.items() if node.config}
+        models = {
+            "model" if name == "navigation" else "stereo_model": node.model_sha256
+            for name, node in self.computing.items()
+        }
+        more: dict[str, Any] = {}
+        if "navigation" in self.nodes:
+            more |= self._navigation_summary()
+        if "stereo_tracker" in self.nodes:
+            more["stereo"] = self._stereo_summary()
         self.summary = write_summary(
             self.options.out,
+            poses="navigation" in self.nodes,
             versions=versions(),
             hashes={
-                "model": navigation.model_sha256,
+                **models,
                 "config": digest(*configs.values()),
                 "case": self.case.sha256,
                 "recording": recording_sha256(recording) if self.use_case == "replay" else "",
             },
-            drops={
-                **navigation.counts,
-                "without_result": self.collector.counts["frames_without_result"],
-                "published_by_camera": camera.ages.count if camera else None,
-                "seen_by_navigation": navigation.counts["received"],
-            },
+            drops=self._drops(),
             source=self.options.source,
-            frames=self.collector.counts["colour_frames"],
-            results=self.collector.counts["results"],
-            withdrawals=self.collector.withdrawals,
-            provider=navigation.provider,
+            provider=next(iter(self.computing.values())).provider,
             stopped=self.stopped,
             confirmed=[],
             notes=[],
             ended_by=[*self.signals, "the end of the source or of the time"][0],
             config={name: flatten(config) for name, config in configs.items()},
+            **more,
         )
+
+    def _drops(self) -> dict[str, object]:
+        camera, navigation = self.nodes.get("camera_source"), self.nodes.get("navigation")
+        drops: dict[str, object] = {"published_by_camera": camera.ages.count if camera else None}
+        if navigation is not None:
+            counts = self.collectors["navigation"].counts
+            drops |= {
+                **navigation.counts,
+                "without_result": counts["frames_without_result"],
+                "seen_by_navigation": navigation.counts["received"],
+            }
+        if "stereo_tracker" in self.nodes:
+            drops["stereo"] = dict(self.nodes["stereo_tracker"].counts)
+        return drops
+
+    def _navigation_summary(self) -> dict[str, Any]:
+        collector = self.collectors["navigation"]
+        return {
+            "frames": collector.counts["colour_frames"],
+            "results": collector.counts["results"],
+            "withdrawals": collector.withdrawals,
+        }
+
+    def _stereo_summary(self) -> dict[str, Any]:
+        node, collector = self.nodes["stereo_tracker"], self.collectors["stereo_tracker"]
+        last = collector.last
+        return {
+            "frames": node.counts["received"],
+            "results": collector.counts["results"],
+            "heads_at_end": len(last.screws) if last else 0,
+            "rods_at_end": len(last.rods) if last else 0,
+            "refused": dict(collector.refused),
+            "withdrawals": collector.withdrawals,
+            "guidance": collector.guidance,
+        }

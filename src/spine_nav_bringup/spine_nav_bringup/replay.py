@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every frame of a recording through the navigation core, without ROS, the same bytes each time.
+"""Every frame of a recording through the cores, without ROS, the same bytes each time.
 
 Rows are written as they come, so an interrupted run keeps what it measured. Wall-clock numbers go
 to timings.csv and summary.json only; poses.csv depends on the input alone.
@@ -13,16 +13,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.outputs import ResultWriter, write_summary
+from spine_nav_common.core.outputs import ImplantWriter, ResultWriter, write_summary
 from spine_nav_common.core.recording import load_remap, open_recording, recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.segmenter import Segmenter
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import Navigator
+from stereo_screw_tracker.core.load import StereoCore
 
 from .core.run import NETWORK_THREADS, Progress, core_config, versions
 from .core.runtime import fix_opencv_threads
+from .screws import (
+    STEREO_NODE,
+    RegisteredFrames,
+    StereoRun,
+    load_core,
+    stereo_config,
+    stereo_lines,
+    stereo_summary,
+    track,
+    unusable,
+)
 
 
 class Navigates(Protocol):
@@ -62,13 +74,19 @@ class Outcome:
 
     def text(self) -> str:
         """A few lines for a reader at the terminal."""
-        counts = self.summary["status_counts"]
-        total = sum(counts.values())
-        shown = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
-        lines = [f"{self.summary['frames']} frames, {total} level-frames: {shown or 'none'}"]
-        if total:
-            share = 100 * counts[Status.TRACKED.value] / total
-            lines.append(f"shown as tracked: {share:.1f} %")
+        lines = []
+        counts = self.summary.get("status_counts")
+        if counts is not None:
+            total = sum(counts.values())
+            shown = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+            lines.append(
+                f"{self.summary['frames']} frames, {total} level-frames: {shown or 'none'}"
+            )
+            if total:
+                share = 100 * counts[Status.TRACKED.value] / total
+                lines.append(f"shown as tracked: {share:.1f} %")
+        if "stereo" in self.summary:
+            lines += stereo_lines(self.summary["stereo"])
         lines += [f"confirmed by --confirm: {c['hypothesis']}" for c in self.summary["confirmed"]]
         lines += [f"note: {note}" for note in self.summary["notes"]]
         if self.stopped:
@@ -103,6 +121,15 @@ def results(
         yield frame, result
 
 
+@dataclass(frozen=True)
+class _Rgbd:
+    """The RGB-D part of a replay, ready to run."""
+
+    frames: Iterator[RgbdFrame]
+    navigator: Navigates
+    segmenter: Segmenter
+
+
 def replay(
     recording: Path,
     case: Path,
@@ -111,68 +138,106 @@ def replay(
     confirm: bool = False,
     remap: Path | None = None,
     config: Path | None = None,
-    assignments: list[str] | None = None,
+    assignments: Sequence[str] = (),
     segmenter: Segmenter | None = None,
     model: Path | None = None,
+    models: Path | None = None,
+    stereo_core: StereoCore | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Outcome:
-    """Replay a recording against a case and write poses.csv, timings.csv and summary.json.
+    """Replay a recording against a case: poses.csv from its RGB-D frames, screws.csv and rods.json
+    from its stereo pairs, timings.csv and summary.json; poses.csv is empty without RGB-D.
 
     Args:
         confirm: accept the best level hypothesis where one is pending; noted in the summary.
-        assignments: `navigation.navigator.NAME=VALUE`, stronger than the config file.
-        segmenter: one that is loaded already; else `model`, else the shipped one.
+        assignments: `navigation.navigator.NAME=VALUE` or `stereo_tracker.tracker.NAME=VALUE`,
+            stronger than the config file.
+        segmenter, stereo_core: loaded already; else `model` and `models`, else those shipped.
         progress: called as progress(frames done, None, note).
-        watch: called with every frame and its result.
+        watch: called with every RGB-D frame and its result.
 
     Raises:
         InputError: case or recording cannot be used; the output folder is untouched, unless the
             recording shows its fault in mid-run.
         ParameterError, ModelError: a setting or the model is wrong.
     """
-    settings = navigator_config(config, assignments or [])
+    mine = [a for a in assignments if a.startswith(f"{STEREO_NODE}.")]
+    settings = navigator_config(config, [a for a in assignments if a not in mine])
+    stereo_settings = stereo_config(config, mine, command="replay")
     loaded = load_case(case)
-    source = open_recording(recording, load_remap(remap) if remap else None)
-    frames = source.rgbd_frames()
-    segmenter = segmenter or load_segmenter(model)
-    navigator = Navigator(loaded, segmenter, settings)
-    hashes = {
-        "model": segmenter.model_sha256,
-        "config": digest(settings),
-        "case": loaded.sha256,
-        "recording": recording_sha256(recording),
-    }
-    notes = ["stereo is not processed in this version"] if source.has_stereo else []
-    run, stopped = Run(), "stopped by an error"
+    names = load_remap(remap) if remap else None
+    source, pairs = open_recording(recording, names), open_recording(recording, names)
+    rgbd, stereo = None, None
+    if source.has_rgbd or not source.has_stereo:
+        frames = source.rgbd_frames()
+        segmenter = segmenter or load_segmenter(model)
+        rgbd = _Rgbd(frames, Navigator(loaded, segmenter, settings), segmenter)
+    if pairs.has_stereo:
+        stereo_pairs = pairs.stereo_frames()
+        stereo = stereo_core or load_core(stereo_settings, models)
+    run, screws, stopped = Run(), StereoRun(), "stopped by an error"
+    registered = RegisteredFrames()
     try:
         with ResultWriter(out) as writer:
-            for frame, result in results(navigator, frames, run, confirm):
+            for frame, result in results(rgbd.navigator, rgbd.frames, run, confirm) if rgbd else ():
                 writer.write(result)
+                registered.note(frame, result)
                 if progress is not None:
                     progress(run.frames, None, "")
                 if watch is not None:
                     watch(frame, result)
-        stopped = source.truncated or ""
+            if stereo is not None:
+                with ImplantWriter(out, writer.timings) as implants:
+                    for _ in track(
+                        stereo.tracker,
+                        stereo_pairs,
+                        implants,
+                        screws,
+                        loaded,
+                        registered,
+                        "stereo_",
+                    ):
+                        if progress is not None:
+                            progress(run.frames + screws.frames, None, "stereo")
+        stopped = source.truncated or pairs.truncated or ""
+        if rgbd is None:
+            stopped = stopped or unusable(screws)
     except KeyboardInterrupt:
         stopped = "stopped by the user"
         raise
     finally:
         # Also after Ctrl-C or a fault: the rows are on disk, and the summary says where they end.
+        more: dict[str, Any] = {}
+        if stereo is not None:
+            more["stereo"] = {
+                **stereo_summary(screws),
+                "drops": {**pairs.counts, "reasons": dict(pairs.reasons)},
+            }
         summary = write_summary(
             out,
             versions=versions(),
-            hashes=hashes,
+            hashes={
+                "model": rgbd.segmenter.model_sha256 if rgbd else "",
+                **({"stereo_model": stereo.model_sha256} if stereo else {}),
+                "config": digest(settings, stereo_settings) if stereo else digest(settings),
+                "case": loaded.sha256,
+                "recording": recording_sha256(recording),
+            },
             drops={**source.counts, "reasons": dict(source.reasons)},
             frames=run.frames,
             stopped=stopped,
-            truncated=source.truncated,
+            truncated=source.truncated or pairs.truncated,
             confirmed=run.confirmed,
             events=run.events,
-            provider=segmenter.provider,
-            config=flatten(settings),
+            provider=rgbd.segmenter.provider if rgbd else stereo.provider if stereo else "",
+            config={
+                **flatten(settings),
+                **({"stereo": flatten(stereo_settings)} if stereo else {}),
+            },
             status_counts_per_level=_per_level(out, loaded),
-            notes=notes,
+            notes=[],
+            **more,
         )
     return Outcome(summary, stopped)
 

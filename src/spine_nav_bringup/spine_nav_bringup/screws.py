@@ -8,7 +8,7 @@ rods.json depend on the input alone; wall-clock numbers go to timings.csv and su
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,14 @@ from spine_nav_common.core.recording import (
     open_recording,
     recording_sha256,
 )
-from spine_nav_common.core.types import Case, Rejected, StereoFrame
+from spine_nav_common.core.types import (
+    Case,
+    NavigationResult,
+    Rejected,
+    RgbdFrame,
+    Status,
+    StereoFrame,
+)
 from spine_nav_common.parameters import digest, flatten
 from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.levels import LevelNames
@@ -41,6 +48,8 @@ from .core.runtime import fix_opencv_threads
 from .stereo_overlay import draw_stereo, head_name
 
 OVERLAY = "overlay.png"
+STEREO_NODE = "stereo_tracker"
+_NEAR_NS = 150_000_000  # vertebrae registered this near in time name the levels
 Watch = Callable[[StereoFrame, "StereoResult | Rejected"], None]
 
 
@@ -115,10 +124,13 @@ def rod_text(rod: RodFit) -> str:
 
 
 def stereo_config(
-    file: Path | None, assignments: Sequence[str], cranial: str | None = None
+    file: Path | None,
+    assignments: Sequence[str],
+    cranial: str | None = None,
+    command: str = "screws",
 ) -> StereoConfig:
     """StereoConfig from a ROS 2 parameters file, `--set` and `--cranial`; raises ParameterError."""
-    config = core_config(StereoConfig, "stereo_tracker.tracker", file, assignments, "screws")
+    config = core_config(StereoConfig, f"{STEREO_NODE}.tracker", file, assignments, command)
     return replace(config, cranial=cranial) if cranial else config
 
 
@@ -140,27 +152,59 @@ def stereo_frames(source: Recording) -> Iterator[StereoFrame]:
     return source.stereo_frames()
 
 
+class RegisteredFrames:
+    """Tracked vertebrae of RGB-D frames, for pairs of the same optical frame near in time."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[int, str, dict[str, np.ndarray]]] = []
+
+    def note(self, frame: RgbdFrame, result: NavigationResult) -> None:
+        """Remember what is tracked in this frame."""
+        poses = {
+            e.level: e.T_camera_ct
+            for e in result.levels
+            if e.status is Status.TRACKED and e.T_camera_ct is not None
+        }
+        self._known.append((frame.stamp_ns, frame.frame_id, poses))
+
+    def near(self, frame: StereoFrame) -> dict[str, np.ndarray] | None:
+        """T_camera_ct (4, 4) per level in the left optical frame, or None where nothing tells."""
+        own = [k for k in self._known if k[1] == frame.frame_id]
+        best = min(own, key=lambda k: abs(k[0] - frame.stamp_ns), default=None)
+        if best is None or abs(best[0] - frame.stamp_ns) > _NEAR_NS:
+            return None
+        return best[2] or None
+
+
 def track(
     tracker: TracksScrews,
     frames: Iterator[StereoFrame],
     writer: ImplantWriter,
     run: StereoRun,
     case: Case | None = None,
+    registered: RegisteredFrames | None = None,
+    prefix: str = "",
 ) -> Iterator[tuple[StereoFrame, StereoResult | Rejected]]:
-    """Process and write pair after pair; a refused pair has no rows and leaves no rod."""
+    """Process and write pair after pair; a refused pair has no rows and leaves no rod.
+
+    prefix: of the stages in a timings.csv that holds others too.
+    """
     names = LevelNames(case.exposed_levels if case else ())
     for frame in frames:
-        result = tracker.process(frame, case=case)
+        vertebrae = registered.near(frame) if registered else None
+        result = tracker.process(frame, vertebrae, case)
+        if isinstance(result, StereoResult):
+            result = names.name(result)
         run.frames += 1
         run.last_frame, run.last_result = frame, result
         if isinstance(result, Rejected):
             run.refused[result.reason] += 1
             writer.write(frame.stamp_ns, [], [], {})
         else:
-            run.last_result = result = names.name(result)
             run.seen.update(s.track_id for s in result.screws if not s.hidden)
             run.events += [{"stamp_ns": frame.stamp_ns, "event": e} for e in result.events]
-            writer.write(frame.stamp_ns, screw_rows(result), rod_curves(result), result.timings_ms)
+            stages = {prefix + stage: ms for stage, ms in result.timings_ms.items()}
+            writer.write(frame.stamp_ns, screw_rows(result), rod_curves(result), stages)
         yield frame, result
 
 
@@ -205,7 +249,7 @@ def find_screws(
                     progress(run.frames, None, f"{heads} heads")
                 if watch is not None:
                     watch(frame, result)
-        stopped = source.truncated or _unusable(run)
+        stopped = source.truncated or unusable(run)
     except KeyboardInterrupt:
         stopped = "stopped by the user"
         raise
@@ -256,7 +300,18 @@ def stereo_summary(run: StereoRun) -> dict[str, Any]:
     }
 
 
-def _unusable(run: StereoRun) -> str:
+def stereo_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The stereo part of a run's summary for a reader at the terminal."""
+    heads, rods = summary["heads_at_end"], summary["rods_at_end"]
+    lines = [f"{summary['frames']} stereo pairs: {heads} screw heads and {rods} rods at the end"]
+    lines += [f"{count} pairs refused: {reason}" for reason, count in summary["refused"].items()]
+    for side, guidance in summary.get("guidance", {}).items():
+        lines.append(f"{side} rod, {guidance['state']}: {guidance['text']}")
+    return lines
+
+
+def unusable(run: StereoRun) -> str:
+    """Why nothing came of the stereo part; "" where something did."""
     if run.frames and run.refused.total() == run.frames:
         return f"no pair could be used: {run.refused.most_common(1)[0][0]}"
     return "" if run.frames else "no left image has a right one of its time: check the stamps"

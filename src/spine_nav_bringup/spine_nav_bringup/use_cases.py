@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from rod_bending_ar.ros.guidance_config import RodGuidanceConfig
 from spine_nav_common.parameters import to_yaml
 from spine_perception.ros.camera_source import CameraSourceConfig
 from spine_registration.ros.navigation_core import NavigationConfig
+from stereo_screw_tracker.ros.stereo_config import StereoTrackerConfig
 
 from .core.graph import NODES, USE_CASES, use_case_values
 from .ros.case_server import CaseServerConfig
@@ -21,13 +23,16 @@ CONFIGS = {
     "navigation": NavigationConfig,
     "case_server": CaseServerConfig,
     "overlay": OverlayConfig,
+    "stereo_tracker": StereoTrackerConfig,
+    "rod_guidance": RodGuidanceConfig,
     "camera_source": CameraSourceConfig,
 }
 TITLES = {
     "virtual": "A virtual operation on the meshes of a case: no camera, no recording.",
     "replay": "A recording at its own pace.",
     "realsense": "A RealSense camera on this machine.",
-    "ros": "Somebody else publishes the camera's topics (realsense-ros, ros2 bag play).",
+    "ros": "Somebody else publishes the cameras' topics (realsense-ros, ros2 bag play).",
+    "stereo": "Somebody else publishes a stereo pair's topics (image_pipeline).",
 }
 assert set(CONFIGS) == set(NODES) and set(TITLES) == set(USE_CASES)
 

@@ -31,6 +31,7 @@ from spine_nav_common.ros.runtime import run_node
 from .guidance_config import RodGuidanceConfig
 from .guidance_output import guidance_markers, guidance_status
 
+WITHDRAWN = "withdrawn: "  # begins the text of a side that nothing is shown of
 _WATCH_S = 0.1
 _BUSY_S = 2.0
 
@@ -156,7 +157,7 @@ class RodGuidance(SpineNode):
     def _withdraw(self, reason: str) -> None:
         self._silent = reason
         sides = self._order.sides
-        self._show(tuple(SideGuidance(side, "waiting", f"withdrawn: {reason}") for side in sides))
+        self._show(tuple(SideGuidance(side, "waiting", WITHDRAWN + reason) for side in sides))
 
     def _on_plan(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         newest = self._newest

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # In order of start: who consumes is there before who produces.
-NODES = ("navigation", "case_server", "overlay", "camera_source")
+SCENES = {
+    "rgbd": ("navigation", "case_server", "overlay"),
+    "stereo": ("stereo_tracker", "rod_guidance"),
+}
+NODES = (*SCENES["rgbd"], *SCENES["stereo"], "camera_source")
 
 USE_CASES: dict[str, dict[str, dict[str, Any]]] = {
     "virtual": {
@@ -22,15 +26,31 @@ USE_CASES: dict[str, dict[str, dict[str, Any]]] = {
         "camera_source": {"source": "realsense"},
     },
     # Somebody else publishes the camera's topics: there is no camera_source node.
-    "ros": {"navigation": {}},
+    "ros": {},
+    "stereo": {},
+}
+# What a use case can show; a recording may hold less (live starts what it holds).
+USE_CASE_SCENES = {
+    "virtual": ("rgbd",),
+    "replay": ("rgbd", "stereo"),
+    "realsense": ("rgbd",),
+    "ros": ("rgbd", "stereo"),
+    "stereo": ("stereo",),
 }
 
 
 def use_case_values(
-    use_case: str, *layers: Mapping[str, Mapping[str, Any]]
+    use_case: str,
+    *layers: Mapping[str, Mapping[str, Any]],
+    scenes: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Dotted values per node: the use case's own, then each layer over the ones before."""
-    nodes = NODES if use_case != "ros" else NODES[:-1]
+    """Dotted values per node: the use case's own, then each layer over the ones before.
+
+    scenes: `rgbd`, `stereo` or both, whose nodes there shall be; None: all that the use case has.
+    """
+    nodes = [n for scene in scenes or USE_CASE_SCENES[use_case] for n in SCENES[scene]]
+    if use_case not in ("ros", "stereo"):
+        nodes.append("camera_source")
     values: dict[str, dict[str, Any]] = {node: {} for node in nodes}
     for layer in (USE_CASES[use_case], *layers):
         for node, given in layer.items():

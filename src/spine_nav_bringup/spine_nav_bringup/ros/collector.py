@@ -47,6 +47,7 @@ class Collector(Node):
     ) -> None:
         super().__init__("collector", namespace=namespace)
         self._writer = ResultWriter(out)
+        self.timings = self._writer.timings
         self._latency_ms = latency_ms
         self._levels = levels
         self._parts: dict[int, dict[str, Any]] = {}

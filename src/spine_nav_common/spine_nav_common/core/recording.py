@@ -144,6 +144,12 @@ class Recording:
         """Whether left and right topics are there."""
         return self._find("left") is not None and self._find("right") is not None
 
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """Which of `rgbd` and `stereo` are there."""
+        there = {"rgbd": self.has_rgbd, "stereo": self.has_stereo}
+        return tuple(scene for scene, has in there.items() if has)
+
     def rgbd_frames(self) -> Iterator[RgbdFrame]:
         """All new colour frames in order of arrival, rectified if the camera states distortion.
 

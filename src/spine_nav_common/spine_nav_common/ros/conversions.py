@@ -63,10 +63,13 @@ def jpeg_message(jpeg: bytes, stamp_ns: int, frame_id: str) -> CompressedImage:
     )
 
 
-def camera_info_message(camera: Intrinsics, stamp_ns: int, frame_id: str) -> CameraInfo:
-    """CameraInfo of a rectified pinhole image."""
+def camera_info_message(
+    camera: Intrinsics, stamp_ns: int, frame_id: str, baseline_m: float = 0.0
+) -> CameraInfo:
+    """CameraInfo of a rectified pinhole image; baseline_m of the right camera of a pair."""
     K = [camera.fx, 0.0, camera.cx, 0.0, camera.fy, camera.cy, 0.0, 0.0, 1.0]
-    P = [camera.fx, 0.0, camera.cx, 0.0, 0.0, camera.fy, camera.cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    P = [camera.fx, 0.0, camera.cx, -camera.fx * baseline_m]
+    P += [0.0, camera.fy, camera.cy, 0.0, 0.0, 0.0, 1.0, 0.0]
     return CameraInfo(
         header=header(stamp_ns, frame_id),
         height=camera.height,

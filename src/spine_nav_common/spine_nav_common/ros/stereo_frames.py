@@ -104,6 +104,11 @@ class StereoPairer:
         self._pairs.second(message)
         self._release()
 
+    @property
+    def heard(self) -> bool:
+        """Whether any image has come."""
+        return bool(self._pairs.first_count or self._pairs.second_count)
+
     def missing(self) -> str:
         """What the pairs lack, in words; empty if nothing is known to lack."""
         images = self._pairs

@@ -18,6 +18,7 @@ class CameraSourceConfig:
         "virtual", "where frames come from", choices=("virtual", "replay", "realsense")
     )
     camera: str = param("/camera/camera", "prefix of the camera's topics")
+    stereo_camera: str = param("/stereo", "replay: prefix of the stereo pair's topics")
     frame_id: str = param("camera_color_optical_frame", "optical frame, where the source has none")
     wait_for_subscriber: bool = param(True, "replay and virtual start when somebody listens")
     exit_at_end: bool = param(False, "end the process a second after the last frame")
@@ -28,6 +29,9 @@ class CameraSourceConfig:
     prerender: bool = param(True, "virtual: render all frames before the first is published")
     recording: str = param("", "replay: rosbag2 folder, .mcap or .db3; realsense: file to play")
     remap: str = param("", "replay: YAML file, contract topic to topic of the recording")
+    scenes: tuple[str, ...] = param(
+        ("rgbd", "stereo"), "replay: what to play of that which the recording holds"
+    )
     rate: float = param(1.0, "replay: speed", "x", 0.05, 20.0)
     loop: bool = param(False, "replay: begin again at the end")
     serial: str = param("", "realsense: serial number; empty = the first camera")
@@ -44,7 +48,7 @@ def make_source(config: CameraSourceConfig) -> FrameSource:
         if not config.recording:
             raise ParameterError("source replay: 'recording' is empty; name a recording")
         remap = Path(config.remap) if config.remap else None
-        return Recorded(Path(config.recording), remap, config.loop)
+        return Recorded(Path(config.recording), remap, config.loop, config.scenes)
     if config.source == "realsense":
         from spine_perception.sources.realsense import RealSense
 

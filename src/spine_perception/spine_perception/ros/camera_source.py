@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The camera node: a virtual operation, a recording or a RealSense on realsense-ros' topics.
+"""The camera node: a virtual operation, a recording or a RealSense on realsense-ros' topics, and
+the stereo pairs of a recording on image_pipeline's.
 
 A thread fetches frames and keeps the pace; the executor's thread publishes them.
 """
@@ -16,7 +17,7 @@ from typing import Any
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
-from spine_nav_common.core.types import Rejected, RgbdFrame
+from spine_nav_common.core.types import Rejected, RgbdFrame, StereoFrame
 from spine_nav_common.ros import qos
 from spine_nav_common.ros.conversions import camera_info_message, image_message, stamp_from_ns
 from spine_nav_common.ros.lifecycle import ERROR, OK, WARN, SpineNode, StampAge
@@ -25,12 +26,19 @@ from spine_perception.sources import FrameSource
 
 from .camera_config import CameraSourceConfig, make_source
 
+_Frame = RgbdFrame | StereoFrame
+# (image, camera_info) under the camera's prefix
+_RGBD = (
+    ("color/image_raw", "color/camera_info"),
+    ("aligned_depth_to_color/image_raw", "aligned_depth_to_color/camera_info"),
+)
+_STEREO = tuple((f"{eye}/image_rect", f"{eye}/camera_info") for eye in ("left", "right"))
 _CLOCK_S = 0.02
 _LAST_MS = 1000.0  # the last frame's result comes within this time
 
 
 class CameraSource(SpineNode):
-    """Publishes colour, aligned depth and both camera_infos. Tests hand in another `maker`."""
+    """Publishes images and camera_infos of what its source gives. Tests hand in another `maker`."""
 
     config_type = CameraSourceConfig
 
@@ -47,26 +55,33 @@ class CameraSource(SpineNode):
         self.failure = ""  # why it ended, if not as it should
         self.epoch: tuple[float, int] | None = None  # (monotonic s, stamp ns) of the first frame
         self.ages = StampAge()
+        self.sent_ns: dict[str, int] = {}  # stamp of the newest frame per scene
         self.gate: Callable[[], bool] = lambda: True  # a further condition for the first frame
         self._stop = threading.Event()
 
     def configure(self) -> None:
         self.source = self._maker(self.config)
-        prefix = self.config.camera
-        self._colour, self._depth = (
-            (
-                self.advertise(Image, f"{prefix}/{stream}/image_raw", qos.SENSOR_OUT),
-                self.advertise(CameraInfo, f"{prefix}/{stream}/camera_info", qos.SENSOR_OUT),
+        self._streams = {
+            scene: tuple(
+                (
+                    self.advertise(Image, f"{prefix}/{image}", qos.SENSOR_OUT),
+                    self.advertise(CameraInfo, f"{prefix}/{info}", qos.SENSOR_OUT),
+                )
+                for image, info in topics
             )
-            for stream in ("color", "aligned_depth_to_color")
-        )
+            for scene, prefix, topics in (
+                ("rgbd", self.config.camera, _RGBD),
+                ("stereo", self.config.stereo_camera, _STEREO),
+            )
+            if scene in self.source.scenes
+        }
         clock = self.config.publish_clock
         self._sim_clock = self.advertise(Clock, "/clock", qos.POSE) if clock else None
 
     def activate(self) -> None:
         self._stop.clear()
         self.finished, self.failure, self._gap = False, "", ""
-        self._queue: deque[RgbdFrame | Rejected | None] = deque()
+        self._queue: deque[_Frame | Rejected | None] = deque()
         self._guard = self.create_guard_condition(self._publish_due)
         self._activated.append(lambda: self.destroy_guard_condition(self._guard))
         if self._sim_clock is not None:
@@ -96,12 +111,12 @@ class CameraSource(SpineNode):
             self.failure = " ".join(str(error).split()) or repr(error)
         self._hand_over(None)
 
-    def _hand_over(self, item: RgbdFrame | Rejected | None) -> None:
+    def _hand_over(self, item: _Frame | Rejected | None) -> None:
         self._queue.append(item)
         if not self._stop.is_set():
             self._guard.trigger()
 
-    def _wait_until_due(self, frame: RgbdFrame | Rejected) -> bool:
+    def _wait_until_due(self, frame: _Frame | Rejected) -> bool:
         if isinstance(frame, Rejected):
             return not self._stop.is_set()
         self.epoch = self.epoch or (time.monotonic(), frame.stamp_ns)
@@ -110,7 +125,9 @@ class CameraSource(SpineNode):
         return not self._stop.wait(max(0.0, self.due(frame.stamp_ns) - time.monotonic()))
 
     def _wait_for_listener(self) -> bool:
-        publishers = (self._colour[0], self._depth[0], self._colour[1])
+        publishers = [p for stream in self._streams.values() for pair in stream for p in pair]
+        if "rgbd" in self._streams:
+            publishers.remove(self._streams["rgbd"][1][1])  # nobody needs the depth's camera_info
         wait = self.config.wait_for_subscriber and self.config.source != "realsense"
         while wait and not self._stop.is_set():
             if all(p.get_subscription_count() for p in publishers) and self.gate():
@@ -148,19 +165,35 @@ class CameraSource(SpineNode):
             else:
                 self._publish(item)
 
-    def _publish(self, frame: RgbdFrame) -> None:
+    def _publish(self, frame: _Frame) -> None:
         self._gap = ""
         self.ages.note(frame.stamp_ns)
-        frame_id = frame.frame_id or self.config.frame_id
-        stamp_ns = frame.stamp_ns
         if self._sim_clock is not None:
-            self._sim_clock.publish(Clock(clock=stamp_from_ns(stamp_ns)))
+            self._sim_clock.publish(Clock(clock=stamp_from_ns(frame.stamp_ns)))
+        if isinstance(frame, StereoFrame):
+            self._publish_stereo(frame)
+        else:
+            self._publish_rgbd(frame)
+
+    def _publish_rgbd(self, frame: RgbdFrame) -> None:
+        frame_id, stamp_ns = frame.frame_id or self.config.frame_id, frame.stamp_ns
+        self.sent_ns["rgbd"] = stamp_ns
+        colour, depth = self._streams["rgbd"]
         info = camera_info_message(frame.intrinsics, stamp_ns, frame_id)
-        self._colour[1].publish(info)
-        self._depth[1].publish(info)
-        self._colour[0].publish(image_message(frame.colour, "rgb8", stamp_ns, frame_id))
+        colour[1].publish(info)
+        depth[1].publish(info)
+        colour[0].publish(image_message(frame.colour, "rgb8", stamp_ns, frame_id))
         # Metres: what the core sees is then bit for bit what `spinenav replay` sees.
-        self._depth[0].publish(image_message(frame.depth_m, "32FC1", stamp_ns, frame_id))
+        depth[0].publish(image_message(frame.depth_m, "32FC1", stamp_ns, frame_id))
+
+    def _publish_stereo(self, frame: StereoFrame) -> None:
+        stamp_ns, frame_id = frame.stamp_ns, frame.frame_id
+        self.sent_ns["stereo"] = stamp_ns
+        eyes = ((frame.left, 0.0), (frame.right, frame.baseline_m))
+        for (images, infos), (image, baseline_m) in zip(self._streams["stereo"], eyes, strict=True):
+            encoding = "mono8" if image.ndim == 2 else "rgb8"
+            infos.publish(camera_info_message(frame.intrinsics, stamp_ns, frame_id, baseline_m))
+            images.publish(image_message(image, encoding, stamp_ns, frame_id))
 
     def _tick(self) -> None:
         if self.epoch is None or self.finished:

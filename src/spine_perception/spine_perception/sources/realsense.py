@@ -61,6 +61,7 @@ class RealSense:
         self._rs: Any = pyrealsense2
         self._serial, self._size, self._fps = serial, (width, height), fps
         self._file, self._silence_s, self._now_ns = file, silence_s, now_ns
+        self.scenes = ("rgbd",)
         self.real_time = real_time if file is not None else True
         self._offset_ns: int | None = None
         self._stop = threading.Event()

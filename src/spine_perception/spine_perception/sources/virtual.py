@@ -44,6 +44,7 @@ class Virtual:
         self._scene = make_scene(anatomy, np.random.default_rng(seed), config)
         self._period_ns = round(1e9 / fps)
         self._count = round(seconds * fps) if seconds else None
+        self.scenes = ("rgbd",)
         self.real_time = self._count is None or not prerender
         self._stop = threading.Event()
         self._ready: list[RgbdFrame] = []

@@ -275,6 +275,8 @@ class StereoTrackerNode(SpineNode):
             return WARN, "paused by the user", values
         if self._withdrawn:
             return ERROR, f"screws withdrawn: {self._withdrawn}", values
+        if self._last is None and not self.pairer.heard:
+            return OK, "no stereo camera yet", values  # the graph serves RGB-D cameras too
         if self._last is None:
             return WARN, self.pairer.missing() or "no stereo pairs yet", values
         values |= {"heads": len(self._last.screws), "rods": len(self._last.rods)}
