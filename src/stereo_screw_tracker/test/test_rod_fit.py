@@ -20,7 +20,7 @@ from screw_support import (
 
 from spine_nav_common.core.types import Rejected
 from stereo_screw_tracker.core.config import RodConfig
-from stereo_screw_tracker.core.rod_fit import fit_rod
+from stereo_screw_tracker.core.rod_fit import FittedRod, fit_rod
 from stereo_screw_tracker.core.rod_group import SeedCurve, group_rods
 from stereo_screw_tracker.core.types import (
     Head3D,
@@ -73,7 +73,7 @@ def fitted(
     cranial: np.ndarray | None = None,
     config: RodConfig = CONFIG,
     **measuring: object,
-) -> RodFit | Rejected:
+) -> FittedRod | Rejected:
     """The first rod, from a rough curve (default: itself, displaced) and noisy measurements."""
     rng = np.random.default_rng(seed)
     start = rods[0][10:-10:6] + (1e-3, -1e-3, 6e-3) if rough is None else rough
@@ -87,9 +87,9 @@ def fitted(
     )
 
 
-def good(answer: RodFit | Rejected) -> RodFit:
-    assert isinstance(answer, RodFit), answer.reason
-    return answer
+def good(answer: FittedRod | Rejected) -> RodFit:
+    assert isinstance(answer, FittedRod), answer.reason
+    return answer.rod
 
 
 class TestGroups:
@@ -271,6 +271,55 @@ class TestFit:
         assert good(fitted([rod_m()], held=screws(heads_m(("left",)), "left"))).side == "left"
         assert good(fitted([rod_m()])).side == ""
         assert good(fitted([rod_m()], held=screws(heads_m(("right",)), "right"))).side == ""
+
+
+class TestHeldHeads:
+    """What a seated rod tells of the saddles that hold it."""
+
+    def held(self, lift_mm: float, seed: int, depth_mm: float = 2.0) -> tuple[list, FittedRod]:
+        rod = rod_m() - (0.0, 0.0, 1e-3 * lift_mm)  # towards the camera: over the heads
+        rng = np.random.default_rng(seed)
+        covariance = np.diag([0.1, 0.1, depth_mm]) ** 2 * 1e-6
+        heads = [
+            ScrewTrack(
+                i,
+                Head3D(
+                    p + 1e-3 * rng.normal(0, [0.1, 0.1, depth_mm]), covariance, posterior(), 0.05,
+                    0.9, 0.0,
+                ),
+                2.0,
+            )
+            for i, p in enumerate(heads_m(("left",)))
+        ]  # fmt: skip
+        answer = fitted([rod], held=heads, seed=seed)
+        assert isinstance(answer, FittedRod)
+        return heads, answer
+
+    def test_their_depth_gets_better_and_their_covariance_smaller(self) -> None:
+        before, after = [], []
+        for seed in range(6):
+            heads, answer = self.held(0.0, seed)
+            for screw in heads:
+                truth = heads_m(("left",))[screw.track_id]
+                if screw.track_id in answer.held:
+                    better = answer.held[screw.track_id]
+                    before.append(np.linalg.norm(screw.head.point_m - truth))
+                    after.append(np.linalg.norm(better.point_m - truth))
+                    assert np.trace(better.covariance_m2) < np.trace(screw.head.covariance_m2)
+        assert len(before) > 20
+        assert np.mean(after) < 0.7 * np.mean(before)
+
+    @pytest.mark.parametrize("lift_mm", [5.0, 8.0, 20.0])
+    def test_a_rod_that_hovers_over_the_heads_moves_none(self, lift_mm: float) -> None:
+        moved = 0
+        for seed in range(6):
+            moved += bool(self.held(lift_mm, seed)[1].held)
+        assert moved <= 1
+
+    def test_a_head_beside_the_rod_is_not_held(self) -> None:
+        beside = screws(heads_m(("left",)) + (6e-3, 0.0, 0.0))
+        answer = fitted([rod_m()], held=beside)
+        assert isinstance(answer, FittedRod) and answer.held == {}
 
 
 class TestRefusals:

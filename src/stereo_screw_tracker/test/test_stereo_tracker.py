@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from screw_support import CAMERA, SECOND, World, frame, heads_m, image, observe, rod_m
+from screw_support import CAMERA, SECOND, World, frame, image, observe, rod_m
 
 from spine_nav_common.core.types import Rejected
-from stereo_screw_tracker.core.config import StereoConfig, TrackConfig
+from stereo_screw_tracker.core.config import RodConfig, StereoConfig, TrackConfig
 from stereo_screw_tracker.core.tracker import StereoTracker
-from stereo_screw_tracker.core.triangulate import project_pair
 from stereo_screw_tracker.core.types import HeadObservation, StereoResult
 
 STEP = SECOND // 15
@@ -177,15 +176,58 @@ def test_what_the_refiner_disowns_is_no_row() -> None:
         assert shown(t.process(frame(k * STEP))).screws == ()
 
 
+class Spoiled(World):
+    """A world whose head refiner answers one head with numbers that are none."""
+
+    def refine(self, frame, candidates) -> tuple[HeadObservation, ...]:
+        first, *others = super().refine(frame, candidates)
+        return (replace(first, right_px=np.array([np.nan, 240.0])), *others)
+
+
 def test_a_measurement_that_is_not_a_number_takes_no_other_head_along() -> None:
-    world = World()
-    left, right = project_pair(CAMERA, heads_m()[0] + (0.0, 0.05, 0.0))
-    bad = HeadObservation(
-        left, right + (np.nan, 0.0), np.eye(4), np.array([0.0, 0.0, -1.0]), 0.05, 0.9
+    world = Spoiled()
+    assert len(shown(tracker(world, look_again=False).process(frame(0))).screws) == 9
+
+
+def test_a_refiner_that_answers_nonsense_of_the_pair_is_a_refusal() -> None:
+    """Rows that differ by 3 px everywhere: plausible points would come out, and all be wrong."""
+
+    class Knocked(World):
+        def refine(self, frame, candidates) -> tuple[HeadObservation, ...]:
+            seen = super().refine(frame, candidates)
+            return tuple(replace(o, right_px=o.right_px + (0.0, 3.0)) for o in seen)
+
+    answer = tracker(Knocked()).process(frame(0))
+    assert isinstance(answer, Rejected)
+    assert "not rectified" in answer.reason
+
+
+def test_a_rod_that_heads_hold_makes_them_more_certain() -> None:
+    plain, helped = (
+        shown(
+            tracker(
+                World(rods=[rod_m("left"), rod_m("right")], sigma_px=0.3),
+                rods=RodConfig(seat_heads=seat),
+            ).process(frame(0))
+        )
+        for seat in (False, True)
     )
-    world.ghosts = [bad]
-    result = shown(tracker(world).process(frame(0)))
-    assert len(result.screws) == 10
+    truth = World()
+    assert off_mm(helped, truth).mean() < 0.8 * off_mm(plain, truth).mean()
+    assert np.mean([s.bound95_mm for s in helped.screws]) < np.mean(
+        [s.bound95_mm for s in plain.screws]
+    )
+
+
+def test_every_row_has_a_finite_bound_and_a_unit_axis() -> None:
+    world = World(rods=[rod_m("left")])
+    t = tracker(world)
+    t.trace = []
+    result = shown(t.process(frame(0)))
+    assert len(t.trace) == len(result.screws) == 10
+    for s in result.screws:
+        assert 0.0 < s.bound95_mm < 50.0
+        assert abs(np.linalg.norm(s.head.axis) - 1.0) < 1e-6
 
 
 def test_a_ghost_far_behind_the_others_is_no_row() -> None:

@@ -137,6 +137,7 @@ class RodConfig:
     seat_mm: float = param(
         0.7, "1 sigma of a seated rod's axis about the saddle point", "mm", 0.01, 5.0
     )
+    seat_heads: bool = param(True, "a seated rod makes the saddles that hold it more certain")
     most_sigma_mm: float = param(
         6.0,
         "a rod whose seen part is known worse than this (median) is not reported",

@@ -147,6 +147,9 @@ def _without_lone_depths(
     """
     dropped: list[str] = []
     while len(heads) >= _LEAST_FOR_SURFACE:
+        depth = [h.point_m[2] for h in heads]
+        if 1e3 * (max(depth) - min(depth)) < config.lone_depth_mm:
+            break  # the usual case needs no plane
         off_mm = np.array([_off_plane_mm(heads, i) for i in range(len(heads))])
         sigma_mm = 1e3 * np.sqrt([h.covariance_m2[2, 2] for h in heads])
         excess = np.abs(off_mm) - np.maximum(config.lone_depth_mm, 5.0 * sigma_mm)

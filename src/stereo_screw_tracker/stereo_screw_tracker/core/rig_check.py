@@ -24,7 +24,7 @@ _MAJORITY = 4.0
 def check_rig(frame: StereoFrame, row_limit_px: float = ROW_LIMIT_PX) -> Rejected | None:
     """Why the pair is none, with the remedy; None where it is one, or too little matches to tell."""
     left, right = (i if i.ndim == 2 else i[..., 1] for i in (frame.left, frame.right))
-    detector = cv2.ORB_create(_FEATURES, nlevels=4, fastThreshold=8)
+    detector = cv2.ORB.create(_FEATURES, nlevels=4, fastThreshold=8)
     (at_left, tell_left), (at_right, tell_right) = (
         detector.detectAndCompute(np.ascontiguousarray(i), None) for i in (left, right)
     )

@@ -13,7 +13,7 @@ from spine_nav_common.core.types import Rejected
 from .config import RodConfig
 from .rod_group import SeedCurve
 from .rod_spline import Anchor, SplineFit, fit_spline
-from .types import RodFit, RodMeasurements, ScrewTrack, StereoCamera
+from .types import Head3D, RodFit, RodMeasurements, ScrewTrack, StereoCamera
 
 Measure = Callable[[np.ndarray, np.ndarray], RodMeasurements]
 """(points (K, 3) metres, tangents (K, 3) unit) -> what is seen there."""
@@ -21,7 +21,16 @@ Measure = Callable[[np.ndarray, np.ndarray], RodMeasurements]
 _SAMPLE_MM = 0.8
 _MOST_WALKS = 5
 _WALK_GAP_MM = 12.0  # beyond the rough curve's ends, a longer gap is the end
+_SEATED_SIGMAS = 2.5
 _SIDE_MM = 15.0  # a rod belongs to the side of the screws this close to it
+
+
+@dataclass(frozen=True)
+class FittedRod:
+    """A rod, and by track id the heads that hold it, their saddles made more certain by it."""
+
+    rod: RodFit
+    held: dict[int, Head3D]
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ def fit_rod(
     screws: Sequence[ScrewTrack],
     config: RodConfig,
     cranial: np.ndarray | None = None,
-) -> RodFit | Rejected:
+) -> FittedRod | Rejected:
     """The rod along a rough curve.
 
     Args:
@@ -59,18 +68,24 @@ def fit_rod(
     Rejected: too little of it is seen, or what is seen does not determine it.
     """
     points = rough.points_m
-    fit: SplineFit | None = None
     for _ in range(config.passes):
-        s = _arc_mm(points)
-        sampled = _walked(s, points, measure, config)
-        if isinstance(sampled, Rejected):
-            return sampled
-        anchors = _anchors(sampled, fit, screws, config)
+        walked = _walked(_arc_mm(points), points, measure, config)
+        if isinstance(walked, Rejected):
+            return walked
+        sampled = walked
+        free = fit_spline(camera, sampled.s_mm, sampled.measured, (), config)
+        points = free.points(_even(sampled.s_mm[0], sampled.s_mm[-1], config.spacing_mm))
+    holding = seated(free, sampled.s_mm, screws, config)
+    fit = free
+    if holding:
+        anchors = tuple(Anchor(s, h.head.point_m, h.head.covariance_m2) for h, s in holding)
         fit = fit_spline(camera, sampled.s_mm, sampled.measured, anchors, config)
-        grid = _even(sampled.s_mm[0], sampled.s_mm[-1], config.spacing_mm)
-        points = fit.points(grid)
-    assert fit is not None  # passes >= 1
-    return _reported(fit, sampled, screws, config, cranial)
+    rod = _reported(fit, sampled, screws, config, cranial)
+    if isinstance(rod, Rejected):
+        return rod
+    # from the curve that knows nothing of the heads: no head may confirm itself
+    held = {h.track_id: _pulled(h.head, free, s, config) for h, s in holding}
+    return FittedRod(rod, held)
 
 
 def _arc_mm(points: np.ndarray) -> np.ndarray:
@@ -175,27 +190,56 @@ def _cut(sampled: _Sampled, first: float, last: float, config: RodConfig) -> _Sa
     return _Sampled(s[keep], measured)
 
 
-def _anchors(
-    sampled: _Sampled, fit: SplineFit | None, screws: Sequence[ScrewTrack], config: RodConfig
-) -> tuple[Anchor, ...]:
-    """Heads that hold the rod: beside the curve by anchor_mm at most across the view, and in depth
-    within what both know of it."""
-    points = sampled.measured.point_m
-    anchors = []
+def seated(
+    fit: SplineFit, s_mm: np.ndarray, screws: Sequence[ScrewTrack], config: RodConfig
+) -> list[tuple[ScrewTrack, float]]:
+    """The heads that hold the rod, with their arc positions in mm.
+
+    Across the view a head must lie within anchor_mm of the curve, in depth within what both know of
+    it. All together must not lie before or behind it: then the rod hovers over the heads, or runs
+    past them, and none of them holds it.
+    """
+    fine = _even(s_mm[0], s_mm[-1], _SAMPLE_MM)
+    curve = fit.points(fine)
+    near: list[tuple[ScrewTrack, float]] = []
+    gap, head_var, curve_var = [], [], []
     for screw in screws:
         head = screw.head
         view = head.point_m / np.linalg.norm(head.point_m)
-        way = points - head.point_m
-        across = np.linalg.norm(way - (way @ view)[:, None] * view, axis=1)
+        way = curve - head.point_m
+        depth = way @ view
+        across = np.linalg.norm(way - depth[:, None] * view, axis=1)
         k = int(across.argmin())
-        depth_sigma_mm = config.seed_depth_mm
-        if fit is not None:
-            C = fit.covariance_across(sampled.s_mm[k : k + 1])[0] + head.covariance_m2
-            depth_sigma_mm = 1e3 * float(np.sqrt(view @ C @ view))
-        reach_mm = max(config.anchor_mm, 3.0 * depth_sigma_mm)
-        if 1e3 * across[k] <= config.anchor_mm and 1e3 * abs(float(way[k] @ view)) <= reach_mm:
-            anchors.append(Anchor(float(sampled.s_mm[k]), head.point_m, head.covariance_m2))
-    return tuple(anchors)
+        own = float(view @ head.covariance_m2 @ view)
+        rod = float(view @ fit.covariance_across(fine[k : k + 1])[0] @ view)
+        sigma = float(np.sqrt(own + rod + (1e-3 * config.seat_mm) ** 2))
+        reach = max(1e-3 * config.anchor_mm, _SEATED_SIGMAS * sigma)
+        if across[k] <= 1e-3 * config.anchor_mm and abs(depth[k]) <= reach:
+            near.append((screw, float(fine[k])))
+            gap.append(float(depth[k]))
+            head_var.append(own + (1e-3 * config.seat_mm) ** 2)
+            curve_var.append(rod)
+    if not near:
+        return []
+    weight = 1.0 / np.array(head_var)
+    mean = float(weight @ gap / weight.sum())
+    sigma = float(np.sqrt(1.0 / weight.sum() + np.mean(curve_var)))  # the curve errs as one
+    return near if abs(mean) <= _SEATED_SIGMAS * sigma else []
+
+
+def _pulled(head: Head3D, fit: SplineFit, s_mm: float, config: RodConfig) -> Head3D:
+    """The head with the rod's place across itself as one more measurement."""
+    s = np.array([s_mm])
+    U = np.linalg.svd(fit.tangents(s))[2][1:]  # two directions across the rod
+    noise = U @ fit.covariance_across(s)[0] @ U.T + (1e-3 * config.seat_mm) ** 2 * np.eye(2)
+    gain = np.linalg.solve(U @ head.covariance_m2 @ U.T + noise, U @ head.covariance_m2).T
+    keep = np.eye(3) - gain @ U
+    covariance = keep @ head.covariance_m2 @ keep.T + gain @ noise @ gain.T
+    return replace(
+        head,
+        point_m=head.point_m + gain @ (U @ (fit.points(s)[0] - head.point_m)),
+        covariance_m2=0.5 * (covariance + covariance.T),
+    )
 
 
 def _reported(

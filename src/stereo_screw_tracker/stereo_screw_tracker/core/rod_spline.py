@@ -56,9 +56,9 @@ class SplineFit:
     def covariance_across(self, s_mm: np.ndarray) -> np.ndarray:
         """(K, 3, 3) m^2 of the curve's place, without what slides along it."""
         B = _basis(self.spline.t, s_mm)
-        n = B.shape[1]
-        blocks = self.covariance.reshape(n, 3, n, 3)
-        C = np.einsum("kn,nimj,km->kij", B, blocks, B)
+        root = np.linalg.cholesky(self.covariance).reshape(B.shape[1], 3, -1)
+        rows = np.tensordot(B, root, 1)  # (K, 3, 3n)
+        C = rows @ rows.transpose(0, 2, 1)
         t = self.tangents(s_mm)
         P = np.eye(3) - t[:, :, None] * t[:, None, :]
         return P @ C @ P
@@ -119,7 +119,8 @@ def fit_spline(
             g = g + soft * (A.T @ W @ target)
         control = np.linalg.solve(H, g).reshape(n, 3)
     inflate = max(1.0, chi / count) if count else 1.0
-    return SplineFit(BSpline(knots, control, 3), inflate * np.linalg.inv(H))
+    covariance = inflate * np.linalg.inv(H)
+    return SplineFit(BSpline(knots, control, 3), 0.5 * (covariance + covariance.T))
 
 
 def _knots(first: float, last: float) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -17,14 +18,13 @@ from .config import StereoConfig
 from .ghosts import screen
 from .pair_check import check_pair
 from .rig_check import check_rig
-from .rod_fit import fit_rod
+from .rod_fit import FittedRod, fit_rod
 from .rod_group import group_rods
-from .tracks import NS, Step, Track, Tracks, advance, align, predict
+from .tracks import NS, Step, Tracks, advance, align, predict
 from .triangulate import camera_of, project_pair
 from .types import (
     Head3D,
     HeadObservation,
-    RodFit,
     RodMeasurements,
     RodSeeds,
     ScrewTrack,
@@ -100,8 +100,9 @@ class StereoTracker:
         self._heads = head_refiner
         self._rods = rod_refiner
         self._bounds = bounds or load_bound_model()
-        # Set to a list to collect what each bound was made of (training/stereo_fit_bounds.py).
-        self.trace: list[tuple[int, BoundInputs, StereoCamera]] | None = None
+        # Set to a list to collect (stamp_ns, track_id, inputs, camera) of every bound
+        # (training/stereo_fit_bounds.py).
+        self.trace: list[tuple[int, int, BoundInputs, StereoCamera]] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -148,11 +149,14 @@ class StereoTracker:
         labels = assign(
             [t.head() for t in step.shown], vertebrae, case, self.config.cranial, self.config.assign
         )
-        screws = self._screws(step, labels, frame.stamp_ns, camera)
+        screws = _screws(step, labels)
         clock.lap("tracks")
-        rods, rod_events = self._fitted_rods(frame, camera, found.rod_seeds, screws, labels)
+        rods, events = self._fitted_rods(frame, camera, found.rod_seeds, screws, labels)
+        held = {i: head for rod in rods for i, head in rod.held.items()}
+        screws = self._bounded(screws, held, step, camera)
         clock.lap("rods")
-        return StereoResult(frame.stamp_ns, screws, rods, clock.done(), (*step.events, *rod_events))
+        shapes = tuple(r.rod for r in rods)
+        return StereoResult(frame.stamp_ns, screws, shapes, clock.done(), (*step.events, *events))
 
     def _wrong_rig(self, frame: StereoFrame) -> Rejected | None:
         """Asked now and then: a rig that was good stays good, one that is bad is asked again."""
@@ -214,23 +218,28 @@ class StereoTracker:
                 expected.append((left, right))
         return expected
 
-    def _screws(
-        self, step: Step, labels: Labels, stamp_ns: int, camera: StereoCamera
+    def _bounded(
+        self,
+        screws: Sequence[ScrewTrack],
+        held: Mapping[int, Head3D],
+        step: Step,
+        camera: StereoCamera,
     ) -> tuple[ScrewTrack, ...]:
-        screws = []
-        for track, hidden, level, side in zip(
-            step.shown, step.hidden, labels.levels, labels.sides, strict=True
-        ):
-            inputs = _bound_inputs(track, stamp_ns)
+        """The screws with the saddles that rods made more certain, and with their bounds."""
+        stamp_ns, out = step.state.stamp_ns or 0, []
+        hidden_s = {t.track_id: (stamp_ns - t.seen_ns) * NS for t in step.shown}
+        for screw in screws:
+            head = (
+                held.get(screw.track_id, screw.head) if self.config.rods.seat_heads else screw.head
+            )
+            inputs = BoundInputs(
+                head.point_m, head.covariance_m2, head.confidence, hidden_s[screw.track_id]
+            )
             if self.trace is not None:
-                self.trace.append((track.track_id, inputs, camera))
-            screws.append(
-                ScrewTrack(
-                    track.track_id, track.head(), bound95_mm(inputs, camera, self._bounds),
-                    level, side, hidden, track.age,
-                )
-            )  # fmt: skip
-        return tuple(sorted(screws, key=lambda s: s.track_id))
+                self.trace.append((stamp_ns, screw.track_id, inputs, camera))
+            bound = bound95_mm(inputs, camera, self._bounds)
+            out.append(replace(screw, head=head, bound95_mm=bound))
+        return tuple(out)
 
     # -- rods -----------------------------------------------------------------------------------
 
@@ -241,10 +250,10 @@ class StereoTracker:
         seeds: RodSeeds,
         screws: Sequence[ScrewTrack],
         labels: Labels,
-    ) -> tuple[tuple[RodFit, ...], list[str]]:
+    ) -> tuple[list[FittedRod], list[str]]:
         if not self.config.find_rods:
-            return (), []
-        rods: list[RodFit] = []
+            return [], []
+        rods: list[FittedRod] = []
         events: list[str] = []
         for curve in group_rods(seeds, self.config.rods):
             rod = fit_rod(
@@ -259,14 +268,18 @@ class StereoTracker:
                 events.append(f"rod not reported: {rod.reason}")
             else:
                 rods.append(rod)
-        return tuple(rods), events
+        return rods, events
 
 
-def _bound_inputs(track: Track, stamp_ns: int) -> BoundInputs:
-    head = track.head()
-    return BoundInputs(
-        head.point_m, head.covariance_m2, track.confidence, (stamp_ns - track.seen_ns) * NS
-    )
+def _screws(step: Step, labels: Labels) -> tuple[ScrewTrack, ...]:
+    """The shown tracks by id, named; their bounds are still to come."""
+    screws = [
+        ScrewTrack(track.track_id, track.head(), float("nan"), level, side, hidden, track.age)
+        for track, hidden, level, side in zip(
+            step.shown, step.hidden, labels.levels, labels.sides, strict=True
+        )
+    ]
+    return tuple(sorted(screws, key=lambda s: s.track_id))
 
 
 def _inside(pixel: np.ndarray, size: tuple[int, int]) -> bool:
