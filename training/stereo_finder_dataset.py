@@ -186,6 +186,27 @@ def make_sample(pair: Pair, rng: np.random.Generator | None) -> Sample:
     )
 
 
+def crop_rows(sample: Sample, high: int, rng: np.random.Generator) -> Sample:
+    """A band of `high` rows, mostly one with a head or a rod in it.
+
+    The wound is a small part of most images, and training time is short. Columns all stay: the
+    other view needs them at every disparity.
+    """
+    cells = high // CELL_PX
+    rows = np.flatnonzero((sample.head_on + sample.rod_on).any(axis=1))
+    last = CELLS_HIGH - cells
+    first = int(rng.integers(0, last + 1))
+    if len(rows) and rng.random() < 0.75:
+        first = int(np.clip(rng.choice(rows) - rng.integers(0, cells), 0, last))
+    cut = {
+        name: value[..., first : first + cells, :]
+        for name, value in vars(sample).items()
+        if name != "x"
+    }
+    top = first * CELL_PX
+    return Sample(x=sample.x[:, top : top + high], **cut)
+
+
 def _view(
     image: np.ndarray, scale: float, shift: np.ndarray, rng: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:

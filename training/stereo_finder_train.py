@@ -23,7 +23,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stereo_finder_dataset import Pair, Sample, find_pairs, keep_small, make_sample, read_pair
+from stereo_finder_dataset import (
+    Pair,
+    Sample,
+    crop_rows,
+    find_pairs,
+    keep_small,
+    make_sample,
+    read_pair,
+)
 from stereo_finder_evaluate import evaluate
 from stereo_finder_network import ScrewFinder, TorchFinder
 from train import save_checkpoint
@@ -91,8 +99,8 @@ def _bin_loss(volume: torch.Tensor, bins: torch.Tensor, weight: torch.Tensor) ->
 class Pairs:
     """Augmented batches from the pairs that exist now; each is read from disk once."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self._folder, self._rng = folder, np.random.default_rng(seed)
+    def __init__(self, folder: Path, rows: int, seed: int) -> None:
+        self._folder, self._rows, self._rng = folder, rows, np.random.default_rng(seed)
         self._kept: dict[Path, Pair] = {}
         self._order: list[Path] = []
 
@@ -114,7 +122,8 @@ class Pairs:
             if not self._order:
                 self._order = list(self._kept)
                 self._rng.shuffle(self._order)
-            samples.append(make_sample(self._kept[self._order.pop()], self._rng))
+            sample = make_sample(self._kept[self._order.pop()], self._rng)
+            samples.append(crop_rows(sample, self._rows, self._rng))
         return {
             name: torch.from_numpy(np.stack([getattr(s, name) for s in samples]))
             for name in Sample.__dataclass_fields__
@@ -147,7 +156,10 @@ def train(args: argparse.Namespace) -> dict:
         if "optimiser" in state:  # the committed checkpoint leaves it out, for its size
             optimiser.load_state_dict(state["optimiser"])
         step, samples = state["step"], state["samples"]
-    pairs = Pairs(args.data / "train", args.seed * 100003 + step)
+    elif args.begin:
+        _take(net, torch.load(args.begin, map_location="cpu", weights_only=True)["ema"])
+        _take(average, net.state_dict())
+    pairs = Pairs(args.data / "train", args.rows, args.seed * 100003 + step)
     begun, first_step = time.monotonic(), step
     last_saved = last_judged = begun
     report: dict = {}
@@ -218,6 +230,14 @@ def train(args: argparse.Namespace) -> dict:
     return report
 
 
+def _take(net: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Take over every tensor that the network has in the same shape."""
+    own = net.state_dict()
+    fitting = {k: v.float() if v.dtype == torch.half else v for k, v in weights.items()
+               if k in own and own[k].shape == v.shape}  # fmt: skip
+    net.load_state_dict(own | fitting)
+
+
 def _average(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
     with torch.no_grad():
         for kept, new in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
@@ -240,7 +260,8 @@ def parser() -> argparse.ArgumentParser:
         help="minutes that earlier calls used, for the learning rate",
     )
     p.add_argument("--steps", type=int, default=0)
-    p.add_argument("--batch", type=int, default=12)
+    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--rows", type=int, default=256, help="of the grid's 480; a multiple of 32")
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=1)
@@ -250,6 +271,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--val-pairs", type=int, default=60)
     p.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     p.add_argument("--mono", action="store_true")
+    p.add_argument("--begin", type=Path, help="checkpoint whose fitting weights are a first guess")
     p.add_argument("--resume", action="store_true")
     return p
 

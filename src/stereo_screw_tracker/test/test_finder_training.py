@@ -165,6 +165,20 @@ def test_augmentation_keeps_everything_finite(pair, seed):
     assert (sample.rod <= sample.rod_weight).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_band_of_rows_is_cut_alike_from_input_and_targets(pair, seed):
+    whole = dataset.make_sample(pair, None)
+    band = dataset.crop_rows(whole, 128, np.random.default_rng(seed))
+    assert band.x.shape == (2, 128, WIDE)
+    assert band.heat.shape == (16, WIDE // CELL_PX)
+    top = next(t for t in range(0, HIGH, CELL_PX)
+               if np.array_equal(whole.x[:, t : t + 128], band.x))  # fmt: skip
+    rows = slice(top // CELL_PX, top // CELL_PX + 16)
+    for name in dataset.Sample.__dataclass_fields__:
+        if name != "x":
+            assert np.array_equal(getattr(whole, name)[..., rows, :], getattr(band, name)), name
+
+
 def test_a_broken_pair_is_named(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK no archive")
     with pytest.raises(ValueError, match=r"a\.npz.*generate it again"):
@@ -183,7 +197,7 @@ def test_the_correlation_is_the_product_at_each_disparity():
 
 def _arguments(data: Path, run: Path, steps: int, *more: str):
     words = ["--data", data, "--run", run, "--steps", steps, "--batch", 2, "--report", 3,
-             "--no-bf16", "--val-pairs", 1, "--lr", 0.02]  # fmt: skip
+             "--no-bf16", "--val-pairs", 1, "--lr", 0.02, "--rows", 64]  # fmt: skip
     return training.parser().parse_args([*map(str, words), *more])
 
 
