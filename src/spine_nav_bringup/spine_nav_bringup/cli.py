@@ -74,6 +74,7 @@ def _replay(args: argparse.Namespace) -> int:
         config=args.config,
         assignments=args.set,
         model=args.model,
+        models=args.models,
         progress=progress,
     )
     progress.close()
@@ -93,6 +94,7 @@ def _live(args: argparse.Namespace) -> int:
         config=args.config,
         assignments=tuple(args.set),
         model=args.model,
+        models=args.models,
         remap=args.remap,
         namespace=args.namespace,
         use_sim_time=args.use_sim_time,
