@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`replay` of a recording with stereo topics: its screws and rods beside its poses, or alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ros_support
+import stereo_support as support
+
+from spine_nav_bringup import replay
+from spine_nav_common.core.outputs import (
+    read_json,
+    read_poses,
+    read_rods,
+    read_screws,
+    read_timings,
+)
+from spine_nav_common.core.recording_writer import RecordingWriter
+from spine_nav_common.parameters import ParameterError
+from stereo_screw_tracker.core.load import StereoCore
+
+COUNT = 3
+
+
+class FakeSegmenter:
+    provider = "fake"
+    model_sha256 = "f" * 64
+
+
+@pytest.fixture
+def case(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(
+        replay, "Navigator", lambda case, *_: ros_support.FakeNavigator(case.exposed_levels, 0)
+    )
+    monkeypatch.setattr(replay, "load_segmenter", lambda model=None: FakeSegmenter())
+    return ros_support.write_small_case(tmp_path / "case")
+
+
+def write(folder: Path, rgbd: bool = True, frame_id: str = "stereo_left_optical_frame") -> Path:
+    with RecordingWriter(folder, compress=False) as writer:
+        for index in range(COUNT):
+            if rgbd:
+                writer.write_rgbd(ros_support.frame(index))
+            writer.write_stereo(replace(support.frame(index), frame_id=frame_id))
+    return folder
+
+
+def run(recording: Path, case: Path, out: Path, **options):
+    tracker = support.FakeTracker(**options.pop("modes", {}))
+    core = StereoCore(tracker, "fake", "e" * 64)
+    return replay.replay(recording, case, out, stereo_core=core, **options), tracker
+
+
+def test_both_cameras_give_all_files_byte_for_byte_again(case, tmp_path):
+    recording = write(tmp_path / "rec")
+    outcome, _ = run(recording, case, tmp_path / "a")
+    run(recording, case, tmp_path / "b")
+    for name in ("poses.csv", "screws.csv", "rods.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert len(read_poses(tmp_path / "a" / "poses.csv")) == COUNT * 2
+    assert len(read_screws(tmp_path / "a" / "screws.csv")) == COUNT * 8
+    assert {"update", "stereo_refine"} == set(read_timings(tmp_path / "a" / "timings.csv")) - {
+        "stereo_finder"
+    }
+    summary = read_json(tmp_path / "a" / "summary.json")
+    assert summary["stereo"]["frames"] == COUNT and summary["hashes"]["stereo_model"] == "e" * 64
+    assert outcome.exit_code == 0 and "8 screw heads and 2 rods" in outcome.text()
+
+
+def test_a_stereo_recording_alone_gives_screws_and_no_pose(case, tmp_path):
+    outcome, _ = run(write(tmp_path / "rec", rgbd=False), case, tmp_path / "out")
+    assert read_poses(tmp_path / "out" / "poses.csv") == []
+    assert len(read_screws(tmp_path / "out" / "screws.csv")) == COUNT * 8
+    assert len(read_rods(tmp_path / "out" / "rods.json")[1]) == 2
+    assert outcome.exit_code == 0
+
+
+def test_vertebrae_name_levels_only_where_both_cameras_share_a_frame(case, tmp_path):
+    _, apart = run(write(tmp_path / "apart"), case, tmp_path / "a")
+    assert apart.vertebrae == [None] * COUNT
+    shared = write(tmp_path / "shared", frame_id="camera_color_optical_frame")
+    _, tracker = run(shared, case, tmp_path / "b")
+    assert all(set(v) == set(ros_support.LEVELS) for v in tracker.vertebrae)
+    np.testing.assert_allclose(tracker.vertebrae[0]["L2"][:3, 3], (0.01, 0.02, 0.5))
+
+
+def test_settings_of_both_cores_are_told_apart(case, tmp_path):
+    recording = write(tmp_path / "rec")
+    outcome, _ = run(
+        recording, case, tmp_path / "out",
+        assignments=["navigation.navigator.hold_s=1.5", "stereo_tracker.tracker.cranial=up"],
+    )  # fmt: skip
+    assert outcome.summary["config"]["hold_s"] == 1.5
+    assert outcome.summary["config"]["stereo"]["cranial"] == "up"
+    with pytest.raises(ParameterError, match="did you mean 'tracks.hold_s'"):
+        run(recording, case, tmp_path / "o", assignments=["stereo_tracker.tracker.tracks.hold=1"])
+
+
+def test_nothing_usable_in_stereo_alone_ends_with_1(case, tmp_path):
+    with RecordingWriter(tmp_path / "rec") as writer:
+        writer.write_stereo(support.frame(0))
+    outcome, _ = run(tmp_path / "rec", case, tmp_path / "out", modes={"reject_at": 1})
+    assert outcome.exit_code == 1 and "no pair could be used" in outcome.stopped
+
+
+def test_a_fault_in_the_stereo_part_keeps_the_poses(case, tmp_path):
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run(write(tmp_path / "rec"), case, tmp_path / "out", modes={"error_at": 2})
+    assert len(read_poses(tmp_path / "out" / "poses.csv")) == COUNT * 2
+    assert len(read_screws(tmp_path / "out" / "screws.csv")) == 8
+    assert read_json(tmp_path / "out" / "summary.json")["stopped"] == "stopped by an error"
