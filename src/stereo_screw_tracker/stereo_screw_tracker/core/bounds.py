@@ -71,37 +71,57 @@ def load_bound_model(path: Path | None = None) -> BoundModel:
     return BoundModel(**sizes)
 
 
-def total_covariance(inputs: BoundInputs, camera: StereoCamera, model: BoundModel) -> np.ndarray:
-    """(3, 3) covariance in m^2 with everything that the statement leaves out."""
-    gain = model.gain * model.doubt ** (1.0 - np.clip(inputs.confidence, 0.0, 1.0))
-    view = inputs.point_m / np.linalg.norm(inputs.point_m)
-    along = np.outer(view, view)
-    z = float(inputs.point_m[2])
-    depth_m = z**2 / (camera.intrinsics.fx * camera.baseline_m) * model.disparity_px
-    depth_m *= float(np.linalg.norm(inputs.point_m)) / z  # the ray is longer than its depth
-    hidden_m = 1e-3 * model.hidden_mm_per_s * max(inputs.hidden_s, 0.0)
+def total_covariance(
+    point_m: np.ndarray,
+    covariance_m2: np.ndarray,
+    confidence: np.ndarray,
+    hidden_s: np.ndarray,
+    metre_px: np.ndarray,
+    model: BoundModel,
+) -> np.ndarray:
+    """Covariances (N, 3, 3) in m^2 with everything that the statement leaves out.
+
+    Args:
+        point_m, covariance_m2, confidence, hidden_s: (N, 3), (N, 3, 3), (N,), (N,), see BoundInputs.
+        metre_px: (N,) fx * baseline of the camera: the disparity at one metre.
+    """
+    gain = model.gain * model.doubt ** (1.0 - np.clip(confidence, 0.0, 1.0))
+    distance = np.linalg.norm(point_m, axis=1)
+    view = point_m / distance[:, None]
+    along = view[:, :, None] * view[:, None, :]
+    # the ray is longer than its depth, so an error of depth is longer along it
+    depth_m = point_m[:, 2] * distance / metre_px * model.disparity_px
+    hidden_m = 1e-3 * model.hidden_mm_per_s * np.maximum(hidden_s, 0.0)
+    across = np.eye(3) - along
     return (
-        gain**2 * inputs.covariance_m2
-        + (1e-3 * model.lateral_mm) ** 2 * (np.eye(3) - along)
-        + depth_m**2 * along
-        + hidden_m**2 * np.eye(3)
+        gain[:, None, None] ** 2 * covariance_m2
+        + (1e-3 * model.lateral_mm) ** 2 * across
+        + depth_m[:, None, None] ** 2 * along
+        + hidden_m[:, None, None] ** 2 * np.eye(3)
     )
 
 
 def bound95_mm(inputs: BoundInputs, camera: StereoCamera, model: BoundModel) -> float:
     """Distance in mm that 95 % of such heads stay under."""
-    return 1e3 * radius_quantile(total_covariance(inputs, camera, model), LEVEL)
+    total = total_covariance(
+        inputs.point_m[None],
+        inputs.covariance_m2[None],
+        np.array([inputs.confidence]),
+        np.array([inputs.hidden_s]),
+        np.array([camera.intrinsics.fx * camera.baseline_m]),
+        model,
+    )
+    return 1e3 * float(radius_quantile(total, LEVEL)[0])
 
 
-def radius_quantile(covariance: np.ndarray, level: float) -> float:
-    """Quantile of the length of a Gaussian vector with this covariance (D, D).
+def radius_quantile(covariance: np.ndarray, level: float) -> np.ndarray:
+    """Quantiles (N,) of the length of Gaussian vectors with these covariances (N, D, D).
 
-    Its square is a weighted sum of chi-squares, here the Gamma distribution of equal mean and
-    variance: within 3 % at the 95th percentile for any shape of the ellipsoid.
+    The squared length is a weighted sum of chi-squares, here the Gamma distribution of equal mean
+    and variance: within 3 % at the 95th percentile for any shape of the ellipsoid.
     """
-    mean = float(np.trace(covariance))
-    variance = 2.0 * float((covariance * covariance).sum())
-    if mean <= 0.0:
-        return 0.0
-    scale = variance / mean  # Gamma(shape k, scale theta): mean k theta, variance k theta^2
-    return float(np.sqrt(gammaincinv(mean / scale, level) * scale))
+    mean = np.trace(covariance, axis1=1, axis2=2)
+    variance = 2.0 * (covariance * covariance).sum(axis=(1, 2))
+    scale = variance / np.maximum(mean, 1e-30)  # Gamma(k, theta): mean k theta, variance k theta^2
+    shape = mean / np.maximum(scale, 1e-30)
+    return np.where(mean > 0.0, np.sqrt(gammaincinv(np.maximum(shape, 1e-9), level) * scale), 0.0)

@@ -100,9 +100,9 @@ class StereoTracker:
         self._heads = head_refiner
         self._rods = rod_refiner
         self._bounds = bounds or load_bound_model()
-        # Set to a list to collect (stamp_ns, track_id, inputs, camera) of every bound
-        # (training/stereo_fit_bounds.py).
-        self.trace: list[tuple[int, int, BoundInputs, StereoCamera]] | None = None
+        # Set to a list to collect (track_id, inputs, camera) of every bound
+        # (training/stereo_calibrate.py).
+        self.trace: list[tuple[int, BoundInputs, StereoCamera]] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -236,7 +236,7 @@ class StereoTracker:
                 head.point_m, head.covariance_m2, head.confidence, hidden_s[screw.track_id]
             )
             if self.trace is not None:
-                self.trace.append((stamp_ns, screw.track_id, inputs, camera))
+                self.trace.append((screw.track_id, inputs, camera))
             bound = bound95_mm(inputs, camera, self._bounds)
             out.append(replace(screw, head=head, bound95_mm=bound))
         return tuple(out)
