@@ -7,6 +7,7 @@ Everything stands on the left image; the text stands beside it, so that nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -30,8 +31,19 @@ REFUSED: Colour = (255, 96, 80)
 PAPER: Colour = (24, 28, 34)
 AXIS_M = 0.018  # length of a drawn axis
 LABEL_M = 0.016  # from head to label
+ROOM_M = 0.045  # around heads and rods, for labels
+LEAST_SHAPE = 4.0 / 3.0  # width over height of the picture
 PANEL_SHARE = 0.46  # of the image's width
 DASH_MM = 3.0
+
+
+@dataclass(frozen=True)
+class _View:
+    """The part of the image that is shown: corner (2,) and size (w, h) px, and its enlargement."""
+
+    corner: np.ndarray
+    size: tuple[int, int]
+    zoom: float
 
 
 def draw_stereo(
@@ -39,49 +51,76 @@ def draw_stereo(
     result: StereoResult | Rejected | None,
     plans: Sequence[RodPlan] = (),
     *,
-    scale: int = 2,
+    width_px: int = 1280,
 ) -> np.ndarray:
-    """The left image with what was found in this very pair, and a panel that says it in words.
+    """The left image around what was found in this very pair, and a panel that says it in words.
 
     Args:
         frame: the pair. result: of this frame; a result of another stamp is named and not drawn.
         plans: rods planned from this result's heads (their frame is this left optical frame).
-        scale: integer enlargement.
+        width_px: of the image part; the panel adds PANEL_SHARE of it.
 
     Returns:
-        (H·scale, (1 + PANEL_SHARE)·W·scale, 3) uint8 RGB; the input is not changed.
+        (H', (1 + PANEL_SHARE)·width_px, 3) uint8 RGB; the input is not changed.
     """
     left = frame.left if frame.left.ndim == 3 else cv2.cvtColor(frame.left, cv2.COLOR_GRAY2RGB)
-    height, width = (scale * n for n in left.shape[:2])
-    image = cv2.resize(left, (width, height), interpolation=cv2.INTER_CUBIC)
-    text_scale = max(1, round(width / REFERENCE_WIDTH_PX))
-    shown = isinstance(result, StereoResult) and result.stamp_ns == frame.stamp_ns
-    if isinstance(result, StereoResult) and shown:
-        canvas = _Canvas(image, frame.intrinsics, scale, text_scale)
-        for rod in result.rods:
+    drawn = result if isinstance(result, StereoResult) else None
+    if drawn is not None and drawn.stamp_ns != frame.stamp_ns:
+        drawn = None
+    view = _view(frame.intrinsics, drawn, width_px)
+    (x, y), (w, h) = np.round(view.corner).astype(int).tolist(), view.size
+    size = (width_px, round(h * view.zoom))
+    image = cv2.resize(left[y : y + h, x : x + w], size, interpolation=cv2.INTER_CUBIC)
+    text_scale = max(1, round(width_px / REFERENCE_WIDTH_PX))
+    if drawn is not None:
+        canvas = _Canvas(image, frame.intrinsics, view, text_scale)
+        for rod in drawn.rods:
             canvas.rod(rod)
         for plan in plans:
             canvas.plan(plan)
-        canvas.labels(result.screws)
-        for screw in result.screws:
+        canvas.labels(drawn.screws)
+        for screw in drawn.screws:
             canvas.head(screw)
     paint_banner(image, text_scale)
-    panel = np.full((height, round(width * PANEL_SHARE), 3), PAPER, np.uint8)
-    _write_panel(panel, _lines(frame, result, plans if shown else ()), text_scale)
+    panel = np.full((len(image), round(width_px * PANEL_SHARE), 3), PAPER, np.uint8)
+    _write_panel(panel, _lines(frame, result, plans if drawn else ()), text_scale)
     return np.hstack([image, panel])
+
+
+def _view(intrinsics: Intrinsics, result: StereoResult | None, width_px: int) -> _View:
+    """Around heads and rods with room for labels; the whole image where nothing is shown."""
+    full = np.array([intrinsics.width, intrinsics.height])
+    points = [s.head.point_m[None] for s in result.screws] if result else []
+    points += [r.centreline_m for r in result.rods] if result else []
+    shown = np.concatenate(points) if points else np.zeros((0, 3))
+    shown = shown[shown[:, 2] > NEAR_M]
+    if not len(shown):
+        return _View(np.zeros(2), (int(full[0]), int(full[1])), width_px / full[0])
+    pixels = project_px(shown, intrinsics)
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    room = intrinsics.fx * ROOM_M / np.median(shown[:, 2])
+    width = max(high[0] - low[0] + 2 * room, LEAST_SHAPE * (high[1] - low[1] + room))
+    size = np.minimum(np.array([width, max(width / LEAST_SHAPE, high[1] - low[1] + room)]), full)
+    size = np.round(size).astype(int)
+    corner = np.clip(np.round(0.5 * (low + high - size)), 0, full - size)
+    return _View(corner, (int(size[0]), int(size[1])), width_px / size[0])
 
 
 class _Canvas:
     """Drawing in metres of the left optical frame on the enlarged image."""
 
     def __init__(
-        self, image: np.ndarray, intrinsics: Intrinsics, scale: int, text_scale: int
+        self, image: np.ndarray, intrinsics: Intrinsics, view: _View, text_scale: int
     ) -> None:
-        self._image, self._intrinsics = image, intrinsics
-        self._scale, self._text_scale = scale, text_scale
+        self._image, self._intrinsics, self._view = image, intrinsics, view
+        self._text_scale = text_scale
 
     def _px(self, points_m: np.ndarray) -> np.ndarray:
-        return (project_px(np.atleast_2d(points_m), self._intrinsics) + 0.5) * self._scale - 0.5
+        pixels = project_px(np.atleast_2d(points_m), self._intrinsics) - self._view.corner
+        return (pixels + 0.5) * self._view.zoom - 0.5
+
+    def _long_px(self, length_m: float, point_m: np.ndarray) -> float:
+        return float(self._intrinsics.fx * length_m / point_m[2] * self._view.zoom)
 
     def _line(self, points_m: np.ndarray, colour: Colour, width: int) -> None:
         if len(points_m) < 2 or points_m[:, 2].min() < NEAR_M:
@@ -96,21 +135,27 @@ class _Canvas:
         on = rod.seen | (np.floor(arc_mm / DASH_MM) % 2 == 0)
         for first, last in _runs(on):
             colour = ROD if rod.seen[first:last].mean() > 0.5 else HELD
-            self._line(rod.centreline_m[first : last + 1], colour, 2 * self._scale)
+            self._line(rod.centreline_m[first : last + 1], colour, 2 * self._text_scale)
 
     def plan(self, plan: RodPlan) -> None:
-        """The target curve, thin, with a numbered mark at every bend."""
-        self._line(plan.centreline_mm * 1e-3, PLAN, 1)
+        """The target curve, thin, with a numbered mark towards the midline at every bend."""
+        curve = plan.centreline_mm * 1e-3
+        self._line(curve, PLAN, self._text_scale)
+        if curve[:, 2].min() < NEAR_M:
+            return
         arc = arc_positions_mm(plan.centreline_mm)
         for step in plan.steps:
-            at = point_at(plan.centreline_mm, arc, np.array([step.feed_mm]))[0] * 1e-3
-            if at[2] < NEAR_M:
-                continue
-            x, y = np.round(self._px(at)[0]).astype(int).tolist()
-            size = 9 * self._text_scale
-            radius = round(0.75 * size)
-            cv2.circle(self._image, (x, y), radius, (0, 0, 0), cv2.FILLED, cv2.LINE_AA)
-            cv2.circle(self._image, (x, y), radius, PLAN, self._text_scale, cv2.LINE_AA)
+            ends = np.clip([step.feed_mm - 2.0, step.feed_mm, step.feed_mm + 2.0], 0.0, arc[-1])
+            before, at, after = self._px(point_at(plan.centreline_mm, arc, ends) * 1e-3)
+            way = (after - before) / max(float(np.linalg.norm(after - before)), 1e-9)
+            across = np.array([way[1], -way[0]]) * (-1.0 if plan.side == "left" else 1.0)
+            size = 10 * self._text_scale
+            mark = at + 2.0 * size * across
+            tick = [tuple(np.round(p * 16).astype(int).tolist()) for p in (at, mark)]
+            cv2.line(self._image, *tick, PLAN, self._text_scale, cv2.LINE_AA, 4)
+            x, y = np.round(mark).astype(int).tolist()
+            cv2.circle(self._image, (x, y), round(0.75 * size), (0, 0, 0), cv2.FILLED, cv2.LINE_AA)
+            cv2.circle(self._image, (x, y), round(0.75 * size), PLAN, self._text_scale, cv2.LINE_AA)
             w, h = text_size(str(step.n), size, True)
             draw_text(self._image, str(step.n), x - w // 2, y - h // 2, size, PLAN, True)
 
@@ -123,13 +168,12 @@ class _Canvas:
         tip = point + AXIS_M * screw.head.axis
         if tip[2] > NEAR_M:
             start, end = (tuple(p) for p in np.round(self._px(np.stack([point, tip]))).astype(int))
-            for ink, width in (((0, 0, 0), self._scale + 2), (colour, self._scale)):
+            for ink, width in (((0, 0, 0), self._text_scale + 2), (colour, self._text_scale)):
                 cv2.arrowedLine(self._image, start, end, ink, width, cv2.LINE_AA, tipLength=0.25)
         centre = tuple(np.round(self._px(point)[0] * 16).astype(int).tolist())
-        bound_px = self._intrinsics.fx * screw.bound95_mm * 1e-3 / point[2] * self._scale
-        radius = round(max(bound_px, 1.5) * 16)
-        cv2.circle(self._image, centre, radius, (0, 0, 0), self._scale + 2, cv2.LINE_AA, 4)
-        cv2.circle(self._image, centre, radius, colour, self._scale, cv2.LINE_AA, 4)
+        radius = round(max(self._long_px(1e-3 * screw.bound95_mm, point), 2.0) * 16)
+        for ink, width in (((0, 0, 0), self._text_scale + 2), (colour, self._text_scale)):
+            cv2.circle(self._image, centre, radius, ink, width, cv2.LINE_AA, 4)
 
     def labels(self, screws: Sequence[ScrewTrack]) -> None:
         """Name and bound of every head, outside of the rows, pushed apart."""
@@ -143,7 +187,7 @@ class _Canvas:
         placed: list[Label] = []
         order = np.argsort((heads - middle) @ along)
         for screw, head in ((screws[i], heads[i]) for i in order):
-            reach = self._intrinsics.fx * LABEL_M / screw.head.point_m[2] * self._scale
+            reach = self._long_px(LABEL_M, screw.head.point_m)
             side = 1.0 if (head - middle) @ across >= 0.0 else -1.0
             lines = (head_name(screw), f"± {screw.bound95_mm:.1f} mm")
             s = self._text_scale
