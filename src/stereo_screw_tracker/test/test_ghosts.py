@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
-from screw_support import CAMERA, LEFT, RIGHT, frame, heads_m, image, observe
+from screw_support import CAMERA, LEFT, RIGHT, frame, heads_m, observe
 
 from spine_nav_common.core.types import Rejected
 from stereo_screw_tracker.core.config import GhostConfig
@@ -171,24 +172,39 @@ class TestRig:
 
     def test_a_good_pair_passes(self) -> None:
         left, right = self.pair()
-        assert check_rig(frame(left=left, right=right)) is None
+        check = check_rig(frame(left=left, right=right), 1.0)
+        assert check.wrong is None
+        assert check.row_px is not None and check.row_px < 0.2
 
     def test_swapped_images_are_refused(self) -> None:
         left, right = self.pair()
-        answer = check_rig(frame(left=right, right=left))
-        assert answer is not None and "swapped" in answer.reason
+        wrong = check_rig(frame(left=right, right=left), 1.0).wrong
+        assert wrong is not None and "swapped" in wrong.reason
 
-    @pytest.mark.parametrize("rows", [3, -6, 15])
+    @pytest.mark.parametrize("rows", [2, -6, 15])
     def test_unrectified_images_are_refused(self, rows: int) -> None:
         left, right = self.pair(rows=rows)
-        answer = check_rig(frame(left=left, right=right))
-        assert answer is not None and "not rectified" in answer.reason
+        wrong = check_rig(frame(left=left, right=right), 1.0).wrong
+        assert wrong is not None and "not rectified" in wrong.reason
+
+    def test_fractions_of_a_pixel_are_measured(self) -> None:
+        left, right = self.pair()
+        shift = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.6]])
+        check = check_rig(frame(left=left, right=cv2.warpAffine(right, shift, (640, 480))), 1.0)
+        assert check.row_px == pytest.approx(0.6, abs=0.15)
 
     def test_images_that_share_nothing_say_nothing(self) -> None:
-        assert check_rig(frame(left=LEFT, right=RIGHT)) is None
-        assert check_rig(frame(left=np.full((480, 640), 90, np.uint8), right=image(3))) is None
+        for right in (RIGHT, np.full((480, 640), 90, np.uint8)):
+            check = check_rig(frame(left=LEFT, right=right), 1.0)
+            assert check.wrong is None and check.row_px is None
 
     def test_colour_is_read_too(self) -> None:
         left, right = (np.repeat(i[..., None], 3, axis=2) for i in self.pair())
-        answer = check_rig(frame(left=right, right=left))
-        assert answer is not None and "swapped" in answer.reason
+        wrong = check_rig(frame(left=right, right=left), 1.0).wrong
+        assert wrong is not None and "swapped" in wrong.reason
+
+
+def test_when_the_images_rows_agree_the_network_is_to_blame_not_the_pair() -> None:
+    off = [replace(o, right_px=o.right_px + (0.0, 1.2)) for o in observed(heads_m())]
+    assert isinstance(screen(CAMERA, off, CONFIG), Rejected)
+    assert isinstance(screen(CAMERA, off, CONFIG, rows_agree=True), Screened)

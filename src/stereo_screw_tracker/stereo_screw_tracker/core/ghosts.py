@@ -34,14 +34,20 @@ class Screened:
 
 
 def screen(
-    camera: StereoCamera, observations: Sequence[HeadObservation], config: GhostConfig
+    camera: StereoCamera,
+    observations: Sequence[HeadObservation],
+    config: GhostConfig,
+    rows_agree: bool = False,
 ) -> Screened | Rejected:
     """Triangulate the heads of one pair and drop the ghosts.
+
+    rows_agree: the images themselves have shown that rows fit (rig_check.py); heads whose rows
+    differ are then the network's fault, and the pair is not blamed.
 
     Rejected when the pair itself is wrong: swapped images, or rows that differ systematically.
     A single bad head never rejects the others.
     """
-    bad_pair = _bad_pair(observations, config)
+    bad_pair = _bad_pair(observations, config, rows_agree)
     if bad_pair is not None:
         return bad_pair
     heads: list[Head3D] = []
@@ -83,7 +89,9 @@ def _row_sigma(observation: HeadObservation) -> float:
     return float(np.sqrt(max(c[1, 1] + c[3, 3] - 2.0 * c[1, 3], 0.0)))
 
 
-def _bad_pair(observations: Sequence[HeadObservation], config: GhostConfig) -> Rejected | None:
+def _bad_pair(
+    observations: Sequence[HeadObservation], config: GhostConfig, rows_agree: bool
+) -> Rejected | None:
     finite = [
         o
         for o in observations
@@ -99,7 +107,7 @@ def _bad_pair(observations: Sequence[HeadObservation], config: GhostConfig) -> R
     )
     if np.mean(disparity < -3.0 * sigma) > 0.5:
         return Rejected(SWAPPED)
-    if len(finite) < _LEAST_FOR_MEDIAN:
+    if rows_agree or len(finite) < _LEAST_FOR_MEDIAN:
         return None
     row = np.abs([o.left_px[1] - o.right_px[1] for o in finite])
     noise = float(np.median([_row_sigma(o) for o in finite]))

@@ -2,10 +2,14 @@
 """Whether two images are a rectified pair the right way round, told from the scene itself.
 
 The networks compare the images along rows and to one side only: a swapped or unrectified pair looks
-to them like a scene without screws. Corner features that match anywhere tell which it is.
+to them like a scene without screws. Corner features that match anywhere tell which it is, and they
+know nothing of the networks' own errors.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,46 +18,86 @@ from spine_nav_common.core.types import Rejected, StereoFrame
 
 from .ghosts import NOT_RECTIFIED, SWAPPED
 
-ROW_LIMIT_PX = 1.5  # features are placed to half a pixel; heads are asked more strictly (ghosts.py)
 _FEATURES = 600
 _LEAST_MATCHES = 40  # fewer say nothing either way
 _ROW_REACH = 0.06  # of the image's height: what a bad rectification may do
 _MAJORITY = 4.0
+_FLOW: dict[str, Any] = {
+    "winSize": (15, 15),
+    "maxLevel": 0,
+    "criteria": (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 0.02),
+    "flags": cv2.OPTFLOW_USE_INITIAL_FLOW,
+}
+_FLOW_REACH_PX = 3.0
 
 
-def check_rig(frame: StereoFrame, row_limit_px: float = ROW_LIMIT_PX) -> Rejected | None:
-    """Why the pair is none, with the remedy; None where it is one, or too little matches to tell."""
-    left, right = (i if i.ndim == 2 else i[..., 1] for i in (frame.left, frame.right))
+@dataclass(frozen=True)
+class RigCheck:
+    """wrong: why the pair is none, with the remedy. row_px: median row difference of matches when
+    the pair is one; None where too little matches to tell."""
+
+    wrong: Rejected | None
+    row_px: float | None = None
+
+
+def check_rig(frame: StereoFrame, row_limit_px: float) -> RigCheck:
+    """Match the scene and see to which side, and along which rows, it moves."""
+    left, right = (
+        np.ascontiguousarray(i if i.ndim == 2 else i[..., 1]) for i in (frame.left, frame.right)
+    )
+    at_left, at_right = _matches(left, right)
+    shift = at_left - at_right
+    near = np.abs(shift[:, 1]) < _ROW_REACH * left.shape[0]
+    near[near] = _agreeing(shift[near])
+    if near.sum() < _LEAST_MATCHES:
+        return RigCheck(None)
+    behind = int(np.sum(shift[near, 0] < -1.0))
+    ahead = near & (shift[:, 0] > 1.0)
+    if behind > _MAJORITY * max(int(ahead.sum()), 1):
+        return RigCheck(Rejected(SWAPPED))
+    row = np.abs(_refined_rows(left, right, at_left[ahead], at_right[ahead]))
+    if len(row) < _LEAST_MATCHES:
+        return RigCheck(None)
+    median = float(np.median(row))
+    if median > row_limit_px:
+        return RigCheck(Rejected(NOT_RECTIFIED.format(median, len(row), "features")))
+    return RigCheck(None, median)
+
+
+def _matches(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places (K, 2) in both images that look alike and choose each other."""
     detector = cv2.ORB.create(_FEATURES, nlevels=4, fastThreshold=8)
     (at_left, tell_left), (at_right, tell_right) = (
-        detector.detectAndCompute(np.ascontiguousarray(i), None) for i in (left, right)
+        detector.detectAndCompute(i, None) for i in (left, right)
     )
+    none = np.zeros((0, 2), np.float32)
     if tell_left is None or tell_right is None:
-        return None
-    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(tell_left, tell_right)
-    if len(matches) < _LEAST_MATCHES:
-        return None
-    shift = np.array([at_left[m.queryIdx].pt for m in matches]) - np.array(
-        [at_right[m.trainIdx].pt for m in matches]
+        return none, none
+    found = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(tell_left, tell_right)
+    if not found:
+        return none, none
+    return (
+        np.array([at_left[m.queryIdx].pt for m in found], np.float32),
+        np.array([at_right[m.trainIdx].pt for m in found], np.float32),
     )
-    near = shift[np.abs(shift[:, 1]) < _ROW_REACH * left.shape[0]]
-    near = _agreeing(near)
-    if len(near) < _LEAST_MATCHES:
-        return None
-    behind = int(np.sum(near[:, 0] < -1.0))
-    ahead = int(np.sum(near[:, 0] > 1.0))
-    if behind > _MAJORITY * max(ahead, 1):
-        return Rejected(SWAPPED)
-    row = np.abs(near[near[:, 0] > 1.0, 1])
-    if len(row) >= _LEAST_MATCHES and np.median(row) > row_limit_px:
-        return Rejected(NOT_RECTIFIED.format(float(np.median(row)), len(row), "features"))
-    return None
 
 
 def _agreeing(shift: np.ndarray) -> np.ndarray:
-    """Matches (K, 2) whose shift others share: a scene's disparities cluster, accidents do not."""
-    if not len(shift):
-        return shift
+    """(K,) bool: others share this shift (K, 2). A scene's disparities cluster, accidents do not."""
     apart = np.abs(shift[:, None] - shift[None])
     alike = (apart[..., 0] < 8.0) & (apart[..., 1] < 3.0)
-    return shift[alike.sum(axis=1) > max(4, 0.05 * len(shift))]
+    return alike.sum(axis=1) > max(4, 0.05 * len(shift))
+
+
+def _refined_rows(
+    left: np.ndarray, right: np.ndarray, at_left: np.ndarray, at_right: np.ndarray
+) -> np.ndarray:
+    """Row differences (M,) to a fraction of a pixel: features themselves sit on whole pixels."""
+    if not len(at_left):
+        return np.zeros(0)
+    moved, ok, _ = cv2.calcOpticalFlowPyrLK(
+        left, right, at_left.reshape(-1, 1, 2), at_right.reshape(-1, 1, 2).copy(), **_FLOW
+    )
+    moved = moved.reshape(-1, 2)
+    good = (ok.ravel() > 0) & (np.abs(moved - at_right).max(axis=1) < _FLOW_REACH_PX)
+    return (at_left - moved)[good, 1]

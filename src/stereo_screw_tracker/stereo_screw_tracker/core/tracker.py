@@ -109,6 +109,7 @@ class StereoTracker:
         """Forget everything that was seen; track ids start at 0 again."""
         self._tracks = Tracks()
         self._rig_good_ns: int | None = None
+        self._rows_agree = False
 
     def process(
         self,
@@ -163,9 +164,10 @@ class StereoTracker:
         good = self._rig_good_ns
         if good is not None and 0 <= frame.stamp_ns - good < RIG_CHECK_NS:
             return None
-        wrong = check_rig(frame)
-        self._rig_good_ns = frame.stamp_ns if wrong is None else None
-        return wrong
+        check = check_rig(frame, self.config.ghosts.systematic_row_px)
+        self._rig_good_ns = frame.stamp_ns if check.wrong is None else None
+        self._rows_agree = check.row_px is not None
+        return check.wrong
 
     # -- heads ----------------------------------------------------------------------------------
 
@@ -177,13 +179,13 @@ class StereoTracker:
             [(c.left_px, c.right_px) for c in candidates],
             self.config.tracks.least_confidence,
         )
-        screened = screen(camera, observations, self.config.ghosts)
+        screened = screen(camera, observations, self.config.ghosts, self._rows_agree)
         if isinstance(screened, Rejected):
             return screened
         expected = self._missed(frame, camera, screened.heads)
         again = self._refined(frame, expected, self.config.tracks.sure_confidence)
         if again:
-            screened = screen(camera, [*observations, *again], self.config.ghosts)
+            screened = screen(camera, [*observations, *again], self.config.ghosts, self._rows_agree)
         return screened if isinstance(screened, Rejected) else screened.heads
 
     def _refined(
