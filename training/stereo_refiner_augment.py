@@ -2,6 +2,7 @@
 """What may happen to a pair of crops on the way: light, lens, sensor, glare, blood, covers.
 
 All functions take grey crops (B, 2, n, n) float32 in 0..255 and work on the whole batch at once.
+The generator's pictures have all of this already; this only keeps a net from learning them by heart.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _ellipse(
 
 
 def _glare(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    on = _chosen(rng, len(x), 0.15)
+    on = _chosen(rng, len(x), 0.08)
     rows = np.flatnonzero(on.any(axis=1))
     if len(rows):
         shine = np.exp(-_ellipse(x[rows].shape, rng, 1.5, 8.0))
@@ -56,7 +57,7 @@ def _glare(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _blood(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    on = _chosen(rng, len(x), 0.15)
+    on = _chosen(rng, len(x), 0.08)
     rows = np.flatnonzero(on.any(axis=1))
     if len(rows):
         inside = np.clip(4.0 * (1.0 - _ellipse(x[rows].shape, rng, 2.0, 12.0)), 0.0, 1.0)
@@ -71,7 +72,7 @@ def _cover(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
     """A straight-edged thing nearer than the crop's plane: it shows disparity of its own."""
     b, _, n, _ = x.shape
     covered = np.zeros(b, bool)
-    on = _chosen(rng, b, 0.12)
+    on = _chosen(rng, b, 0.06)
     rows = np.flatnonzero(on.any(axis=1))
     if not len(rows):
         return x, covered
@@ -98,7 +99,7 @@ def _cover(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
 
 def _blur(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    strength = rng.uniform(0, 1, (len(x), 2)) * (rng.random((len(x), 1)) < 0.35)
+    strength = rng.uniform(0, 1, (len(x), 2)) * (rng.random((len(x), 1)) < 0.2)
     rows = np.flatnonzero(strength.any(axis=1))
     y = x[rows]
     for _ in range(2):
@@ -116,5 +117,5 @@ def _sensor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     gain = np.exp(_both(rng, b, 0.25, 0.08)).astype(np.float32)[..., None, None]
     x = np.minimum(255.0 * (np.maximum(x, 0.0) / 255.0) ** gamma * gain, 255.0)
     noise = rng.standard_normal(x.shape, np.float32)
-    level = (rng.uniform(0, 7, (b, 1, 1, 1)) * (rng.random((b, 1, 1, 1)) < 0.6)).astype(np.float32)
+    level = (rng.uniform(0, 6, (b, 1, 1, 1)) * (rng.random((b, 1, 1, 1)) < 0.4)).astype(np.float32)
     return np.clip(x + level * noise, 0.0, 255.0)

@@ -119,7 +119,7 @@ def head_losses(y: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
     return {
         "shift": 0.5 * (likely * share).sum(dim=1) @ weight,
         "l1": 0.4 * (error.abs() * share).sum(dim=1) @ weight,
-        "axis": 0.5 * axis @ weight,
+        "axis": axis @ weight,
         "chord": 2.0 * chord @ weight,
         "presence": 2.0 * presence_loss(y[:, 12], batch.present),
     }
@@ -194,7 +194,7 @@ def train(args: argparse.Namespace) -> dict:
     checkpoint = args.run / "checkpoint.pt"
     net = NETS[args.kind]().to(memory_format=torch.channels_last)
     average = copy.deepcopy(net).eval()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=args.lr, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=args.lr, weight_decay=0.01, fused=True)
     step, samples = 0, 0
     begin = checkpoint if checkpoint.exists() else SHIPPED[args.kind]
     if args.resume and begin.exists():

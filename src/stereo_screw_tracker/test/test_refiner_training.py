@@ -197,7 +197,7 @@ def test_a_pair_without_rods_or_heads_teaches_what_is_absent(pair):
 
 def test_augmentation_stays_within_grey_levels_and_tells_what_it_covered():
     rng = np.random.default_rng(0)
-    x = np.random.default_rng(1).uniform(0, 255, (400, 2, 24, 24)).astype(np.float32)
+    x = np.random.default_rng(1).uniform(0, 255, (2000, 2, 24, 24)).astype(np.float32)
     before = x.copy()
     y, covered = augment.photometric(x, rng)
     assert np.array_equal(x, before)
