@@ -25,8 +25,8 @@ lint: setup  ## ruff, and mypy (strict) on the numerical core
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy src/*/*/core
 
-results: setup  ## measure everything again and rewrite docs/results.md (long)
-	$(VENV)/bin/spinenav bench
+results: setup  ## measure everything again and rewrite docs/results.md (long; BENCH_ARGS adds real data)
+	$(VENV)/bin/spinenav bench $(BENCH_ARGS)
 
 lock:        ## rewrite requirements/lock-py3*.txt (needs uv)
 	sh scripts/lock.sh

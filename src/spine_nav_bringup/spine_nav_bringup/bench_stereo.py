@@ -49,7 +49,7 @@ from .screws import find_screws
 FIRST, ALL = "first", "all"
 RANGES_M = (0.0, 0.45, 0.55, np.inf)
 AT_M = 0.5  # the targets speak of heads half a metre away
-_FAILURES_KEPT = 40  # per scene
+_PAIRS_TOLD = 3  # of those in which the same thing went wrong
 SMOKE_SCENES, SMOKE_SECONDS = 2, 0.4
 TURNS = 7
 
@@ -203,27 +203,31 @@ def score_all_rods(rods: Mapping[int, Sequence[RodCurve]], truth: Truth) -> RodS
 
 
 def failures(rows: Sequence[ScrewRow], truth: Truth) -> list[str]:
-    """Visible heads that were not found and rows that are no head, in words, per pair."""
-    lines = []
+    """Visible heads that were not found and rows that are no head, in words."""
+    missed: dict[str, list[str]] = defaultdict(list)
+    false: list[str] = []
     for k, stamp in enumerate(sorted(truth.frames)):
         screws = [s for s in truth.screws if s.stamp_ns == stamp]
-        own = [r.head_m for r in rows if r.stamp_ns == stamp]
         best = max((s.visible_px for s in screws), default=0)
-        points = np.reshape(own, (-1, 3))
-        true = np.reshape([s.head_m for s in screws], (-1, 3))
-        apart_mm = 1e3 * np.linalg.norm(points[:, None] - true, axis=2)
+        points = np.reshape([r.head_m for r in rows if r.stamp_ns == stamp], (-1, 3))
+        heads = np.reshape([s.head_m for s in screws], (-1, 3))
+        apart_mm = 1e3 * np.linalg.norm(points[:, None] - heads, axis=2)
         for j, s in enumerate(screws):
             nearest = apart_mm[:, j].min(initial=np.inf)
             if s.visible_px > VISIBLE_SHARE * best and nearest > RIGHT_MM:
-                lines.append(
-                    f"pair {k}: {s.level} {s.side} missed ({s.visible_px} of {best} px, nearest row"
-                    f" {nearest:.0f} mm away)"
-                )
-        for i in range(len(own)):
-            nearest = apart_mm[i].min(initial=np.inf)
+                row = "no row" if np.isinf(nearest) else f"nearest row {nearest:.0f} mm away"
+                missed[f"{s.level} {s.side}"].append(f"{k} ({s.visible_px} of {best} px, {row})")
+        for nearest in apart_mm.min(axis=1, initial=np.inf):
             if nearest > RIGHT_MM:
-                lines.append(f"pair {k}: a row {nearest:.0f} mm from the nearest head")
-    return lines[:_FAILURES_KEPT]
+                false.append(f"{k} ({nearest:.0f} mm from the nearest head)")
+    lines = [f"{name} missed in pair {_few(pairs)}" for name, pairs in missed.items()]
+    return [*lines, *([f"a row that is no head in pair {_few(false)}"] if false else [])]
+
+
+def _few(pairs: Sequence[str]) -> str:
+    shown = ", ".join(pairs[:_PAIRS_TOLD])
+    more = len(pairs) - _PAIRS_TOLD
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 # -- the record -------------------------------------------------------------------------------

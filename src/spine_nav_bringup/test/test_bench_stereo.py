@@ -212,16 +212,25 @@ def test_a_false_row_is_counted_per_visible_head_and_told_in_words():
     h = r["methods"][OURS]["heads"][ALL]
     assert h["false"] == 3
     assert h["false_per_visible"] == pytest.approx(1 / 3)
-    words = r["scenes"][0]["failures"]
-    assert sum("L3 left missed (70 of 90 px" in w for w in words) == 3
-    assert sum("a row 50 mm from the nearest head" in w for w in words) == 3
+    missed, false = r["scenes"][0]["failures"]
+    assert missed.startswith("L3 left missed in pair 0 (70 of 90 px, nearest row")
+    assert false.startswith("a row that is no head in pair 0 (50 mm from")
 
 
 def test_hidden_heads_are_no_failure():
-    assert failures([], only(truth(), [100])) == [
-        f"pair 0: L{k} left missed ({px} of 90 px, nearest row inf mm away)"
+    lines = failures([], only(truth(), [100]))
+    assert lines == [
+        f"L{k} left missed in pair 0 ({px} of 90 px, no row)"
         for k, px in ((1, 90), (2, 80), (3, 70))
     ]
+
+
+def test_what_fails_again_and_again_is_told_once():
+    four = replace(truth(), frames={k: TruthFrame(k, {}) for k in (100, 200, 300, 400)})
+    more = tuple(replace(s, stamp_ns=400) for s in four.screws if s.stamp_ns == 100)
+    lines = failures([], replace(four, screws=four.screws + more))
+    assert len(lines) == 3
+    assert all(line.endswith("and 1 more") for line in lines)
 
 
 def test_a_peer_reports_neither_axis_nor_bound_nor_rod():
