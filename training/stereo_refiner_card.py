@@ -75,9 +75,10 @@ LIMITS = {
     "rod": "A rod further than 4.5 mm aside is called absent. Whose rod it is, the crop cannot tell.",
 }
 NAMES = {
-    "seen_0.25_0.5": "25 to 50 %",
-    "seen_0.5_0.75": "50 to 75 %",
-    "seen_0.75_1.0": "75 to 100 %",
+    "at_half_a_metre": "0.45 to 0.55 m away",
+    "seen_0.25_0.5": "25 to 50 % seen by the worse eye",
+    "seen_0.5_0.75": "50 to 75 % seen",
+    "seen_0.75_1.0": "75 to 100 % seen",
 }
 
 
@@ -94,7 +95,7 @@ def model_card(kind: str, card: dict, megabytes: float) -> str:
     for key, text in NAMES.items():
         for part, unit in (("error_mm", "3D error (mm)"), ("axis_deg", "axis (deg)")):
             if key in v:
-                rows.append(_row(f"{unit}, {text} of the head seen by the worse eye", v[key][part]))
+                rows.append(_row(f"{unit}, heads {text}", v[key][part]))
     p = v["presence"]
     values = [
         f"| presence: area under the ROC ({p['true']} true, {p['false']} false places) | {p['auc']:.4f} |",

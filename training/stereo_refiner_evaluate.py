@@ -85,6 +85,11 @@ def detection(logit: np.ndarray, present: np.ndarray) -> dict[str, float]:
     }
 
 
+def _logit(confidence: np.ndarray) -> np.ndarray:
+    c = np.clip(confidence, 1e-12, 1 - 1e-12)
+    return np.log(c) - np.log1p(-c)
+
+
 def factors(z: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
     """Factors per column that put 95 % of the errors z (in predicted sigmas) below 1.96 sigma."""
     return {
@@ -109,9 +114,7 @@ def evaluate_heads(
         )
         labels = head_labels(pair, *head_crops(left, right, pair.camera, refiner.PITCH_M))
         presents.append(labels.present)
-        logits.append(
-            [np.arctanh(np.clip(2 * o.confidence - 1, -1 + 1e-9, 1 - 1e-9)) for o in found]
-        )
+        logits.append(_logit(np.array([o.confidence for o in found])))
         for i in np.flatnonzero(labels.present[: len(heads)] == 1.0):
             row = _head_row(pair, found[i], labels.head[i], (left[i], right[i]))
             rows.append(row)
@@ -135,6 +138,10 @@ def evaluate_heads(
             name: _quantiles(table[name][inside])
             for name in ("error_mm", "disparity_px", "axis_deg")
         }
+    near = np.abs(table["depth_m"] - 0.5) < 0.05
+    report["at_half_a_metre"] = {
+        name: _quantiles(table[name][near]) for name in ("error_mm", "disparity_px", "axis_deg")
+    }
     report["bias_px"] = {
         name: float(np.mean(table["signed"][:, i])) for i, name in enumerate(refiner.SCALED[:4])
     }
@@ -169,6 +176,7 @@ def _head_row(pair: StereoPair, o, head: int, before: tuple[np.ndarray, np.ndarr
     any_side = np.cross(o.axis, [1.0, 0.0, 0.0])
     any_side /= np.linalg.norm(any_side)
     return {
+        "depth_m": truth[2],
         "seen": pair.head_seen[head].min(),
         "signed": signed,
         "lateral_px": np.hypot(*signed[:2]),
@@ -216,7 +224,7 @@ def evaluate_rods(
             before.append(truth[here])
             z.append(((offset - truth) / sigma)[here])
             known = (labels.present[:, eye] != IGNORE) & (confidence > 0)
-            logits.append(np.log(confidence[known] + 1e-12) - np.log(1 - confidence[known] + 1e-12))
+            logits.append(_logit(confidence[known]))
             presents.append(labels.present[known, eye])
     error, hypothesis, ratio = (np.concatenate(a) for a in (miss, before, z))
     report: dict = {"presence": detection(np.concatenate(logits), np.concatenate(presents))}

@@ -132,6 +132,20 @@ def test_axis_and_confidence_leave_the_ray_frame_and_the_logit():
     assert got.confidence == pytest.approx(1 / (1 + np.exp(-2.0)))
 
 
+@pytest.mark.parametrize("logits", [(-3.0, 4.0), (4.0, -3.0)])
+def test_the_confidence_is_that_of_the_least_sure_look(logits):
+    class Wavers(Answers):
+        def run(self, x: np.ndarray) -> list[np.ndarray]:
+            out = super().run(x)[0]
+            out[:, -1] = logits[len(self.batches) - 1]
+            return [out]
+
+    frame = StereoFrame(0, *np.zeros((2, 480, 640), np.uint8), K, BASELINE_M)
+    at = [(np.array([320.0, 240]), np.array([250.0, 240]))]
+    got = refiner.refine_heads(Wavers(), ONES, frame, at)[0]
+    assert got.confidence == pytest.approx(1 / (1 + np.exp(3.0)))
+
+
 def test_nothing_is_dropped_and_nothing_is_invented():
     frame = StereoFrame(0, *np.zeros((2, 480, 640), np.uint8), K, BASELINE_M)
     assert refiner.refine_heads(Answers(), ONES, frame, []) == ()

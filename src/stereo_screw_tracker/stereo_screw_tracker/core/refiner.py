@@ -117,10 +117,13 @@ def refine_heads(
     left_image, right_image = grey(frame.left), grey(frame.right)
     left = np.array([c[0] for c in candidates], float).reshape(-1, 2)
     right = np.array([c[1] for c in candidates], float).reshape(-1, 2)
+    # The least sure look counts: a ghost that wandered onto a head stays a ghost.
+    logit = np.full(len(left), np.inf)
     for _ in range(iterations):
         pair, rotation = head_crops(left, right, camera, PITCH_M)
         crops = normalise(paired_crops(left_image, right_image, pair, CROP_SIZE))
         answers = decode_heads(run_in_batches(network, crops, BATCH), scale)
+        logit = np.minimum(logit, answers.logit)
         eyes = answers.shift @ EYES_FROM_PAIR.T
         left = left + np.einsum("nij,nj->ni", pair.left_from_crop, eyes[:, :2])
         right = right + np.einsum("nij,nj->ni", pair.right_from_crop, eyes[:, 2:])
@@ -129,7 +132,7 @@ def refine_heads(
     root = to_image @ EYES_FROM_PAIR * answers.sigma[:, None, :]
     covariance = root @ np.swapaxes(root, 1, 2)
     axis = np.einsum("nji,nj->ni", rotation, answers.axis)
-    confidence = 0.5 * (1.0 + np.tanh(0.5 * answers.logit))
+    confidence = 0.5 * (1.0 + np.tanh(0.5 * logit))
     return tuple(
         HeadObservation(
             left[i],
