@@ -162,7 +162,10 @@ class TestWithoutVertebrae:
         assert all({a, b} == {"left", "right"} for a, b in zip(up.sides, down.sides, strict=True))
 
     def test_one_row_alone_stays_without_a_guess(self) -> None:
-        assert set(named(heads_m(("left",)), cranial="up").sides) == {""}
+        labels = named(heads_m(("left",)), cranial="up")
+        assert set(labels.sides) == {""}
+        # but its rod can still be told which end is cranial
+        assert labels.cranial is not None and labels.cranial @ (0.0, -1.0, 0.0) > 0.99
 
     @pytest.mark.parametrize("count", [0, 1, 2])
     def test_few_heads_stay_without_a_guess(self, count: int) -> None:

@@ -113,6 +113,15 @@ def test_swapped_images_are_refused_with_the_remedy() -> None:
     assert "left and right are swapped" in answer.reason and "exchange" in answer.reason
 
 
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_a_baseline_in_the_wrong_unit_is_named(scale: float) -> None:
+    """0.6 m or 6 mm instead of 60 mm: every head lands far out of reach."""
+    wrong = replace(CAMERA, baseline_m=scale * CAMERA.baseline_m)
+    answer = screen(wrong, observed(heads_m()), CONFIG)
+    assert isinstance(answer, Rejected)
+    assert "baseline is wrong" in answer.reason
+
+
 def test_one_head_with_wrong_disparity_does_not_accuse_the_pair() -> None:
     o = observed(heads_m())
     o[0] = replace(o[0], left_px=o[0].right_px, right_px=o[0].left_px)

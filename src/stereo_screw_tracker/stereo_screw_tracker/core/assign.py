@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from rod_bending_ar.core.errors import RodError
-from rod_bending_ar.core.row import sided_rows
+from rod_bending_ar.core.row import CRANIAL, sided_rows
 from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.geometry import check_transform, transform_points
 from spine_nav_common.core.outputs import ScrewRow
@@ -158,11 +158,11 @@ def _off_line_mm(head: Head3D, place: _Place) -> float:
 def _by_rows(heads: Sequence[Head3D], cranial: str) -> Labels:
     """Sides from the two rows, by the same rules as `spinenav rod plan` reads screws.csv."""
     empty = ("",) * len(heads)
-    if not cranial or not heads:
+    if not cranial:
         return Labels(empty, empty, None)
     rows = [ScrewRow(0, i, h.point_m, h.axis, h.confidence, 0.0) for i, h in enumerate(heads)]
     try:
         sided, direction = sided_rows(rows, "heads", cranial)
     except RodError:  # one row alone, or heads that form none: nothing tells the sides
-        return Labels(empty, empty, None)
+        return Labels(empty, empty, np.array([*CRANIAL[cranial], 0.0]))
     return Labels(empty, tuple(r.side for r in sided), direction)

@@ -11,7 +11,7 @@ import numpy as np
 from spine_nav_common.core.types import Rejected
 
 from .config import GhostConfig
-from .triangulate import triangulate_head
+from .triangulate import OUT_OF_DEPTH, triangulate_head
 from .types import Head3D, HeadObservation, StereoCamera
 
 SWAPPED = (
@@ -20,6 +20,10 @@ SWAPPED = (
 NOT_RECTIFIED = (
     "left and right rows differ by {:.1f} px (median of {} {}): the pair is not rectified or its"
     " calibration is off; feed rectified images (image_rect) or calibrate again"
+)
+WRONG_SCALE = (
+    "all {} heads would lie outside {:g} to {:g} m: the baseline is wrong (P[3] of the right"
+    " camera_info is -fx * baseline in metres), or the camera is too near or too far"
 )
 _LEAST_FOR_MEDIAN = 3  # heads needed to tell a bad pair from a bad head
 _LEAST_FOR_SURFACE = 4
@@ -44,7 +48,8 @@ def screen(
     rows_agree: the images themselves have shown that rows fit (rig_check.py); heads whose rows
     differ are then the network's fault, and the pair is not blamed.
 
-    Rejected when the pair itself is wrong: swapped images, or rows that differ systematically.
+    Rejected when the pair itself is wrong: swapped images, rows that differ systematically, or a
+    scale that puts all heads out of reach.
     A single bad head never rejects the others.
     """
     bad_pair = _bad_pair(observations, config, rows_agree)
@@ -52,12 +57,14 @@ def screen(
         return bad_pair
     heads: list[Head3D] = []
     dropped: list[str] = []
+    too_deep = 0
     for observation in observations:
         head = triangulate_head(
             camera, observation, (config.nearest_m, config.farthest_m), config.row_error_px
         )
         if isinstance(head, Rejected):
             dropped.append(f"head at {_place(observation)}: {head.reason}")
+            too_deep += OUT_OF_DEPTH in head.reason
             continue
         sigma = np.hypot(_row_sigma(observation), config.row_error_px)
         if abs(head.epipolar_px) > config.epipolar_sigmas * sigma:
@@ -67,6 +74,8 @@ def screen(
             )
             continue
         heads.append(head)
+    if len(observations) >= _LEAST_FOR_MEDIAN and too_deep == len(observations):
+        return Rejected(WRONG_SCALE.format(too_deep, config.nearest_m, config.farthest_m))
     # first depth, then places: a ghost nearer than the others has the smaller standard error and
     # would win the place of the head that it shares an image with
     heads, lone = _without_lone_depths(heads, config)

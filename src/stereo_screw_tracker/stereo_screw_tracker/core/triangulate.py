@@ -16,6 +16,7 @@ from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
 
 from .types import Head3D, HeadObservation, StereoCamera
 
+OUT_OF_DEPTH = "is outside"
 # d(u_l, v_l, u_r, v_r) / d(u, v, d)
 _DESIGN = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 _ROWS = np.array([0.0, 1.0, 0.0, -1.0])  # the combination that is zero without error: v_l - v_r
@@ -161,7 +162,7 @@ def triangulate_head(
     z = float(t.point_m[0, 2])
     if not depth_limits_m[0] <= z <= depth_limits_m[1]:
         low, high = depth_limits_m
-        return Rejected(f"its depth of {z:.2f} m is outside {low:g} to {high:g} m")
+        return Rejected(f"its depth of {z:.2f} m {OUT_OF_DEPTH} {low:g} to {high:g} m")
     return Head3D(
         t.point_m[0],
         t.covariance_m2[0],
