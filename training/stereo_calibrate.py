@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -90,6 +91,13 @@ def heads_of(scene: StereoFolder, tracker: StereoTracker) -> tuple[list[Record],
     return records, strangers
 
 
+def write_records(file: Path, records: Sequence[Record], origin: dict[str, Any]) -> None:
+    """One array per field of the records, and where they come from (JSON)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    columns = {key: np.array([r[key] for r in records]) for key in records[0]}
+    np.savez_compressed(file, origin=np.array(json.dumps(origin)), **columns)
+
+
 def main() -> int:
     """Render what is missing, run, write; 0 when done."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -127,10 +135,8 @@ def main() -> int:
         "seeds": [s.seed for s in scenes],
         "rows_that_are_no_head": strangers,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    columns = {key: np.array([r[key] for r in records]) for key in records[0]}
-    np.savez_compressed(args.out, origin=np.array(json.dumps(origin)), **columns)
-    error, bound = columns["error_mm"], columns["bound95_mm"]
+    write_records(args.out, records, origin)
+    error, bound = (np.array([r[key] for r in records]) for key in ("error_mm", "bound95_mm"))
     print(
         f"{len(records)} heads of {len(scenes)} scenes, {strangers} rows that are no head; error mm"
         f" median {np.median(error):.2f}, p95 {np.percentile(error, 95):.2f}; under the present"
