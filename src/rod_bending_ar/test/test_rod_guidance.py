@@ -144,6 +144,13 @@ def test_both_sides_merged_are_refused_with_the_remedy():
         guide.request(merged)
 
 
+def test_a_head_that_is_hardly_known_is_not_planned_for():
+    guide = RodGuide(ORDER)
+    vague = [replace(r, bound95_mm=9.0) if r.track_id == 2 else r for r in rows()]
+    side = [observe(guide, vague) for _ in range(4)][-1]
+    assert side.plan is None and "known within 9.0 mm only; show it better" in side.text
+
+
 def test_one_screw_is_no_row():
     side = observe(RodGuide(ORDER), rows()[:1])
     assert side.plan is None and side.state == "waiting"

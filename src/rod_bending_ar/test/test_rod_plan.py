@@ -257,3 +257,9 @@ def test_force_vanishes_with_the_gap() -> None:
     tight = plan_rod(saddle_row(), RodOrder(plan_gap_mm=0.05))
     loose = plan_rod(saddle_row(), RodOrder(plan_gap_mm=1.0))
     assert tight.force_n.max() < loose.force_n.max()
+
+
+def test_a_head_known_within_millimetres_only_is_a_warning() -> None:
+    row = replace(saddle_row(), bounds_mm=(1.0, 1.0, 4.5, 1.0, 1.0))
+    assert [w for w in plan_rod(row).warnings if "head 2 is known within 4.5 mm only" in w]
+    assert not [w for w in plan_rod(saddle_row()).warnings if "known within" in w]

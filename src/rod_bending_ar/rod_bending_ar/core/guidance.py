@@ -35,7 +35,7 @@ class GuidanceOrder:
     sides: those to plan; cranial: where the head lies in the image ("" = from levels or sides);
     steady_frames, steady_mm: heads that kept their distances this long are planned for by
     themselves (0 frames = never); moved_mm: largest change of a head against the others before a
-    plan no longer holds.
+    plan no longer holds; most_bound_mm: a head known worse than this (95 %) is not planned for.
     """
 
     rod: RodOrder
@@ -44,6 +44,7 @@ class GuidanceOrder:
     steady_frames: int = 15
     steady_mm: float = 1.5
     moved_mm: float = 3.0
+    most_bound_mm: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class RodGuide:
         self._planned.pop(row.side, None)  # never an old plan beside a failed new one
         self._refused.pop(row.side, None)
         try:
+            self._check_bounds(row)
             plan = plan_rod(row, self._order.rod)
         except RodError as error:
             text = f"no plan: {error.problem}; {error.remedy}"
@@ -175,6 +177,16 @@ class RodGuide:
             return f"{row.side}: {text}"
         self._planned[row.side] = _Planned(plan, row)
         return f"{row.side}: {plan_text(plan)}"
+
+    def _check_bounds(self, row: SaddleRow) -> None:
+        worst = max(zip(row.bounds_mm, row.names, strict=True), default=(0.0, ""))
+        if worst[0] > self._order.most_bound_mm:
+            raise RodError(
+                _SOURCE,
+                f"side {row.side}",
+                f"{worst[1]} is known within {worst[0]:.1f} mm only",
+                "show it better to both cameras",
+            )
 
     def _compared(
         self, known: _Planned, row: SaddleRow, rods: Sequence[RodCurve], compare: bool

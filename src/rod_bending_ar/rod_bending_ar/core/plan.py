@@ -20,6 +20,7 @@ from .row import SaddleRow
 # Design choices, docs/rod_bending.md.
 POLYAXIAL_DEG = 25.0
 MAX_MOVED_MM = 15.0
+UNSURE_MM = 3.0  # a head known worse than this (95 %) may leave a gap that the plan does not show
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ def plan_rod(row: SaddleRow, order: RodOrder | None = None) -> RodPlan:
             f"take a rod of {math.ceil(needed)} mm or more",
         )
     length, steps, seating, centreline = _fewest_bends(row, saddles, order, material)
+    warnings += tuple(
+        f"{name} is known within {bound:.1f} mm only: show it better to both cameras"
+        for name, bound in zip(row.names, row.bounds_mm)
+        if bound > UNSURE_MM
+    )
     if seating.max_mm > order.plan_gap_mm:
         warnings += (
             f"the plan itself leaves {seating.max_mm:.1f} mm: little is left for the hand's error",

@@ -32,7 +32,8 @@ MOST_TURN_DEG = 60.0  # --cranial knows four directions, and the camera may be r
 @dataclass(frozen=True)
 class SaddleRow:
     """The screws of one side, caudal first. saddles_mm (N, 3), axes (N, 3) unit, out of the bone;
-    names (N,) for messages; ids (N,) track ids; source: the file they came from."""
+    names (N,) for messages; ids (N,) track ids; source: the file they came from; bounds_mm: 95 %
+    bound of each head, empty where nothing tells."""
 
     side: str
     saddles_mm: np.ndarray
@@ -40,6 +41,7 @@ class SaddleRow:
     names: tuple[str, ...]
     ids: tuple[int, ...]
     source: str
+    bounds_mm: tuple[float, ...] = ()
 
 
 def select_stamp(rows: Sequence[ScrewRow], stamp: str, source: str | Path) -> list[ScrewRow]:
@@ -308,7 +310,7 @@ def _sorted_row(
                 " along the spine: both sides merged or a duplicate",
                 merged,
             )
-        steep = np.degrees(np.arccos(ahead / np.linalg.norm(step[i])))
+        steep = np.degrees(np.arccos(min(1.0, ahead / float(np.linalg.norm(step[i])))))
         if steep > STEEPEST_DEG:
             raise RodError(
                 source,
@@ -332,4 +334,5 @@ def _sorted_row(
         names,
         tuple(r.track_id for r in rows),
         str(source),
+        tuple(r.bound95_mm for r in rows),
     )

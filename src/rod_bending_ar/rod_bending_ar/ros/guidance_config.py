@@ -36,6 +36,9 @@ class RodGuidanceConfig:
     moved_mm: float = param(
         3.0, "a head that moved this far against the others makes the plan invalid", "mm", 0.5, 20.0
     )
+    most_bound_mm: float = param(
+        5.0, "a head known worse than this (95 %) is not planned for", "mm", 0.5, 50.0
+    )
     compare_ms: float = param(300.0, "least time between two comparisons of a rod", "ms", 0.0, 1e4)
     silence_ms: float = param(
         1000.0, "without screws for this long, all guidance is deleted", "ms", 50.0, 10000.0
@@ -57,4 +60,5 @@ class RodGuidanceConfig:
             self.steady_frames,
             self.steady_mm,
             self.moved_mm,
+            self.most_bound_mm,
         )

@@ -109,6 +109,10 @@ class Finder:
         head, rod = (card_threshold(path, network, name) for name in ("head", "rod"))
         return cls(network, head, rod)
 
+    def warm_up(self) -> None:
+        """One run on an empty pair, so that the first frame is not the slow one."""
+        self.network.run(np.zeros((2, 2, HEIGHT, WIDTH), np.float32))
+
     def find(self, frame: StereoFrame) -> Found:
         """Both views of one pair. An empty answer means that the network sees nothing there.
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,8 +20,8 @@ from .refiner import MODEL_NAME as HEADS
 from .refiner import HeadRefiner
 from .rod_refiner import MODEL_NAME as RODS
 from .rod_refiner import RodRefiner
-from .tracker import Candidate, StereoTracker
-from .types import HeadObservation, StereoResult
+from .tracker import StereoTracker
+from .types import StereoResult
 
 
 class TracksScrews(Protocol):
@@ -69,22 +69,9 @@ def load_tracker(
     rods = RodRefiner(file(RODS), providers, threads)
     for part in (finder, heads, rods):
         part.warm_up()
-    sha256 = joint_sha256(part.model_sha256 for part in (finder, heads, rods))
-    tracker = StereoTracker(config, finder, CandidateRefiner(heads), rods)
-    return StereoCore(tracker, finder.provider, sha256)
-
-
-class CandidateRefiner:
-    """The head refiner as the tracker asks it: for candidates instead of pairs of pixels."""
-
-    def __init__(self, refiner: HeadRefiner) -> None:
-        self._refiner = refiner
-
-    def refine(
-        self, frame: StereoFrame, candidates: Sequence[Candidate]
-    ) -> tuple[HeadObservation, ...]:
-        """One observation per candidate, in their order."""
-        return self._refiner.refine(frame, [(c.left_px, c.right_px) for c in candidates])
+    sha256 = joint_sha256(n.model_sha256 for n in (finder.network, heads, rods))
+    tracker = StereoTracker(config, finder, heads, rods)
+    return StereoCore(tracker, finder.network.provider, sha256)
 
 
 def joint_sha256(hashes: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
 from .config import StereoConfig
 from .ghosts import screen
 from .pair_check import check_pair
+from .pair_geometry import check_geometry
 from .rig_check import check_rig
 from .rod_fit import FittedRod, fit_rod
 from .rod_group import group_rods
@@ -141,6 +142,11 @@ class StereoTracker:
         clock.lap("find")
         if isinstance(found, Rejected):
             return found
+        if self._tracks.stamp_ns is None or not found.heads:
+            wrong = check_geometry(frame)
+            clock.lap("geometry")
+            if wrong is not None:
+                return wrong
         heads = self._measured_heads(frame, camera, found.heads)
         clock.lap("heads")
         if isinstance(heads, Rejected):
