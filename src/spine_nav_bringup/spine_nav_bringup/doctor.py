@@ -196,6 +196,22 @@ def check_model() -> list[Finding]:
     return findings
 
 
+def check_stereo_models() -> list[Finding]:
+    """The three networks of the screw tracker: files, cards, hashes."""
+    try:
+        from spine_perception.core.inference import ModelError
+        from stereo_screw_tracker.core.load import load_networks
+    except Exception as error:  # noqa: BLE001
+        return [Finding("stereo models", State.MISSING, f"cannot be checked: {error}", SETUP)]
+    try:
+        networks = load_networks()
+    except ModelError as error:
+        found, _, remedy = str(error).rpartition("; ")
+        return [Finding("stereo models", State.MISSING, found, remedy)]
+    hashes = ", ".join(f"{name} {sha256[:12]}…" for name, sha256 in networks.hashes.items())
+    return [Finding("stereo models", State.OK, f"{hashes} as in their cards")]
+
+
 def check_cameras(importer: Importer = importlib.import_module) -> Finding:
     """RealSense cameras that librealsense sees now."""
     try:
@@ -230,7 +246,7 @@ def check_disk(path: Path | None = None) -> Finding:
 def examine() -> Report:
     """Look at everything; takes a few seconds, mostly for importing the wheels."""
     findings = [check_python(), check_numerical(), *check_ros(), check_shared_memory()]
-    findings += [*check_model(), check_cameras(), check_disk()]
+    findings += [*check_model(), *check_stereo_models(), check_cameras(), check_disk()]
     cores = len(os.sched_getaffinity(0))
     findings.append(Finding("CPU", State.OK, f"{cores} core(s)"))
     return Report(tuple(findings))

@@ -46,13 +46,23 @@ class StereoCore:
     model_sha256: str = ""
 
 
-def load_tracker(
-    config: StereoConfig,
+@dataclass(frozen=True)
+class StereoNetworks:
+    """The three loaded models, and their hashes by file name."""
+
+    finder: Finder
+    heads: HeadRefiner
+    rods: RodRefiner
+    provider: str
+    hashes: dict[str, str]
+
+
+def load_networks(
     models: Path | None = None,
     providers: tuple[str, ...] | None = None,
     threads: int | None = None,
-) -> StereoCore:
-    """Load finder, head refiner and rod refiner, and warm them up.
+) -> StereoNetworks:
+    """Finder, head refiner and rod refiner, verified against their cards.
 
     Args:
         models: folder that holds all three models; None: those that are shipped.
@@ -67,11 +77,26 @@ def load_tracker(
     finder = Finder.load(file(FINDER), providers, threads)
     heads = HeadRefiner(file(HEADS), providers, threads)
     rods = RodRefiner(file(RODS), providers, threads)
-    for part in (finder, heads, rods):
+    hashes = {
+        FINDER: finder.network.model_sha256,
+        HEADS: heads.model_sha256,
+        RODS: rods.model_sha256,
+    }
+    return StereoNetworks(finder, heads, rods, finder.network.provider, hashes)
+
+
+def load_tracker(
+    config: StereoConfig,
+    models: Path | None = None,
+    providers: tuple[str, ...] | None = None,
+    threads: int | None = None,
+) -> StereoCore:
+    """A warm tracker over the three models; arguments and errors as in `load_networks`."""
+    n = load_networks(models, providers, threads)
+    for part in (n.finder, n.heads, n.rods):
         part.warm_up()
-    sha256 = joint_sha256(n.model_sha256 for n in (finder.network, heads, rods))
-    tracker = StereoTracker(config, finder, heads, rods)
-    return StereoCore(tracker, finder.network.provider, sha256)
+    tracker = StereoTracker(config, n.finder, n.heads, n.rods)
+    return StereoCore(tracker, n.provider, joint_sha256(n.hashes.values()))
 
 
 def joint_sha256(hashes: Iterable[str]) -> str:
