@@ -27,16 +27,16 @@ class Cover:
     eyes: tuple[tuple[bool, bool], ...]
 
 
-def random_cover(rng: np.random.Generator) -> Cover | None:
-    """None in half of the cases, else one to three things, in one view or in both."""
-    if rng.random() < 0.5:
+def random_cover(high: int, rng: np.random.Generator) -> Cover | None:
+    """Mostly None, else one to three things within `high` rows, in one view or in both."""
+    if rng.random() < 0.7:
         return None
     n = int(rng.integers(1, 4))
     return Cover(
         tuple(
             (
                 rng.uniform(0, WIDTH),
-                rng.uniform(0, HEIGHT),
+                rng.uniform(0, high),
                 rng.uniform(6, 56),
                 rng.uniform(6, 56),
                 rng.uniform(0, 180),
@@ -55,11 +55,11 @@ def random_cover(rng: np.random.Generator) -> Cover | None:
 def photometric(
     image: np.ndarray, cover: Cover | None, eye: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(HEIGHT, WIDTH) uint8 to float32 grey levels of one eye, and what of it is covered (0 to 1)."""
+    """(H, W) uint8 to float32 grey levels of one eye, and what of it is covered (0 to 1)."""
     mask = None
     if cover is not None and any(eyes[eye] for eyes in cover.eyes):
         image = image.copy()
-        mask = np.zeros((HEIGHT, WIDTH), np.float32)
+        mask = np.zeros(image.shape, np.float32)
         for (u, v, a, b, angle), level, shift, eyes in zip(
             cover.ellipses, cover.grey, cover.shift, cover.eyes, strict=True
         ):
@@ -74,21 +74,21 @@ def photometric(
         curve = 255 - curve
     out = cv2.LUT(image, np.clip(curve, 0, 255).astype(np.float32))
     if rng.random() < 0.6:
-        out *= _blotches(rng)
+        out *= _blotches(image.shape, rng)
     if rng.random() < 0.3:
-        out += _glare(rng)
+        out += _glare(image.shape, rng)
     if rng.random() < 0.4:
         sigma = rng.uniform(0.4, 1.8)
         out = cv2.GaussianBlur(out, (0, 0), sigma)
     top, left = rng.integers(0, HEIGHT), rng.integers(0, WIDTH)
-    noise = _NOISE[top : top + HEIGHT, left : left + WIDTH]
+    noise = _NOISE[top:, left:][: image.shape[0], : image.shape[1]]
     out += noise * np.float32(abs(rng.normal(0, 4)))
     return np.clip(out, 0, 255), mask
 
 
-def _blotches(rng: np.random.Generator) -> np.ndarray:
+def _blotches(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Smooth shading and dark patches, as of vignette, shadows and blood: a factor per pixel."""
-    size = (WIDTH // 8, HEIGHT // 8)
+    size = (shape[1] // 8, shape[0] // 8)
     coarse = np.exp(rng.normal(0, rng.uniform(0, 0.35), (6, 8))).astype(np.float32)
     factor = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
     for _ in range(int(rng.integers(0, 4))):
@@ -98,15 +98,16 @@ def _blotches(rng: np.random.Generator) -> np.ndarray:
         cv2.ellipse(patch, (centre, axes, rng.uniform(0, 180)), rng.uniform(0.2, 0.8), -1)
         factor *= 1.0 - cv2.GaussianBlur(patch, (0, 0), rng.uniform(0.3, 2.0))
     factor = np.maximum(factor, 0.05)
-    return cv2.resize(factor, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(factor, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _glare(rng: np.random.Generator) -> np.ndarray:
+def _glare(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Bright spots that the other eye does not see at the same place: grey levels to add."""
-    spots = np.zeros((HEIGHT // 4, WIDTH // 4), np.float32)
-    for _ in range(int(rng.integers(1, 9))):
-        centre = (rng.uniform(0, WIDTH / 4), rng.uniform(0, HEIGHT / 4))
+    size = (shape[1] // 4, shape[0] // 4)
+    spots = np.zeros(size[::-1], np.float32)
+    for _ in range(int(rng.integers(1, 7))):
+        centre = (rng.uniform(0, size[0]), rng.uniform(0, size[1]))
         axes = (rng.uniform(0.5, 6), rng.uniform(0.5, 6))
         cv2.ellipse(spots, (centre, axes, rng.uniform(0, 180)), rng.uniform(50, 255), -1)
     spots = cv2.GaussianBlur(spots, (0, 0), rng.uniform(0.4, 2.0))
-    return cv2.resize(spots, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(spots, shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -22,13 +22,18 @@ from stereo_screw_tracker.core.finder_grid import (
     HEIGHT,
     SLOPE_SCALE,
     WIDTH,
-    cell_centres,
     grey,
     normalise,
 )
 
+TULIP_M = 0.012
+CLOSE_LOOKS = 0.6  # share of the samples that look closely at the heads
+CLOSE_TULIP_PX = (15.0, 40.0)
+CLOSE_DISPARITY_PX = (40.0, 170.0)
 HIDDEN = 0.15  # a head that shows less is neither to be found nor a mistake
 HEAD_CELLS = 1.6  # cells this near a saddle point say where it is
+HEAD_REACH = 3  # cells beyond which a head leaves no trace
+GUESS = 0.2  # weight of a disparity whose other end is hidden
 HEAT_SIGMA = 0.8  # cells
 ROD_PX, ROD_UNSURE_PX = 6.4, 11.0  # on the rod up to here; off it from there on, in grid pixels
 TANGENT_STEP = 3  # rod points before and after that give the tangent
@@ -39,7 +44,7 @@ class Pair:
     """One labelled pair. left, right (H, W) uint8; index 0 of `places` and `seen` is the left view.
 
     head_px (2, N, 2), head_seen (2, N); rod_px (2, M, 2), rod_seen (2, M), rod_id (M,) in order
-    along each rod.
+    along each rod. tulip_px: how wide 12 mm are at the heads' median depth; 0 without heads.
     """
 
     left: np.ndarray
@@ -49,6 +54,7 @@ class Pair:
     rod_px: np.ndarray
     rod_seen: np.ndarray
     rod_id: np.ndarray
+    tulip_px: float
 
     def mirrored(self) -> Pair:
         """The pair that a mirror shows: eyes change places, disparities stay."""
@@ -116,6 +122,7 @@ def read_pair(path: Path) -> Pair:
     """A pair at its own resolution. Raises ValueError with the file if it is not one."""
     try:
         with np.load(path) as f:
+            depth = f["head_m"].reshape(-1, 3)[:, 2]
             return Pair(
                 grey(f["left"]),
                 grey(f["right"]),
@@ -124,6 +131,7 @@ def read_pair(path: Path) -> Pair:
                 np.stack([f["rod_left_px"], f["rod_right_px"]]).reshape(2, -1, 2).astype(float),
                 np.stack([f["rod_seen_left"], f["rod_seen_right"]]).reshape(2, -1).astype(bool),
                 f["rod_id"].reshape(-1).astype(int),
+                float(TULIP_M * f["K"][0] / np.median(depth)) if len(depth) else 0.0,
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a labelled pair ({error}); generate it again") from error
@@ -144,84 +152,106 @@ def keep_small(pair: Pair) -> Pair:
         right=small[1],
         head_px=(pair.head_px + 0.5) * factor - 0.5,
         rod_px=(pair.rod_px + 0.5) * factor - 0.5,
+        tulip_px=pair.tulip_px * factor[0],
     )
 
 
-def make_sample(pair: Pair, rng: np.random.Generator | None) -> Sample:
-    """A sample of the whole pair; with a generator, of an augmented view of it."""
+def make_sample(pair: Pair, rng: np.random.Generator | None, high: int = HEIGHT) -> Sample:
+    """A sample of the whole pair; with a generator, a band of `high` rows of an augmented view.
+
+    The wound is a small part of most images, and training time is short: most bands show a head or
+    a rod. Columns all stay, because the other view needs them at every disparity.
+    """
     if rng is not None:
         if rng.random() < 0.5:
             pair = pair.mirrored()
         if rng.random() < 0.5:
             pair = pair.upside_down()
-    h, w = pair.left.shape
-    scale = min(WIDTH / w, HEIGHT / h)
-    middle = np.array([WIDTH - w * scale, HEIGHT - h * scale]) / 2
-    apart = np.zeros(2)  # how the right view is moved against the left one
-    if rng is not None:
-        zoom = np.exp(rng.uniform(-0.2, 0.3)) if rng.random() < 0.7 else 1.0
-        middle += (1 - zoom) * np.array([w, h]) * scale / 2
-        middle += rng.uniform(-0.5, 0.5, 2) * np.abs(zoom - 1) * np.array([w, h]) * scale
-        scale *= zoom
-        apart = np.array([rng.uniform(-12, 12), rng.normal(0, 0.6)])
-    shifts = np.stack([middle, middle + apart])
+    scale, shifts = _placement(pair, rng)
     places = {
         name: (getattr(pair, f"{name}_px") + 0.5) * scale - 0.5 + shifts[:, None]
         for name in ("head", "rod")
     }
+    first = 0
+    if rng is not None and high < HEIGHT:
+        things = np.concatenate([px[0, :, 1] for px in places.values()])
+        first = _random_band(things, high // CELL_PX, rng)
+    top = np.array([0.0, first * CELL_PX])
     head_seen, rod_seen = pair.head_seen.copy(), pair.rod_seen.copy()
-    cover = random_cover(rng) if rng is not None else None
+    cover = random_cover(high, rng) if rng is not None else None
     channels = []
     for eye, image in enumerate((pair.left, pair.right)):
-        view, inside = _view(image, scale, shifts[eye], rng)
+        view, inside = _view(image, scale, shifts[eye] - top, high, rng)
         if rng is not None:
             view, mask = photometric(view, cover, eye, rng)
-            head_seen[eye] *= 1.0 - _share(mask, places["head"][eye], 6)
-            rod_seen[eye] &= _share(mask, places["rod"][eye], 2) < 0.5
+            head_seen[eye] *= 1.0 - _share(mask, places["head"][eye] - top, 6)
+            rod_seen[eye] &= _share(mask, places["rod"][eye] - top, 2) < 0.5
         channels.append(normalise(view) * inside)
-    return Sample(
-        np.stack(channels),
+    targets = (
         *_head_targets(places["head"], head_seen),
         *_rod_targets(places["rod"], rod_seen, pair.rod_id),
     )
+    band = slice(first, first + high // CELL_PX)
+    return Sample(np.stack(channels), *(target[..., band, :] for target in targets))
 
 
-def crop_rows(sample: Sample, high: int, rng: np.random.Generator) -> Sample:
-    """A band of `high` rows, mostly one with a head or a rod in it.
+def _placement(pair: Pair, rng: np.random.Generator | None) -> tuple[float, np.ndarray]:
+    """Grid pixels per image pixel, and where each view's corner comes to lie (2, 2).
 
-    The wound is a small part of most images, and training time is short. Columns all stay: the
-    other view needs them at every disparity.
+    Augmented, it is the whole image moved and scaled a little, or a close look at the heads as
+    `Finder.find` takes one, with the right view shifted so that disparities are small.
     """
-    cells = high // CELL_PX
-    rows = np.flatnonzero((sample.head_on + sample.rod_on).any(axis=1))
+    h, w = pair.left.shape
+    size = np.array([w, h])
+    scale = min(WIDTH / w, HEIGHT / h)
+    corner = (np.array([WIDTH, HEIGHT]) - size * scale) / 2
+    if rng is None:
+        return scale, np.stack([corner, corner])
+    wobble = np.array([rng.uniform(-12, 12), rng.normal(0, 0.6)])
+    if pair.tulip_px and rng.random() < CLOSE_LOOKS:
+        wanted = np.exp(rng.uniform(*np.log(CLOSE_TULIP_PX)))
+        scale = float(np.clip(wanted / pair.tulip_px, 0.9 * scale, 2.8 * scale))
+        middle = pair.head_px.mean(axis=1)
+        apart = (middle[0, 0] - middle[1, 0]) * scale - rng.uniform(*CLOSE_DISPARITY_PX)
+        corner = np.array([WIDTH, HEIGHT]) * rng.uniform(0.3, 0.7, 2) - middle.mean(axis=0) * scale
+        corner[0] -= apart / 2
+        return scale, np.stack([corner, corner + (apart, wobble[1])])
+    if rng.random() < 0.7:
+        zoom = np.exp(rng.uniform(-0.2, 0.3))
+        corner += (1 - zoom) * size * scale / 2
+        corner += rng.uniform(-0.5, 0.5, 2) * np.abs(zoom - 1) * size * scale
+        scale *= zoom
+    return scale, np.stack([corner, corner + wobble])
+
+
+def _random_band(rows_px: np.ndarray, cells: int, rng: np.random.Generator) -> int:
+    """First of `cells` rows of cells, three times in four about one of the places."""
     last = CELLS_HIGH - cells
-    first = int(rng.integers(0, last + 1))
-    if len(rows) and rng.random() < 0.75:
-        first = int(np.clip(rng.choice(rows) - rng.integers(0, cells), 0, last))
-    cut = {
-        name: value[..., first : first + cells, :]
-        for name, value in vars(sample).items()
-        if name != "x"
-    }
-    top = first * CELL_PX
-    return Sample(x=sample.x[:, top : top + high], **cut)
+    inside = rows_px[(rows_px >= 0) & (rows_px < HEIGHT)]
+    if not len(inside) or rng.random() < 0.25:
+        return int(rng.integers(0, last + 1))
+    return int(np.clip(rng.choice(inside) // CELL_PX - rng.integers(0, cells), 0, last))
 
 
 def _view(
-    image: np.ndarray, scale: float, shift: np.ndarray, rng: np.random.Generator | None
+    image: np.ndarray,
+    scale: float,
+    shift: np.ndarray,
+    high: int,
+    rng: np.random.Generator | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The grid's pixels of one image (uint8), and where the image is at all (float32 0 or 1)."""
+    """(high, WIDTH) pixels of one image (uint8), and where the image is at all (float32 0 or 1)."""
     if scale < 0.8 and (rng is None or rng.random() < 0.7):
         image = cv2.GaussianBlur(image, (3, 3), 0.6)  # what area scaling would average away
     offset = 0.5 * scale - 0.5 + shift
     matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
     view = cv2.warpAffine(
-        image, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+        image, matrix, (WIDTH, high), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
     )
     h, w = image.shape
-    inside = np.zeros((HEIGHT, WIDTH), np.float32)
+    inside = np.zeros((high, WIDTH), np.float32)
     first = np.maximum(np.round(shift), 0).astype(int)
-    last = np.round(shift + np.array([w, h]) * scale).astype(int)
+    last = np.maximum(np.round(shift + np.array([w, h]) * scale), 0).astype(int)
     inside[first[1] : last[1], first[0] : last[0]] = 1.0
     return view, inside
 
@@ -231,10 +261,11 @@ def _share(mask: np.ndarray | None, px: np.ndarray, radius: int) -> np.ndarray:
     if mask is None or not len(px):
         return np.zeros(len(px))
     u, v = np.round(px).astype(int).T
-    inside = (u >= 0) & (u < WIDTH) & (v >= 0) & (v < HEIGHT)
+    high, wide = mask.shape
+    inside = (u >= 0) & (u < wide) & (v >= 0) & (v < high)
     reach = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1)
-    rows = (v[:, None] + reach[0]).clip(0, HEIGHT - 1)
-    columns = (u[:, None] + reach[1]).clip(0, WIDTH - 1)
+    rows = (v[:, None] + reach[0]).clip(0, high - 1)
+    columns = (u[:, None] + reach[1]).clip(0, wide - 1)
     return np.where(inside, mask[rows, columns].mean(axis=1), 0.0)
 
 
@@ -245,81 +276,84 @@ def _bins(px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _head_targets(px: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, ...]:
-    centres = cell_centres()
-    heat, weight, on, bin_on = (np.zeros((CELLS_HIGH, CELLS_WIDE), np.float32) for _ in range(4))
-    weight += 1.0
+    heat, on, bins_at, bin_on = (np.zeros((CELLS_HIGH, CELLS_WIDE), np.float32) for _ in range(4))
+    weight = np.ones_like(heat)
     vector = np.zeros((2, CELLS_HIGH, CELLS_WIDE), np.float32)
-    bin_map = np.zeros((CELLS_HIGH, CELLS_WIDE), np.float32)
+    nearest = np.full_like(heat, np.inf)
     bins, reached = _bins(px)
-    nearest = np.full((CELLS_HIGH, CELLS_WIDE), np.inf)
-    for n, (u, v) in enumerate(px[0]):
-        offset = (np.array([u, v]) - centres) / CELL_PX
-        distance = np.hypot(offset[..., 0], offset[..., 1])
-        if seen[0, n] < HIDDEN:
-            weight[distance < 2.5] = 0.0
+    for n, cell in enumerate((px[0] - (CELL_PX - 1) / 2) / CELL_PX):
+        first = np.maximum(np.round(cell).astype(int) - HEAD_REACH, 0)
+        last = np.minimum(np.round(cell).astype(int) + HEAD_REACH + 1, (CELLS_WIDE, CELLS_HIGH))
+        if (last <= first).any():
             continue
-        if not (0 <= u < WIDTH and 0 <= v < HEIGHT):
+        at = np.s_[first[1] : last[1], first[0] : last[0]]
+        offset = cell[:, None, None] - np.mgrid[at[::-1]].transpose(0, 2, 1)
+        distance = np.hypot(*offset)
+        if seen[0, n] < HIDDEN:
+            weight[at][distance < HEAD_REACH - 0.5] = 0.0
+            continue
+        if not (0 <= px[0, n, 0] < WIDTH and 0 <= px[0, n, 1] < HEIGHT):
             continue
         bump = np.exp(-0.5 * (distance / HEAT_SIGMA) ** 2)
         bump[np.unravel_index(distance.argmin(), distance.shape)] = 1.0
-        np.maximum(heat, bump, out=heat)
-        mine = (distance < HEAD_CELLS) & (distance < nearest)
-        nearest[mine] = distance[mine]
-        vector[:, mine] = offset[mine].T
-        on[mine] = 1.0
-        bin_map[mine] = bins[n]
+        np.maximum(heat[at], bump, out=heat[at])
+        mine = (distance < HEAD_CELLS) & (distance < nearest[at])
+        nearest[at][mine] = distance[mine]
+        vector[:, at[0], at[1]][:, mine] = offset[:, mine]
+        on[at][mine] = 1.0
+        bins_at[at][mine] = bins[n]
         # Where the other view shows nothing, the disparity is a guess from the surroundings.
-        bin_on[mine] = reached[n] * (1.0 if seen[1, n] >= HIDDEN else 0.2)
+        bin_on[at][mine] = reached[n] * (1.0 if seen[1, n] >= HIDDEN else GUESS)
     weight[heat == 1.0] = 1.0  # a seen head beside a hidden one still counts
-    return heat, weight, on, vector, bin_map, bin_on
+    return heat, weight, on, vector, bins_at, bin_on
 
 
 def _rod_targets(px: np.ndarray, seen: np.ndarray, rod_id: np.ndarray) -> tuple[np.ndarray, ...]:
-    shape = (CELLS_HIGH, CELLS_WIDE)
-    rod, weight, on, bin_map, bin_on = (np.zeros(shape, np.float32) for _ in range(5))
-    weight += 1.0
-    vector = np.zeros((6, *shape), np.float32)
+    rod, on, bins_at, bin_on = (np.zeros((CELLS_HIGH, CELLS_WIDE), np.float32) for _ in range(4))
+    weight = np.ones_like(rod)
+    vector = np.zeros((6, CELLS_HIGH, CELLS_WIDE), np.float32)
+    targets = rod, weight, on, vector, bins_at, bin_on
     if len(rod_id) < 2:
-        return rod, weight, on, vector, bin_map, bin_on
-    bins, reached = _bins(px)
-    before, after = _neighbours(rod_id)
-    step = px[0, after] - px[0, before]
-    length = np.hypot(step[:, 0], step[:, 1])
-    along = step / np.maximum(length, 1e-6)[:, None]
-    slope = (bins[after] - bins[before]) * CELL_PX / np.maximum(length, 1e-6)
-    # Every cell within reach of a point, the nearest point last so that it stays.
-    cell = np.round((px[0] - (CELL_PX - 1) / 2) / CELL_PX).astype(int)
+        return targets
+    # All cells within reach of a rod, each with its nearest point.
+    cell = (px[0] - (CELL_PX - 1) / 2) / CELL_PX
     reach = np.mgrid[-2:3, -2:3].reshape(2, -1).T
-    at = (cell[:, None] + reach).reshape(-1, 2)
+    uv = (np.round(cell).astype(int)[:, None] + reach).reshape(-1, 2)
     point = np.repeat(np.arange(len(rod_id)), len(reach))
-    inside = (at >= 0).all(axis=1) & (at < (CELLS_WIDE, CELLS_HIGH)).all(axis=1)
-    at, point = at[inside], point[inside]
-    offset = px[0, point] - (at * CELL_PX + (CELL_PX - 1) / 2)
-    distance = np.hypot(offset[:, 0], offset[:, 1])
-    order = np.argsort(-distance, kind="stable")
-    at, point, offset, distance = at[order], point[order], offset[order], distance[order]
-    nearest = np.full(shape, np.inf)
-    index = np.zeros(shape, int)
-    shift = np.zeros((2, *shape))
-    v, u = at[:, 1], at[:, 0]
-    nearest[v, u], index[v, u] = distance, point
-    shift[0, v, u], shift[1, v, u] = offset.T / CELL_PX
-    visible = seen[0][index]
-    near = nearest < ROD_PX
-    rod[near & visible] = 1.0
-    weight[(nearest < ROD_UNSURE_PX) & ~(near & visible)] = 0.0
+    distance = np.hypot(*(cell[point] - uv).T) * CELL_PX
+    keep = (uv >= 0).all(axis=1) & (uv < (CELLS_WIDE, CELLS_HIGH)).all(axis=1)
+    keep &= distance < ROD_UNSURE_PX
+    order = np.flatnonzero(keep)[np.argsort(distance[keep], kind="stable")]
+    _, nearest = np.unique(uv[order] @ (1, CELLS_WIDE), return_index=True)
+    order = order[nearest]
+    (u, v), point, distance = uv[order].T, point[order], distance[order]
+
+    before, after = _neighbours(rod_id)
+    bins, reached = _bins(px)
+    step = px[0, after[point]] - px[0, before[point]]
+    length = np.maximum(np.hypot(*step.T), 1e-6)
+    cos, sin = step.T / length
+    slope = (bins[after[point]] - bins[before[point]]) * CELL_PX / length
+    there = (distance < ROD_PX) & seen[0, point]
+    rod[v, u] = there
+    weight[v, u] = there
     # End on, a rod has no direction in the image.
-    steady = length[index] > 0.5
-    on[near & visible & steady] = 1.0
-    cos, sin = along[index].transpose(2, 0, 1)
-    vector[:2] = shift
-    vector[2], vector[3] = cos**2 - sin**2, 2 * cos * sin
-    vector[4:] = SLOPE_SCALE * slope[index] * np.stack([cos, sin])
-    vector[:, on == 0] = 0.0
-    bin_map[near] = bins[index][near]
-    bin_on[near & visible & reached[index]] = 1.0
-    bin_on *= np.where(seen[1][index], 1.0, 0.2).astype(np.float32)
-    return rod, weight, on, vector.astype(np.float32), bin_map, bin_on
+    told = there & (length > 0.5)
+    on[v, u] = told
+    shift = (cell[point] - uv[order]).T
+    values = np.stack(
+        [
+            *shift,
+            cos**2 - sin**2,
+            2 * cos * sin,
+            SLOPE_SCALE * slope * cos,
+            SLOPE_SCALE * slope * sin,
+        ]
+    )
+    vector[:, v, u] = np.where(told, values, 0.0)
+    bins_at[v, u] = np.where(there, bins[point], 0.0)
+    bin_on[v, u] = there * reached[point] * np.where(seen[1, point], 1.0, GUESS)
+    return targets
 
 
 def _neighbours(rod_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

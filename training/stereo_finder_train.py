@@ -26,7 +26,6 @@ from torch.nn import functional
 from stereo_finder_dataset import (
     Pair,
     Sample,
-    crop_rows,
     find_pairs,
     keep_small,
     make_sample,
@@ -122,8 +121,7 @@ class Pairs:
             if not self._order:
                 self._order = list(self._kept)
                 self._rng.shuffle(self._order)
-            sample = make_sample(self._kept[self._order.pop()], self._rng)
-            samples.append(crop_rows(sample, self._rows, self._rng))
+            samples.append(make_sample(self._kept[self._order.pop()], self._rng, self._rows))
         return {
             name: torch.from_numpy(np.stack([getattr(s, name) for s in samples]))
             for name in Sample.__dataclass_fields__
