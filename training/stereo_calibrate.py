@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from spine_nav_bringup.bench_stereo_scenes import StereoFolder, split_stereo, write_scenes
+from spine_nav_bringup.bench_stereo_scenes import StereoFolder, calibrate_stereo, write_scenes
 from spine_nav_bringup.core.progress import Progress
 from spine_nav_bringup.screws import load_core
 from spine_nav_common.core.truth import TruthScrew
@@ -108,9 +108,7 @@ def main() -> int:
     p.add_argument("--out", type=Path, required=True, metavar="NPZ")
     args = p.parse_args()
     progress = Progress("calibrate")
-    scenes = write_scenes(
-        args.cache, split_stereo("calibrate", args.scenes, args.first), progress=progress
-    )
+    scenes = write_scenes(args.cache, calibrate_stereo(args.scenes, args.first), progress=progress)
     core = load_core(StereoConfig(), args.models)
     if not isinstance(core.tracker, StereoTracker):
         raise TypeError(f"{type(core.tracker).__name__} keeps no trace of its bounds")

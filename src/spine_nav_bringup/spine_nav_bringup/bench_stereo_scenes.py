@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stereo scenes that the bench judges, tunes peers on, or fits bounds on.
+"""Stereo scenes that the bench judges, and those on which bounds are fitted.
 
 Every scene is a folder as `spinenav simulate --scene stereo` writes it, made once per version of
 the simulation. Screws of judged scenes are of designs that no training scene has ever held.
@@ -36,7 +36,7 @@ WORKERS = 2
 # Where in the list `judge` the seeds of each kind begin; the timed anatomies are not judged.
 _REAL_SCREWS_FROM, _REAL_ANATOMY_FROM, _TIMED_FROM = 40, 60, 90
 TIMED = 2
-DESIGNS, REAL_SCREWS, REAL_ANATOMY = "unseen designs", "real screws", "real anatomy"
+DESIGNS, REAL_SCREWS, REAL_ANATOMY = "generated screws", "real screws", "real anatomy"
 
 
 @dataclass(frozen=True)
@@ -155,19 +155,12 @@ def timed_stereo() -> list[StereoScene]:
     return [StereoScene(f"stereo-timing-{seed}", DESIGNS, seed, config) for seed in seeds]
 
 
-def split_stereo(split: str, count: int, first: int = 0) -> list[StereoScene]:
-    """`count` scenes of the list `train` (its end) or `calibrate`, with screws of training designs.
-
-    For tuning peers and for fitting bounds; nothing of the list `judge` is given out here.
-    """
-    if split not in ("train", "calibrate"):
-        raise ValueError(f"split: {split!r} is not tuned on; use train or calibrate")
-    seeds = anatomy_seeds(split)
-    # training scenes are drawn from the list's beginning
-    seeds = seeds[len(seeds) - first - count :] if split == "train" else seeds[first:]
+def calibrate_stereo(count: int, first: int = 0) -> list[StereoScene]:
+    """`count` scenes of the list `calibrate` with screws of training designs, to fit bounds on."""
+    seeds = anatomy_seeds("calibrate")[first:][:count]
     return [
-        StereoScene(f"stereo-{split}-{seed}", DESIGNS, seed, stereo_config(i, FAMILIES_TRAIN))
-        for i, seed in enumerate(seeds[:count])
+        StereoScene(f"stereo-calibrate-{seed}", DESIGNS, seed, stereo_config(i, FAMILIES_TRAIN))
+        for i, seed in enumerate(seeds, start=first)
     ]
 
 

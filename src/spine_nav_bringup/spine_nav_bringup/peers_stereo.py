@@ -6,7 +6,7 @@
 
 Both share one detector: the network that sees one view at a time (trained on the same pairs as
 ours), or, where its model is missing, blobs of contrast. Neither gives an axis, a bound or a rod.
-Parameters come from `peers_stereo_search.py`, which searches them on training scenes.
+Parameters come from `peers_stereo_search.py`, which searches them on validation pairs.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searches the stereo peers' parameters on training scenes, writes peer_stereo_parameters.json.
+"""Searches the stereo peers' parameters on validation pairs, writes peer_stereo_parameters.json.
 
-`python -m spine_nav_bringup.peers_stereo_search`. The same number of candidates for both peers:
-the defaults and random draws. The offset from the surface to the saddle point is fitted with each.
-The most visible heads right less false ones wins, then the smallest median error. Judged scenes,
-real screws and recordings from elsewhere are never touched.
+`python -m spine_nav_bringup.peers_stereo_search`, after `training/stereo_generate.py --split
+validation`: the pairs on which our own thresholds are chosen too, with screws of training designs.
+The same number of candidates for both peers: the defaults and random draws. The offset from the
+surface to the saddle point is fitted with each. The most visible heads right less false ones wins,
+then the smallest median error. Judged scenes, real screws and recordings from elsewhere are never
+touched.
 """
 
 from __future__ import annotations
@@ -20,48 +22,64 @@ from typing import Any
 
 import numpy as np
 
+from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.implant_metrics import score_screws
 from spine_nav_common.core.outputs import ScrewRow
-from spine_nav_common.core.truth import Truth
-from spine_nav_common.core.types import StereoFrame
+from spine_nav_common.core.truth import Truth, TruthFrame, TruthScrew
+from spine_nav_common.core.types import Intrinsics, StereoFrame
 
 from . import peers_stereo as peers
-from .bench_stereo import heads_document, only
-from .bench_stereo_scenes import split_stereo, write_scenes
+from .bench_stereo import heads_document
 from .core import jsonl
 from .core.progress import Progress
 from .core.run import NETWORK_THREADS
 from .core.runtime import fix_opencv_threads
 
 MODULE = "spine_nav_bringup.peers_stereo_search"
-SCENES = 10
-PAIRS_PER_SCENE = 2  # the first and the last: neighbours show the same
-CANDIDATES = 24
+DATA = Path("training/data_stereo/validation")
+PAIRS = 24
+CANDIDATES = 20
 SEED = 20261122
 LATERAL_MM = 8.0  # a row this near across the line of sight tells the offset along it
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One training pair with its detections and truth."""
+    """One pair with its detections and truth."""
 
     frame: StereoFrame
     found: peers.Detections
     truth: Truth
 
 
-def training_samples(detector: peers.Detector, cache: Path, scenes: int) -> list[Sample]:
-    """Pairs of training scenes from the end of the list."""
-    progress = Progress("training scenes")
-    folders = write_scenes(cache, split_stereo("train", scenes), progress=progress)
-    samples = []
-    for folder in folders:
-        pairs = folder.pairs()
-        for frame in pairs[:: max(1, len(pairs) - 1)][:PAIRS_PER_SCENE]:
-            truth = only(folder.truth(), [frame.stamp_ns])
-            samples.append(Sample(frame, detector.detect(frame), truth))
-    progress.close()
-    return samples
+def load_samples(detector: peers.Detector, folder: Path, count: int) -> list[Sample]:
+    """`count` pairs, evenly from those that training/stereo_generate.py wrote to `folder`.
+
+    Raises:
+        InputError: there is none.
+    """
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise InputError(folder, "--data", "holds no pairs",
+                         "run training/stereo_generate.py --split validation")  # fmt: skip
+    chosen = np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))
+    return [read_sample(detector, files[i], stamp) for stamp, i in enumerate(chosen)]
+
+
+def read_sample(detector: peers.Detector, file: Path, stamp_ns: int) -> Sample:
+    """One pair of the validation data."""
+    with np.load(file) as data:
+        left, right = data["left"], data["right"]
+        high, wide = left.shape
+        camera = Intrinsics(wide, high, *(float(v) for v in data["K"]))
+        frame = StereoFrame(stamp_ns, left, right, camera, float(data["baseline_m"]))
+        heads = zip(data["head_m"], data["axis"], data["head_visible_px"], strict=True)
+        screws = tuple(
+            TruthScrew(stamp_ns, i, "", "", point, axis, int(px))
+            for i, (point, axis, px) in enumerate(heads)
+        )
+    truth = Truth((), (), (), {stamp_ns: TruthFrame(stamp_ns, {})}, screws)
+    return Sample(frame, detector.detect(frame), truth)
 
 
 def draw(rng: np.random.Generator) -> peers.PeerParameters:
@@ -106,7 +124,7 @@ def moved(points: np.ndarray, offset_mm: float) -> np.ndarray:
 
 
 def score(found: Sequence[np.ndarray], samples: Sequence[Sample]) -> dict[str, Any]:
-    """The bench's own numbers over the training pairs."""
+    """The bench's own numbers over all pairs."""
     up = np.array([0.0, 0.0, -1.0])
     return heads_document(
         [
@@ -133,7 +151,7 @@ def search(
     candidates: int,
     progress: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
-    """The best setting of one peer with its numbers on the training pairs."""
+    """The best setting of one peer with its numbers on these pairs."""
     tried: list[tuple[dict[str, Any], peers.PeerParameters]] = []
     for i in range(candidates):
         p = peers.PeerParameters() if i == 0 else draw(rng)
@@ -143,27 +161,27 @@ def search(
         progress(i + 1, candidates, name)
     best, p = min(tried, key=lambda item: rank(item[0]))
     kept = ("visible_heads", "found", "false", "head_mm", "lateral_mm", "depth_mm")
-    return {"parameters": asdict(p), "training": {k: best[k] for k in kept}}
+    return {"parameters": asdict(p), "reached": {k: best[k] for k in kept}}
 
 
 def main() -> int:
     """Search both peers with the detector that is there, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=peers.PARAMETERS_FILE)
-    parser.add_argument("--scenes", type=int, default=SCENES)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--candidates", type=int, default=CANDIDATES)
-    parser.add_argument("--cache", type=Path, default=Path("out/bench/search"))
     args = parser.parse_args()
     fix_opencv_threads(NETWORK_THREADS)
     detector = peers.load_detector(threads=NETWORK_THREADS)
-    samples = training_samples(detector, args.cache, args.scenes)
+    samples = load_samples(detector, args.data, args.pairs)
     progress = Progress("search")
     found = {
         name: search(name, samples, np.random.default_rng(SEED), args.candidates, progress)
         for name in peers.PEERS
     }
     progress.close()
-    document = {"version": 1, "detectors": {}}
+    document: dict[str, Any] = {"version": 1, "detectors": {}}
     if args.out.is_file():
         document = json.loads(args.out.read_text(encoding="utf-8"))
     document["detectors"][detector.name] = {
@@ -171,8 +189,7 @@ def main() -> int:
         "machine": jsonl.machine(),
         "command": shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
         "model_sha256": getattr(detector, "model_sha256", None),
-        "split": "train",
-        "seeds": [s.seed for s in split_stereo("train", args.scenes)],
+        "split": "validation",
         "pairs": len(samples),
         "candidates_per_peer": args.candidates,
         "search_seed": SEED,

@@ -333,7 +333,7 @@ def settings_table(r: Record) -> list[str]:
         (name, ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in p.items()))
         for name, p in r["peer_parameters"].items()
     ]  # fmt: skip
-    return table(("peer", "settings, searched on training scenes"), rows)
+    return table(("peer", "settings, searched on validation pairs"), rows)
 
 
 def tables(r: Record) -> list[str]:
@@ -399,7 +399,7 @@ def sections(newest: Mapping[str, Record], runs: Mapping[str, int]) -> list[str]
 
 def _screws_section(r: Record) -> list[str]:
     kinds = ", ".join(
-        f"{sum(s['kind'] == kind for s in r['scenes'])} with {kind}"
+        f"{sum(s['kind'] == kind for s in r['scenes'])} of {kind}"
         for kind in r["methods"][OURS]["kinds"]
     )
     return [

@@ -28,10 +28,10 @@ from spine_nav_bringup.bench_stereo import (
 from spine_nav_bringup.bench_stereo_scenes import (
     JUDGED,
     StereoFolder,
+    calibrate_stereo,
     foreign_stereo,
     implant_files,
     judged_stereo,
-    split_stereo,
     timed_stereo,
     write_scenes,
 )
@@ -108,11 +108,11 @@ class FakeScene(StereoFolder):
         return truth()
 
 
-def scene(kind: str = "unseen designs") -> FakeScene:
+def scene(kind: str = "generated screws") -> FakeScene:
     return FakeScene("s", kind, Path("nowhere"), "virtual-1", 1)
 
 
-def record(tracker=None, kinds=("unseen designs",)) -> dict:
+def record(tracker=None, kinds=("generated screws",)) -> dict:
     tracker = tracker or FakeTracker(HEADS[:3])
     return stereo_record(
         [scene(k) for k in kinds], lambda _, frames: ours(tracker, frames), {"peer": FakePeer()}
@@ -132,17 +132,15 @@ def test_judged_scenes_show_nothing_that_was_trained_or_tuned_on():
     timed = {s.seed for s in timed_stereo()}
     assert timed <= judge
     assert not timed & {s.seed for s in scenes}
-    for split in ("train", "calibrate"):
-        tuned = split_stereo(split, 5)
-        assert {s.seed for s in tuned} <= set(anatomy_seeds(split))
-        assert {s.config.families for s in tuned} == {FAMILIES_TRAIN}
-    with pytest.raises(ValueError, match="not tuned on"):
-        split_stereo("judge", 5)
+    tuned = calibrate_stereo(5)
+    assert {s.seed for s in tuned} <= set(anatomy_seeds("calibrate"))
+    assert {s.config.families for s in tuned} == {FAMILIES_TRAIN}
 
 
-def test_parts_of_one_split_do_not_overlap():
-    first, second = split_stereo("train", 4), split_stereo("train", 4, first=4)
-    assert not {s.seed for s in first} & {s.seed for s in second}
+def test_parts_of_the_calibrate_list_do_not_overlap():
+    first, second = calibrate_stereo(4), calibrate_stereo(4, first=4)
+    assert len({s.seed for s in first + second}) == 8
+    assert first + second == calibrate_stereo(8)
 
 
 def test_real_screws_and_anatomies_come_on_top_with_seeds_of_their_own(tmp_path):
@@ -174,7 +172,7 @@ def test_scenes_are_written_once_per_configuration(tmp_path, monkeypatch):
         written.append((seed, stereo_config.families))
 
     monkeypatch.setattr(bench_stereo_scenes, "simulate", simulate)
-    (one,) = split_stereo("train", 1)
+    (one,) = calibrate_stereo(1)
     for _ in range(2):
         (folder,) = write_scenes(tmp_path, [one])
     assert folder.folder == tmp_path / one.name
@@ -282,8 +280,11 @@ def test_timing_takes_both_stages_and_whole_pairs():
 
 
 def test_kinds_are_pooled_apart():
-    m = record(kinds=("unseen designs", "real screws"))["methods"][OURS]["kinds"]
-    assert {k: v["visible_heads"] for k, v in m.items()} == {"unseen designs": 9, "real screws": 9}
+    m = record(kinds=("generated screws", "real screws"))["methods"][OURS]["kinds"]
+    assert {k: v["visible_heads"] for k, v in m.items()} == {
+        "generated screws": 9,
+        "real screws": 9,
+    }
 
 
 # -- command line -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 from spine_nav_bringup import peers_stereo as peers
 from spine_nav_bringup import peers_stereo_search as tuning
+from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.truth import Truth, TruthFrame, TruthScrew
 from spine_nav_common.core.types import Intrinsics, StereoFrame
 from spine_perception.core.inference import ModelError
@@ -148,7 +149,7 @@ def sample(offset_mm: float = 0.0) -> tuning.Sample:
     return tuning.Sample(frame(), FakeDetector().detect(frame()), truth)
 
 
-def test_the_offset_is_fitted_on_the_training_pairs():
+def test_the_offset_is_fitted_on_the_pairs():
     samples = [sample(offset_mm=4.0)]
     found = tuning.answers(peers.SGBM, samples, peers.PeerParameters())
     assert tuning.fitted_offset_mm(found, samples) == pytest.approx(4.0, abs=1.0)
@@ -170,10 +171,27 @@ def test_the_search_writes_settings_that_the_bench_reads(tmp_path, name):
     found = tuning.search(
         name, [sample(3.0)], np.random.default_rng(0), 3, lambda done, total, note: None
     )
-    assert found["training"]["found"] == 3
+    assert found["reached"]["found"] == 3
     file = tmp_path / "p.json"
     file.write_text(json.dumps({"detectors": {"fake": {"peers": {name: found}}}}))
     read = peers.load_parameters("fake", file)[name]
     assert read.offset_mm == found["parameters"]["offset_mm"]
     assert set(peers.settings_of(name, read)) == set(peers.SETTINGS[name])
     assert peers.load_parameters("other", file)[name] == peers.PeerParameters()
+
+
+def test_pairs_of_the_generator_become_samples(tmp_path):
+    with pytest.raises(InputError, match="stereo_generate"):
+        tuning.load_samples(FakeDetector(), tmp_path, 2)
+    pair, heads = frame(), truth_at(PLACES[1:])
+    for name in "abc":
+        np.savez(
+            tmp_path / f"{name}.npz",
+            left=pair.left, right=pair.right, K=(600.0, 600.0, 319.5, 239.5),
+            baseline_m=BASELINE_M, head_m=heads, axis=np.tile(UP, (3, 1)),
+            head_visible_px=(100, 90, 80),
+        )  # fmt: skip
+    samples = tuning.load_samples(FakeDetector(), tmp_path, 2)
+    assert [s.frame.stamp_ns for s in samples] == [0, 1]
+    assert samples[0].frame.intrinsics == CAMERA
+    assert tuning.score([heads, heads], samples)["found"] == 6
