@@ -8,9 +8,9 @@ HEAD = """\
 the saddle point lies in either image, which way the tulip's axis points, how sure it is of each,
 and whether there is a head at all. It looks twice; the second crop stands at the first answer.
 
-**Input.** (16, 2, 48, 48) float32: grey crops of the left and right image at 0.6 mm per pixel of the
+**Input.** (4, 2, 48, 48) float32: grey crops of the left and right image at 0.6 mm per pixel of the
 plane through the hypothesis across its viewing ray, each normalised by itself
-(`stereo_screw_tracker.core.crops`). **Output.** (16, 13): {outputs}. Shift is the mean of the eyes,
+(`stereo_screw_tracker.core.crops`). **Output.** (4, 13): {outputs}. Shift is the mean of the eyes,
 disparity and row difference are left minus right, in crop pixels; axis in the ray frame.
 """
 ROD = """\
@@ -18,9 +18,9 @@ ROD = """\
 image how far the rod's axis lies beside the projected place along the curve's normal, how sure it
 is of that, and whether a rod is seen there. The eyes answer alike: swapping them swaps the answers.
 
-**Input.** (32, 2, 32, 32) float32: grey crops of the left and right image at 0.45 mm per pixel,
+**Input.** (20, 2, 32, 32) float32: grey crops of the left and right image at 0.45 mm per pixel,
 turned so that the projected curve runs upright, each normalised by itself
-(`stereo_screw_tracker.core.crops`). **Output.** (32, 2, 3): {outputs} per eye, in crop pixels.
+(`stereo_screw_tracker.core.crops`). **Output.** (20, 2, 3): {outputs} per eye, in crop pixels.
 """
 TEMPLATE = """\
 # Model card: {name}

@@ -84,8 +84,8 @@ def test_two_looks_find_the_true_place_in_both_images_for_more_heads_than_a_batc
     assert len(got) == 18 > refiner.BATCH  # in order: compared one by one
     assert np.abs([o.left_px for o in got] - left).max() < 0.03
     assert np.abs([o.right_px for o in got] - right).max() < 0.03
-    assert {b.shape for b in net.batches} == {(16, 2, 48, 48)}
-    assert len(net.batches) == 2 * refiner.ITERATIONS
+    assert {b.shape for b in net.batches} == {(refiner.BATCH, 2, 48, 48)}
+    assert len(net.batches) == -(-18 // refiner.BATCH) * refiner.ITERATIONS
 
 
 def test_colour_gives_what_grey_gives(scene):

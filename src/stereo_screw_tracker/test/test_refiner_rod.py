@@ -61,7 +61,7 @@ def test_offset_times_normal_leads_onto_the_rod_in_both_images(stripe):
     tangents *= rng.choice([-1, 1], (75, 1))
     net = SeesStripes()
     got = rod_refiner.measure_rod(net, ONE, frame, asked, tangents)
-    assert set(net.batches) == {(rod_refiner.BATCH, 2, 32, 32)} and len(net.batches) == 3
+    assert set(net.batches) == {(rod_refiner.BATCH, 2, 32, 32)} and len(net.batches) == 4
     ends = project(point[None], CAMERA), project((point + 0.1 * direction)[None], CAMERA)
     for eye, (normal, offset, sigma) in enumerate(
         (

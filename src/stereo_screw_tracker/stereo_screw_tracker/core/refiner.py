@@ -26,7 +26,7 @@ MODEL_NAME = "screw_refiner.onnx"
 MODEL_VARIABLE = "SPINENAV_SCREW_REFINER"
 CROP_SIZE = 48
 PITCH_M = 0.0006
-BATCH = 16
+BATCH = 4
 ITERATIONS = 2
 # Shift (u, v) is the mean of both eyes; disparity and row difference are left minus right.
 OUTPUTS = (
