@@ -122,6 +122,7 @@ def test_no_heads_show_no_plan_and_the_same_heads_bring_it_back():
     guide, plan = planned_guide()
     gone = observe(guide, [])
     assert gone.plan is None and gone.state == "refused"
+    assert gone.text == "no screw heads in view: show them to both cameras"
     assert observe(guide, rows()).plan is plan
 
 

@@ -34,7 +34,9 @@ from spine_nav_common.core.types import (
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.scene_config import SceneConfig
 
+from .core.png import write_png
 from .core.progress import Progress
+from .demo_stereo import run_stereo
 from .overlay import draw_overlay, project_px
 
 DONE, FAILED = 0, 1
@@ -91,8 +93,16 @@ def run_demo(out: Path, seed: int, seconds: float) -> int:
     print(_timing_line(summary))
     write_json(out / "evaluation.json", {**report.to_dict(), "way": way, "problems": problems})
 
-    _say(4, "pictures and a recording for Foxglove")
+    _say(4, "screws, rods and bending steps: a stereo pair over the placed screws")
+    stereo = run_stereo(out / "stereo", seed)
+    for line in stereo.lines:
+        print(line)
+    problems += stereo.problems
+    write_json(out / "stereo" / "evaluation.json", {**stereo.report.to_dict(), "way": stereo.way})
+
+    _say(5, "pictures and a recording for Foxglove")
     files = show(operation, run, case, truth, out, f"Virtual operation, seed {seed}: {way}")
+    files += stereo.files
     for file in files:
         print(f"  {file}")
     print(f"done in {time.monotonic() - started:.0f} s. Research software, not a medical device.")
@@ -169,7 +179,7 @@ def affordable_rate(operation: Path) -> float:
 def show(operation: Path, run: Path, case: Case, truth: Truth, out: Path, title: str) -> list[Path]:
     """Write the pictures and the Foxglove recording; returns their paths."""
     from .demo_recording import write_foxglove
-    from .pictures import write_error_over_time, write_picture, write_strip
+    from .pictures import write_error_over_time, write_strip
 
     rows = read_poses(run / POSES)
     results = results_of(rows)
@@ -200,7 +210,7 @@ def show(operation: Path, run: Path, case: Case, truth: Truth, out: Path, title:
     write_error_over_time(files[0], traces(rows, truth, case), title)
     if moments:
         shown = [(m.caption, pictures[m.stamp_ns]) for m in moments if m.stamp_ns in pictures]
-        write_picture(files[1], pictures[best.stamp_ns])
+        write_png(files[1], pictures[best.stamp_ns])
         files.append(out / "overlay_strip.png")
         write_strip(files[2], shown)
     return [*files, recording]
@@ -309,11 +319,11 @@ def _timing_line(summary: dict[str, Any]) -> str:
 
 
 def _say(step: int, text: str) -> None:
-    print(f"[{step}/4] {text}", flush=True)
+    print(f"[{step}/5] {text}", flush=True)
 
 
 def _clear(out: Path) -> None:
     """Remove what an earlier demo wrote, and only that."""
-    for name in ("operation", "run", "foxglove"):
+    for name in ("operation", "run", "foxglove", "stereo"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)

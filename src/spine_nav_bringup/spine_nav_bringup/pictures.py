@@ -74,11 +74,6 @@ def write_strip(path: Path, pictures: Sequence[tuple[str, np.ndarray]], columns:
     write_png(path, sheet)
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write one (H, W, 3) uint8 RGB image as PNG."""
-    write_png(path, image)
-
-
 def _runs(status: Sequence[Status]) -> list[tuple[int, int, Status]]:
     runs, start = [], 0
     for i in range(1, len(status) + 1):

@@ -104,7 +104,8 @@ class RodGuide:
                 last comparison stays while its rod is in view.
         """
         try:
-            found, reason = self._rows(rows), ""
+            found = self._rows(rows) if rows else {}
+            reason = "" if rows else "no screw heads in view: show them to both cameras"
         except RodError as error:
             found, reason = {}, f"{error.problem}; {error.remedy}"
         return tuple(self._side(side, found, reason, rods, compare) for side in self._order.sides)
