@@ -4,11 +4,12 @@
 The network answers for its reference view. It is asked twice in one batch: for the left image, and
 for the right one through a mirror (mirrored right as reference, mirrored left as the other view),
 so that a head is found in both images independently and the two answers can confirm each other.
+A first pass sees the whole pair; where heads are small in it, a second one looks closer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,12 +31,14 @@ from .finder_grid import (
     letterbox,
     network_input,
 )
+from .finder_look import Look, close_look, whole
 from .types import RodSeeds
 
 MODEL_NAME = "screw_finder.onnx"
 MODEL_VARIABLE = "SPINENAV_SCREW_FINDER"
 EXPECTED_INPUT = {"width": WIDTH, "height": HEIGHT, "bins": BINS, "maps": list(MAPS)}
 PEAK_FLOOR = 0.05  # below it a peak is not even worth a confirmation
+CLOSER_SCORE = 0.3  # what is worth a closer look
 BIN_REACH = 2  # bins to either side of the best one that share in the disparity
 SAME_HEAD_PX = 8.0  # grid pixels: nearer than two tulips can stand to each other
 SAME_DISPARITY_PX = 12.0  # grid pixels between the answers of the two references
@@ -113,30 +116,48 @@ class Finder:
         """One run on an empty pair, so that the first frame is not the slow one."""
         self.network.run(np.zeros((2, 2, HEIGHT, WIDTH), np.float32))
 
-    def find(self, frame: StereoFrame) -> Found:
+    def find(self, frame: StereoFrame, look: Look | None = None) -> Found:
         """Both views of one pair. An empty answer means that the network sees nothing there.
 
-        Raises ValueError if the views have different sizes.
+        look: where to look, if it is known (`finder_look.close_look`), in one pass; without it the
+        whole pair is searched first. Raises ValueError if the views have different sizes.
         """
-        box = frame_box(frame)
+        if look is not None:
+            return self._pass(frame, look)
+        found = self._pass(frame, whole(frame), min(self.head_threshold, CLOSER_SCORE))
+        closer = close_look(
+            frame,
+            np.array([head.left_px for head in found.heads]).reshape(-1, 2),
+            np.array([head.disparity_px for head in found.heads]),
+        )
+        if closer is not None:
+            return self._pass(frame, closer)
+        sure = tuple(head for head in found.heads if head.score >= self.head_threshold)
+        return Found(sure, found.rod_seeds)
+
+    def _pass(self, frame: StereoFrame, look: Look, least: float | None = None) -> Found:
+        """What one run of the network sees in `look`; heads from score `least` on."""
+        left_image, right_image = look.crop(frame)
+        box = letterbox(look.wide, look.high)
         maps, head_volume, rod_volume = self.network.run(
-            network_input(frame.left, frame.right, box)
+            network_input(left_image, right_image, box)
         )
         left = head_peaks(maps[0], head_volume[0])
         right = unmirrored(head_peaks(maps[1], head_volume[1]))
-        heads = [head for head in join_views(left, right, box) if head.score >= self.head_threshold]
-        return Found(tuple(heads), rod_seeds(maps, rod_volume, box, frame, self.rod_threshold))
-
-
-def frame_box(frame: StereoFrame) -> Letterbox:
-    """Where the frame's images lie in the grid; ValueError if their sizes differ."""
-    if frame.left.shape[:2] != frame.right.shape[:2]:
-        raise ValueError(
-            f"left image {frame.left.shape[:2]}, right image {frame.right.shape[:2]} (H, W): "
-            "a pair needs equal sizes; rectify both to one"
+        least = self.head_threshold if least is None else least
+        heads = [
+            replace(
+                head,
+                left_px=head.left_px + (look.left, look.top),
+                right_px=head.right_px + (look.left - look.shift, look.top),
+                disparity_px=head.disparity_px + look.shift,
+            )
+            for head in join_views(left, right, box)
+            if head.score >= least
+        ]
+        return Found(
+            tuple(heads), rod_seeds(maps, rod_volume, box, look, frame, self.rod_threshold)
         )
-    high, wide = frame.left.shape[:2]
-    return letterbox(wide, high)
 
 
 def card_threshold(model: Path, network: OnnxModel, name: str) -> float:
@@ -238,7 +259,12 @@ def join_views(left: HeadPeaks, right: HeadPeaks, box: Letterbox) -> list[HeadCa
 
 
 def rod_seeds(
-    maps: np.ndarray, volume: np.ndarray, box: Letterbox, frame: StereoFrame, threshold: float
+    maps: np.ndarray,
+    volume: np.ndarray,
+    box: Letterbox,
+    look: Look,
+    frame: StereoFrame,
+    threshold: float,
 ) -> RodSeeds:
     """Cells of both references that see a rod, as points and tangents in the left optical frame.
 
@@ -262,7 +288,7 @@ def rod_seeds(
             way[:, 0] = slope - way[:, 0]
         confidence = presence[at] * _peak_share(logits)
         good = disparity >= MIN_DISPARITY_PX
-        point, tangent = _lift(uv[good], disparity[good], way[good], slope[good], box, frame)
+        point, tangent = _lift(uv[good], disparity[good], way[good], slope[good], box, look, frame)
         points.append(point)
         tangents.append(tangent)
         confidences.append(confidence[good])
@@ -275,12 +301,14 @@ def _lift(
     way: np.ndarray,
     slope: np.ndarray,
     box: Letterbox,
+    look: Look,
     frame: StereoFrame,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Left grid pixels, disparities and their derivatives along the rod to points and tangents."""
     k = frame.intrinsics
     u, v = box.to_image(uv).T
-    d = disparity / box.scale[0]
+    u, v = u + look.left, v + look.top
+    d = disparity / box.scale[0] + look.shift
     du, dv, dd = way[:, 0] / box.scale[0], way[:, 1] / box.scale[1], slope / box.scale[0]
     z = k.fx * frame.baseline_m / d
     x, y = (u - k.cx) / k.fx, (v - k.cy) / k.fy

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The finder's pixel grid: a stereo pair to network input, cells back to image pixels.
 
-The network always sees 640 x 480 grey pixels: the image is scaled as a whole by area, keeps its
-aspect ratio and stands in the middle; the rest is zero. Cells are CELL_PX grid pixels wide.
+The network always sees 640 x 480 grey pixels: the image is scaled, keeps its aspect ratio and
+stands in the middle; the rest is zero. Cells are CELL_PX grid pixels wide.
 "Grid pixels" and "image pixels" count from the centre of the first pixel.
 """
 
@@ -93,7 +93,9 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 def place(image: np.ndarray, box: Letterbox) -> np.ndarray:
     """(HEIGHT, WIDTH) float32 network channel of one (H, W) or (H, W, 3) uint8 image."""
-    small = cv2.resize(grey(image), (box.wide, box.high), interpolation=cv2.INTER_AREA)
+    # Averages where the image shrinks; enlarged, area scaling would only repeat pixels.
+    way = cv2.INTER_AREA if box.scale.max() <= 1 else cv2.INTER_LINEAR
+    small = cv2.resize(grey(image), (box.wide, box.high), interpolation=way)
     out = np.zeros((HEIGHT, WIDTH), np.float32)
     out[box.top : box.top + box.high, box.left : box.left + box.wide] = normalise(small)
     return out

@@ -21,11 +21,11 @@ from .finder import (
     HeadCandidate,
     HeadPeaks,
     card_threshold,
-    frame_box,
     head_peaks,
     unmirrored,
 )
-from .finder_grid import BINS, CELL_PX, HEIGHT, MAPS, WIDTH, network_input
+from .finder_grid import BINS, CELL_PX, HEIGHT, MAPS, WIDTH, letterbox, network_input
+from .finder_look import whole
 
 MODEL_NAME = "screw_finder_mono.onnx"
 MODEL_VARIABLE = "SPINENAV_SCREW_FINDER_MONO"
@@ -56,7 +56,8 @@ class MonoFinder:
 
     def find(self, frame: StereoFrame) -> tuple[HeadCandidate, ...]:
         """Matched heads by falling score, the mean of both views'. Errors as `Finder.find`."""
-        box = frame_box(frame)
+        look = whole(frame)
+        box = letterbox(look.wide, look.high)
         x = network_input(frame.left, frame.right, box)
         maps = self.network.run(x)[0]
         left, right = head_peaks(maps[0]), unmirrored(head_peaks(maps[1]))
