@@ -27,6 +27,7 @@ from spine_nav_common.core.outputs import (
     read_timings,
 )
 from spine_nav_common.core.recording_writer import RecordingWriter
+from spine_nav_common.parameters import ParameterError
 from spine_registration.ros.navigation import NavigationNode
 from stereo_screw_tracker.core.load import StereoCore
 from stereo_screw_tracker.ros.stereo_config import NodeCore
@@ -129,6 +130,13 @@ def test_a_pair_without_baseline_is_refused_before_anything_starts(case, tmp_pat
     with pytest.raises(RecordingError, match="no baseline"):
         run(case, f"replay:{tmp_path / 'rec'}", tmp_path / "out", support.FakeTracker())
     assert not (tmp_path / "out").exists()
+
+
+def test_only_a_stereo_pair_goes_without_a_case(recording, tmp_path):
+    outcome = run(None, f"replay:{recording}", tmp_path / "out", support.FakeTracker())
+    assert outcome.exit_code == 0 and outcome.summary["hashes"]["case"] == ""
+    with pytest.raises(ParameterError, match="needs --case"):
+        run(None, "ros", tmp_path / "o", support.FakeTracker())
 
 
 @pytest.mark.parametrize(("source", "names"), [

@@ -217,7 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
     _model_option(replay)
 
     live = add("live", _live, "the ROS 2 graph; the newest frame wins")
-    live.add_argument("--case", type=Path, required=True)
+    live.add_argument("--case", type=Path, help="of the patient; only a stereo pair goes without")
     live.add_argument(
         "--source", required=True, metavar="realsense|stereo|ros|replay:RECORDING|virtual"
     )

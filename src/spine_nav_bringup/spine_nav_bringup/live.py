@@ -61,9 +61,10 @@ _DOWN_S = 15.0
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """What `spinenav live` was asked for. `assignments` are `node.name=value`."""
+    """What `spinenav live` was asked for. `assignments` are `node.name=value`. case: None only where
+    no RGB-D camera is there."""
 
-    case: Path
+    case: Path | None
     source: str
     out: Path
     config: Path | None = None
@@ -96,7 +97,7 @@ def run_live(
         InputError, ParameterError, ModelError: wrong input.
     """
     use_case, values = _configure(options)
-    case = load_case(options.case)
+    case = load_case(options.case) if options.case else None
     try:
         require_ros()
     except RosMissing as error:
@@ -109,11 +110,12 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     kind, _, recording = options.source.partition(":")
     if kind not in USE_CASES or bool(recording) != (kind == "replay"):
         raise ParameterError(f"--source: '{options.source}' is no source; give {SOURCES}")
+    case = {"case": str(options.case)} if options.case else {}
     own: dict[str, dict[str, Any]] = {
-        "navigation": {"case": str(options.case)},
-        "case_server": {"case": str(options.case)},
-        "overlay": {"case": str(options.case)},
-        "stereo_tracker": {"case": str(options.case)},
+        "navigation": {**case},
+        "case_server": {**case},
+        "overlay": {**case},
+        "stereo_tracker": {**case},
         "camera_source": {},
     }
     if options.model is not None:
@@ -123,7 +125,7 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     names = load_remap(options.remap) if options.remap else {}
     scenes: tuple[str, ...] | None = None
     if kind == "virtual":
-        own["camera_source"] |= {"case": str(options.case), "seed": options.seed}
+        own["camera_source"] |= {**case, "seed": options.seed}
         if options.seconds is not None:
             own["camera_source"]["seconds"] = float(options.seconds)
     if kind == "replay":
@@ -144,6 +146,11 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
             raise ParameterError(f"--set {text}: give NODE.NAME=VALUE, NODE of {', '.join(NODES)}")
         assigned.setdefault(node, {})[parameter] = value
     values = use_case_values(kind, file, own, assigned, scenes=scenes)
+    if not options.case and "navigation" in values:
+        raise ParameterError(
+            f"--source {options.source}: an RGB-D camera needs --case; only a stereo pair goes"
+            " without"
+        )
     if options.use_sim_time:
         for node in values.values():
             node["use_sim_time"] = True
@@ -186,7 +193,7 @@ class _Run:
     options: LiveOptions
     use_case: str
     values: dict[str, dict[str, Any]]
-    case: Case
+    case: Case | None
     progress: Callable[[int, int | None, str], None] | None
     stopped: str = ""
     signals: list[str] = field(default_factory=list)
@@ -222,7 +229,7 @@ class _Run:
         self.nodes = make_nodes(self.values, namespace)
         self.computing = {n: self.nodes[n] for n in _COMPUTING if n in self.nodes}
         self.collectors: dict[str, Any] = {}
-        if "navigation" in self.nodes:
+        if "navigation" in self.nodes and self.case is not None:
             info_topic = self.values["navigation"].get("info_topic", COLOUR_INFO)
             poses = Collector(
                 self.options.out, namespace, info_topic, self._latency_ms, self.case.exposed_levels
@@ -348,7 +355,7 @@ class _Run:
             hashes={
                 **models,
                 "config": digest(*configs.values()),
-                "case": self.case.sha256,
+                "case": self.case.sha256 if self.case else "",
                 "recording": recording_sha256(recording) if self.use_case == "replay" else "",
             },
             drops=self._drops(),
