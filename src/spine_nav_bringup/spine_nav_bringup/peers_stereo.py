@@ -22,8 +22,9 @@ from scipy.ndimage import maximum_filter
 
 from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
 from spine_perception.core.inference import ModelError, find_model
-from stereo_screw_tracker.core.finder import HeadPeaks, apart, frame_box, head_peaks, unmirrored
-from stereo_screw_tracker.core.finder_grid import Letterbox, grey, network_input
+from stereo_screw_tracker.core.finder import CLOSER_SCORE, HeadPeaks, apart, head_peaks, unmirrored
+from stereo_screw_tracker.core.finder_grid import grey, letterbox, network_input
+from stereo_screw_tracker.core.finder_look import Look, close_look, whole
 from stereo_screw_tracker.core.finder_mono import MODEL_NAME, MODEL_VARIABLE, MonoFinder, match_rows
 
 PARAMETERS_FILE = Path(__file__).with_name("peer_stereo_parameters.json")
@@ -63,12 +64,25 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Detections:
-    """Heads in each view alone, in grid pixels; x (2, H, W): both normalised views."""
+    """Heads in each view alone, in grid pixels of a look; x (2, H, W): both normalised views."""
 
     left: HeadPeaks
     right: HeadPeaks
-    box: Letterbox
+    look: Look
     x: np.ndarray
+
+    def left_px(self, chosen: np.ndarray | int) -> np.ndarray:
+        """(..., 2) image pixels of heads in the left view."""
+        box = letterbox(self.look.wide, self.look.high)
+        return box.to_image(self.left.uv[chosen]) + (self.look.left, self.look.top)
+
+    def right_px(self, chosen: np.ndarray | int) -> np.ndarray:
+        """(..., 2) image pixels of heads in the right view."""
+        box = letterbox(self.look.wide, self.look.high)
+        return box.to_image(self.right.uv[chosen]) + (
+            self.look.left - self.look.shift,
+            self.look.top,
+        )
 
 
 class Detector(Protocol):
@@ -80,7 +94,7 @@ class Detector(Protocol):
 
 
 class NetworkDetector:
-    """The network that sees one view at a time."""
+    """The network that sees one view at a time; it looks twice, as ours does."""
 
     name = "network of one view"
 
@@ -89,10 +103,21 @@ class NetworkDetector:
         self.model_sha256 = finder.network.model_sha256
 
     def detect(self, frame: StereoFrame) -> Detections:
-        box = frame_box(frame)
-        x = network_input(frame.left, frame.right, box)
+        found = self._detect(frame, whole(frame))
+        pairs = [
+            (i, j)
+            for i, j in match_rows(found.left, found.right, found.x)
+            if 0.5 * (found.left.score[i] + found.right.score[j]) >= CLOSER_SCORE
+        ]
+        i, j = np.reshape(np.array(pairs, int), (-1, 2)).T
+        left_px, right_px = found.left_px(i), found.right_px(j)
+        closer = close_look(frame, left_px, left_px[:, 0] - right_px[:, 0])
+        return found if closer is None else self._detect(frame, closer)
+
+    def _detect(self, frame: StereoFrame, look: Look) -> Detections:
+        x = network_input(*look.crop(frame), letterbox(look.wide, look.high))
         maps = self._network.run(x)[0]
-        return Detections(head_peaks(maps[0]), unmirrored(head_peaks(maps[1])), box, x[0])
+        return Detections(head_peaks(maps[0]), unmirrored(head_peaks(maps[1])), look, x[0])
 
 
 class BlobDetector:
@@ -101,10 +126,10 @@ class BlobDetector:
     name = "blobs of contrast"
 
     def detect(self, frame: StereoFrame) -> Detections:
-        box = frame_box(frame)
-        x = network_input(frame.left, frame.right, box)[0]
+        look = whole(frame)
+        x = network_input(*look.crop(frame), letterbox(look.wide, look.high))[0]
         left, right = (_blobs(view) for view in x)
-        return Detections(left, right, box, x)
+        return Detections(left, right, look, x)
 
 
 def _blobs(view: np.ndarray) -> HeadPeaks:
@@ -194,7 +219,7 @@ def sgbm_heads(
     k = frame.intrinsics
     scale = depth_m.shape[1] / k.width
     points = []
-    for uv in found.box.to_image(found.left.uv[found.left.score >= p.threshold]):
+    for uv in found.left_px(found.left.score >= p.threshold):
         at = (uv + 0.5) * scale - 0.5
         near = _disc(depth_m, at, 6.0)
         if near is None:
@@ -247,7 +272,7 @@ def matched_heads(frame: StereoFrame, found: Detections, p: PeerParameters) -> n
     for i, j in match_rows(found.left, found.right, found.x):
         if 0.5 * (found.left.score[i] + found.right.score[j]) < p.threshold:
             continue
-        left, right = found.box.to_image(found.left.uv[i]), found.box.to_image(found.right.uv[j])
+        left, right = found.left_px(i), found.right_px(j)
         disparity = left[0] - right[0]
         if p.patch_px:
             disparity = fine_disparity(frame, left, disparity, p.patch_px)

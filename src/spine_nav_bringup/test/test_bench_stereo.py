@@ -436,8 +436,12 @@ def test_a_run_that_found_nothing_still_has_its_tables(tmp_path):
 def test_calibration_says_where_the_stated_precision_is_missed():
     worse = copy.deepcopy(CALIBRATION)
     assert "| met |" in table_text(worse)
-    worse["sets"][0]["reprojection_px"] = {**STAT, "mean": 0.6}
+    worse["sets"][0]["rms_px"] = (0.4, 0.47, 0.4)
     assert "**missed**" in table_text(worse)
+    given = {**worse["sets"][0], "set": "stereo_laparoscope_tracked_A", "rms_px": None}
+    assert "| met |" in table_text({**worse, "sets": [given]})
+    given["reprojection_px"] = {**STAT, "mean": 0.3}
+    assert "**missed**" in table_text({**worse, "sets": [given]})
 
 
 def test_long_lists_of_failures_end():

@@ -16,8 +16,10 @@ from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.truth import Truth, TruthFrame, TruthScrew
 from spine_nav_common.core.types import Intrinsics, StereoFrame
 from spine_perception.core.inference import ModelError
-from stereo_screw_tracker.core.finder import HeadPeaks, frame_box
-from stereo_screw_tracker.core.finder_grid import network_input
+from stereo_screw_tracker.core.finder import HeadPeaks
+from stereo_screw_tracker.core.finder_grid import CELL_PX, MAPS, letterbox, network_input
+from stereo_screw_tracker.core.finder_look import Look, whole
+from stereo_screw_tracker.core.finder_mono import MonoFinder
 
 CAMERA = Intrinsics(640, 480, 600.0, 600.0, 319.5, 239.5)
 BASELINE_M = 0.06
@@ -51,10 +53,9 @@ class FakeDetector:
     name = "fake"
 
     def detect(self, pair: StereoFrame) -> peers.Detections:
-        box = frame_box(pair)
-        x = network_input(pair.left, pair.right, box)[0]
+        x = network_input(pair.left, pair.right, letterbox(640, 480))[0]
         right = PLACES[1:] - (DISPARITY, 0.0) + (1.0, 0.4)
-        return peers.Detections(peaks(PLACES), peaks(right), box, x)
+        return peers.Detections(peaks(PLACES), peaks(right), whole(pair), x)
 
 
 def truth_at(places: np.ndarray, depth_m: float = DEPTH_M) -> np.ndarray:
@@ -129,6 +130,48 @@ def test_blobs_are_found_where_contrast_is():
     best = found.uv[: len(PLACES)]
     apart = np.linalg.norm(best[:, None] - PLACES, axis=2)
     assert apart.min(axis=0).max() < 4.0
+
+
+class BrightDots:
+    """A network of one view that calls every bright dot a head."""
+
+    provider = model_sha256 = "fake"
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, x):
+        self.runs += 1
+        maps = np.zeros((2, len(MAPS), 60, 80), np.float32)
+        maps[:, MAPS.index("head")] = -9.0
+        for k in (0, 1):
+            for v, u in np.argwhere(x[k, 0] > 2.0):
+                row, column = v // CELL_PX, u // CELL_PX
+                maps[k, MAPS.index("head"), row, column] = 3.0
+                centre = np.array([column, row]) * CELL_PX + (CELL_PX - 1) / 2
+                du, dv = (np.array([u, v]) - centre) / CELL_PX
+                maps[k, MAPS.index("head_du"), row, column] = du
+                maps[k, MAPS.index("head_dv"), row, column] = dv
+        return [maps]
+
+
+def test_the_network_of_one_view_looks_closer_and_gives_image_pixels():
+    left, right = (np.full((480, 640), 90, np.uint8) for _ in range(2))
+    places = np.array([[300, 200], [340, 200], [300, 260], [340, 260]])
+    for u, v in places:
+        left[v - 1 : v + 2, u - 1 : u + 2] = 250
+        right[v - 1 : v + 2, u - 73 : u - 70] = 250
+    network = BrightDots()
+    found = peers.NetworkDetector(MonoFinder(network)).detect(
+        StereoFrame(0, left, right, CAMERA, BASELINE_M)
+    )
+    assert network.runs == 2
+    assert found.look != Look(0, 0, 640, 480)
+    for given, wanted in (
+        (found.left_px(slice(None)), places), (found.right_px(slice(None)), places - (72, 0)),
+    ):  # fmt: skip
+        apart = np.linalg.norm(given[:, None] - wanted, axis=2)
+        assert apart.min(axis=0).max() < 2.5
 
 
 def test_blobs_stand_in_where_the_network_is_missing_and_only_there(tmp_path):
