@@ -68,21 +68,21 @@ def photometric(
                 cv2.ellipse(image, shape, level, -1, cv2.LINE_AA)
                 cv2.ellipse(mask, shape, 1.0, -1)
     ramp = np.arange(256, dtype=np.float32) / 255
-    gamma, gain = np.exp(rng.normal(0, 0.3)), np.exp(rng.normal(0, 0.25))
+    gamma, gain = np.exp(rng.normal(0, 0.22)), np.exp(rng.normal(0, 0.2))
     curve = gain * ramp**gamma * 255 + rng.normal(0, 12)
     if rng.random() < 0.02:
         curve = 255 - curve
     out = cv2.LUT(image, np.clip(curve, 0, 255).astype(np.float32))
-    if rng.random() < 0.6:
-        out *= _blotches(image.shape, rng)
-    if rng.random() < 0.3:
-        out += _glare(image.shape, rng)
     if rng.random() < 0.4:
+        out *= _blotches(image.shape, rng)
+    if rng.random() < 0.2:
+        out += _glare(image.shape, rng)
+    if rng.random() < 0.3:
         sigma = rng.uniform(0.4, 1.8)
         out = cv2.GaussianBlur(out, (0, 0), sigma)
     top, left = rng.integers(0, HEIGHT), rng.integers(0, WIDTH)
     noise = _NOISE[top:, left:][: image.shape[0], : image.shape[1]]
-    out += noise * np.float32(abs(rng.normal(0, 4)))
+    out += noise * np.float32(abs(rng.normal(0, 3)))
     return np.clip(out, 0, 255), mask
 
 
