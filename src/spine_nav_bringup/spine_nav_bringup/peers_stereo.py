@@ -5,7 +5,8 @@
 - `MatchPeer`: heads are detected in each view alone, matched along the rows and triangulated.
 
 Both share one detector: the network that sees one view at a time (trained on the same pairs as
-ours), or, where its model is missing, blobs of contrast. Neither gives an axis, a bound or a rod.
+ours), or, where its model is missing, the places that our own finder sees in each view. Neither
+gives an axis, a bound or a rod.
 Parameters come from `peers_stereo_search.py`, which searches them on validation pairs.
 """
 
@@ -18,11 +19,18 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
-from scipy.ndimage import maximum_filter
 
 from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
 from spine_perception.core.inference import ModelError, find_model
-from stereo_screw_tracker.core.finder import CLOSER_SCORE, HeadPeaks, apart, head_peaks, unmirrored
+from stereo_screw_tracker.core.finder import (
+    CLOSER_SCORE,
+    Finder,
+    FinderNetwork,
+    HeadPeaks,
+    head_peaks,
+    unmirrored,
+)
+from stereo_screw_tracker.core.finder import MODEL_NAME as FINDER_NAME
 from stereo_screw_tracker.core.finder_grid import grey, letterbox, network_input
 from stereo_screw_tracker.core.finder_look import Look, close_look, whole
 from stereo_screw_tracker.core.finder_mono import MODEL_NAME, MODEL_VARIABLE, MonoFinder, match_rows
@@ -32,8 +40,7 @@ SGBM, MATCH = "SGBM depth + detection in the left view", "detection in each view
 WORK_M = (0.28, 0.95)  # where a peer may look for heads
 LEAST_VALID = 0.1  # of the pixels about a head must have depth
 _REACH_PX = 4  # how far the sub-pixel search moves the matched place
-_TULIP_GRID_PX = (12.0, 17.0, 24.0)  # a tulip's width in the grid from far to near
-_APART_GRID_PX = 12.0
+ONE_VIEW, OUR_PLACES = "network of one view", "places of our finder in each view"
 
 
 @dataclass(frozen=True)
@@ -89,18 +96,18 @@ class Detector(Protocol):
     """Finds heads in each view alone."""
 
     name: str
+    model_sha256: str
 
     def detect(self, frame: StereoFrame) -> Detections: ...
 
 
 class NetworkDetector:
-    """The network that sees one view at a time; it looks twice, as ours does."""
+    """A network's heat map in each view; it looks twice, as ours does."""
 
-    name = "network of one view"
-
-    def __init__(self, finder: MonoFinder) -> None:
-        self._network = finder.network
-        self.model_sha256 = finder.network.model_sha256
+    def __init__(self, network: FinderNetwork, name: str) -> None:
+        self._network = network
+        self.name = name
+        self.model_sha256 = network.model_sha256
 
     def detect(self, frame: StereoFrame) -> Detections:
         found = self._detect(frame, whole(frame))
@@ -120,45 +127,17 @@ class NetworkDetector:
         return Detections(head_peaks(maps[0]), unmirrored(head_peaks(maps[1])), look, x[0])
 
 
-class BlobDetector:
-    """Blobs of strong contrast as large as a tulip: mirrored lamps beside dark channels."""
-
-    name = "blobs of contrast"
-
-    def detect(self, frame: StereoFrame) -> Detections:
-        look = whole(frame)
-        x = network_input(*look.crop(frame), letterbox(look.wide, look.high))[0]
-        left, right = (_blobs(view) for view in x)
-        return Detections(left, right, look, x)
-
-
-def _blobs(view: np.ndarray) -> HeadPeaks:
-    """Peaks of local contrast over that of the surroundings, the best of three sizes."""
-    edge = np.abs(view - cv2.GaussianBlur(view, (0, 0), 2.0))
-    score = np.full(view.shape, -np.inf, np.float32)
-    for width in _TULIP_GRID_PX:
-        inner = cv2.GaussianBlur(edge, (0, 0), 0.35 * width)
-        outer = cv2.GaussianBlur(edge, (0, 0), 1.2 * width)
-        score = np.maximum(score, inner - outer)
-    rows, columns = np.nonzero((score > 0.02) & (score == maximum_filter(score, size=9)))
-    strength = score[rows, columns]
-    order = np.argsort(-strength, kind="stable")
-    uv = np.stack([columns, rows], axis=1).astype(float)[order]
-    keep = apart(uv, _APART_GRID_PX)
-    # to 0..1, so that one threshold serves both detectors
-    confidence = np.clip(strength[order][keep] / 0.5, 0.0, 1.0)
-    return HeadPeaks(uv[keep], np.full(int(keep.sum()), np.nan), confidence)
-
-
 def load_detector(models: Path | None = None, threads: int | None = None) -> Detector:
-    """The network of one view where its model is, else blobs; ModelError if it is unusable."""
+    """The network of one view; where its model is not there, the places (not the disparities) that
+    our own finder gives in each view. ModelError if a model is unusable."""
     try:
-        model = models / MODEL_NAME if models else find_model(MODEL_NAME, MODEL_VARIABLE)
+        mono = models / MODEL_NAME if models else find_model(MODEL_NAME, MODEL_VARIABLE)
     except ModelError:
-        return BlobDetector()
-    if not model.is_file():
-        return BlobDetector()
-    return NetworkDetector(MonoFinder.load(model, threads=threads))
+        mono = None
+    if mono is not None and mono.is_file():
+        return NetworkDetector(MonoFinder.load(mono, threads=threads).network, ONE_VIEW)
+    finder = models / FINDER_NAME if models else None
+    return NetworkDetector(Finder.load(finder, threads=threads).network, OUR_PLACES)
 
 
 # -- SGBM -------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ from .core.runtime import fix_opencv_threads
 MODULE = "spine_nav_bringup.peers_stereo_search"
 DATA = Path("training/data_stereo/validation")
 PAIRS = 24
-CANDIDATES = 20
+CANDIDATES = 12
+VARIANTS = 6  # of each, in what costs no new depth map
 SEED = 20261122
 LATERAL_MM = 8.0  # a row this near across the line of sight tells the offset along it
 
@@ -97,11 +98,25 @@ def draw(rng: np.random.Generator) -> peers.PeerParameters:
     )
 
 
-def answers(name: str, samples: Sequence[Sample], p: peers.PeerParameters) -> list[np.ndarray]:
-    """Heads (N, 3) of one peer in every sample."""
+def variant(p: peers.PeerParameters, other: peers.PeerParameters) -> peers.PeerParameters:
+    """`p` with all that leaves its depth maps as they are from `other`."""
+    kept = ("threshold", "radius_mm", "percentile", "patch_px")
+    return replace(p, **{name: getattr(other, name) for name in kept})
+
+
+def answers(
+    name: str,
+    samples: Sequence[Sample],
+    p: peers.PeerParameters,
+    depths_m: Sequence[np.ndarray] = (),
+) -> list[np.ndarray]:
+    """Heads (N, 3) of one peer in every sample; SgbmPeer needs the depth maps of `p`."""
     if name == peers.MATCH:
         return [peers.matched_heads(s.frame, s.found, p) for s in samples]
-    return [peers.sgbm_heads(s.frame, s.found, peers.sgbm_depth(s.frame, p), p) for s in samples]
+    return [
+        peers.sgbm_heads(s.frame, s.found, depth, p)
+        for s, depth in zip(samples, depths_m, strict=True)
+    ]
 
 
 def fitted_offset_mm(found: Sequence[np.ndarray], samples: Sequence[Sample]) -> float:
@@ -154,10 +169,14 @@ def search(
     """The best setting of one peer with its numbers on these pairs."""
     tried: list[tuple[dict[str, Any], peers.PeerParameters]] = []
     for i in range(candidates):
-        p = peers.PeerParameters() if i == 0 else draw(rng)
-        found = answers(name, samples, p)
-        p = replace(p, offset_mm=round(fitted_offset_mm(found, samples), 2))
-        tried.append((score([moved(f, p.offset_mm) for f in found], samples), p))
+        first = peers.PeerParameters() if i == 0 else draw(rng)
+        depths: list[np.ndarray] = []
+        if name == peers.SGBM:
+            depths = [peers.sgbm_depth(s.frame, first) for s in samples]
+        for p in (first, *(variant(first, draw(rng)) for _ in range(VARIANTS - 1))):
+            found = answers(name, samples, p, depths)
+            p = replace(p, offset_mm=round(fitted_offset_mm(found, samples), 2))
+            tried.append((score([moved(f, p.offset_mm) for f in found], samples), p))
         progress(i + 1, candidates, name)
     best, p = min(tried, key=lambda item: rank(item[0]))
     kept = ("visible_heads", "found", "false", "head_mm", "lateral_mm", "depth_mm")
@@ -188,10 +207,10 @@ def main() -> int:
         **jsonl.commit_state(),
         "machine": jsonl.machine(),
         "command": shlex.join(["python", "-m", MODULE, *sys.argv[1:]]),
-        "model_sha256": getattr(detector, "model_sha256", None),
+        "model_sha256": detector.model_sha256,
         "split": "validation",
         "pairs": len(samples),
-        "candidates_per_peer": args.candidates,
+        "candidates_per_peer": args.candidates * VARIANTS,
         "search_seed": SEED,
         "peers": found,
     }

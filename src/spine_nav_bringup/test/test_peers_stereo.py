@@ -19,7 +19,6 @@ from spine_perception.core.inference import ModelError
 from stereo_screw_tracker.core.finder import HeadPeaks
 from stereo_screw_tracker.core.finder_grid import CELL_PX, MAPS, letterbox, network_input
 from stereo_screw_tracker.core.finder_look import Look, whole
-from stereo_screw_tracker.core.finder_mono import MonoFinder
 
 CAMERA = Intrinsics(640, 480, 600.0, 600.0, 319.5, 239.5)
 BASELINE_M = 0.06
@@ -50,7 +49,7 @@ def peaks(uv: np.ndarray) -> HeadPeaks:
 class FakeDetector:
     """Sees the heads where they are; the right view to a pixel only."""
 
-    name = "fake"
+    name = model_sha256 = "fake"
 
     def detect(self, pair: StereoFrame) -> peers.Detections:
         x = network_input(pair.left, pair.right, letterbox(640, 480))[0]
@@ -121,17 +120,6 @@ def test_weak_detections_are_left_out(peer):
     assert points.shape == (0, 3)
 
 
-def test_blobs_are_found_where_contrast_is():
-    image = np.full((480, 640), 120, np.uint8)
-    rng = np.random.default_rng(1)
-    for u, v in PLACES.astype(int):
-        image[v - 8 : v + 8, u - 8 : u + 8] = rng.integers(0, 255, (16, 16))
-    found = peers.BlobDetector().detect(StereoFrame(0, image, image, CAMERA, BASELINE_M)).left
-    best = found.uv[: len(PLACES)]
-    apart = np.linalg.norm(best[:, None] - PLACES, axis=2)
-    assert apart.min(axis=0).max() < 4.0
-
-
 class BrightDots:
     """A network of one view that calls every bright dot a head."""
 
@@ -162,7 +150,7 @@ def test_the_network_of_one_view_looks_closer_and_gives_image_pixels():
         left[v - 1 : v + 2, u - 1 : u + 2] = 250
         right[v - 1 : v + 2, u - 73 : u - 70] = 250
     network = BrightDots()
-    found = peers.NetworkDetector(MonoFinder(network)).detect(
+    found = peers.NetworkDetector(network, peers.ONE_VIEW).detect(
         StereoFrame(0, left, right, CAMERA, BASELINE_M)
     )
     assert network.runs == 2
@@ -174,8 +162,14 @@ def test_the_network_of_one_view_looks_closer_and_gives_image_pixels():
         assert apart.min(axis=0).max() < 2.5
 
 
-def test_blobs_stand_in_where_the_network_is_missing_and_only_there(tmp_path):
-    assert isinstance(peers.load_detector(tmp_path), peers.BlobDetector)
+def test_our_finder_stands_in_where_the_network_of_one_view_is_missing_and_only_there(
+    tmp_path, monkeypatch
+):
+    class Loaded:
+        network = BrightDots()
+
+    monkeypatch.setattr(peers.Finder, "load", lambda *_, **__: Loaded)
+    assert peers.load_detector(tmp_path).name == peers.OUR_PLACES
     (tmp_path / "screw_finder_mono.onnx").write_bytes(b"damaged")
     with pytest.raises(ModelError):
         peers.load_detector(tmp_path)
@@ -194,7 +188,9 @@ def sample(offset_mm: float = 0.0) -> tuning.Sample:
 
 def test_the_offset_is_fitted_on_the_pairs():
     samples = [sample(offset_mm=4.0)]
-    found = tuning.answers(peers.SGBM, samples, peers.PeerParameters())
+    p = peers.PeerParameters()
+    depths = [peers.sgbm_depth(s.frame, p) for s in samples]
+    found = tuning.answers(peers.SGBM, samples, p, depths)
     assert tuning.fitted_offset_mm(found, samples) == pytest.approx(4.0, abs=1.0)
 
 
@@ -212,7 +208,7 @@ def test_a_method_that_finds_more_or_less_wrongly_wins():
 @pytest.mark.parametrize("name", list(peers.PEERS))
 def test_the_search_writes_settings_that_the_bench_reads(tmp_path, name):
     found = tuning.search(
-        name, [sample(3.0)], np.random.default_rng(0), 3, lambda done, total, note: None
+        name, [sample(3.0)], np.random.default_rng(0), 2, lambda done, total, note: None
     )
     assert found["reached"]["found"] == 3
     file = tmp_path / "p.json"
