@@ -403,12 +403,15 @@ def screws_command(scene: StereoFolder, core: StereoCore, out: Path) -> Answer:
 
 
 def peer_settings(peers: Mapping[str, Any]) -> dict[str, Any]:
-    """What the peers ran with."""
+    """What the peers ran with, and how it was found."""
+    detector = next(iter(peers.values())).detector
     return {
         "peer_parameters": {
             name: peers_stereo.settings_of(name, peer.parameters) for name, peer in peers.items()
         },
-        "peer_detector": next(iter(peers.values())).detector.name,
+        "peer_detector": detector.name,
+        "peer_detector_sha256": detector.model_sha256,
+        "peer_search": peers_stereo.search_origin(detector.name),
     }
 
 

@@ -296,17 +296,28 @@ def fine_disparity(
 PEERS = {SGBM: SgbmPeer, MATCH: MatchPeer}
 
 
+def _stored(detector: str, path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return dict(found["detectors"].get(detector, {}))
+
+
 def load_parameters(detector: str, path: Path = PARAMETERS_FILE) -> dict[str, PeerParameters]:
     """Parameters per peer as the search wrote them for this detector; defaults where it did not."""
-    stored: dict[str, Any] = {}
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))["detectors"].get(detector, {})
+    stored = _stored(detector, path).get("peers", {})
     known = {f.name for f in fields(PeerParameters)}
     chosen = {}
     for name in PEERS:
-        values = stored.get("peers", {}).get(name, {}).get("parameters", {})
+        values = stored.get(name, {}).get("parameters", {})
         chosen[name] = PeerParameters(**{k: v for k, v in values.items() if k in known})
     return chosen
+
+
+def search_origin(detector: str, path: Path = PARAMETERS_FILE) -> dict[str, Any] | None:
+    """How the parameters of this detector came about; None: they are defaults."""
+    stored = _stored(detector, path)
+    return {k: v for k, v in stored.items() if k != "peers"} or None
 
 
 def load_peers(models: Path | None = None, threads: int | None = None) -> dict[str, Any]:

@@ -333,12 +333,18 @@ def calibration_table(r: Record) -> list[str]:
 
 
 def settings_table(r: Record) -> list[str]:
-    """What the peers ran with."""
+    """What the peers ran with, and how that was found."""
+    origin = r["peer_search"]
+    how = "settings: defaults, not searched"
+    if origin is not None:
+        how = f"settings, searched on {origin['pairs']} {origin['split']} pairs: `{origin['command']}`"
+        if origin["model_sha256"] != r["peer_detector_sha256"]:
+            how += ", with an earlier model of the detector"
     rows = [
         (name, ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in p.items()))
         for name, p in r["peer_parameters"].items()
     ]  # fmt: skip
-    return table(("peer", "settings, searched on validation pairs"), rows)
+    return table(("peer", how), rows)
 
 
 def tables(r: Record) -> list[str]:

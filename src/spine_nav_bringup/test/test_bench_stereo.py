@@ -347,7 +347,8 @@ def stereo_line() -> dict:
     m = scored["methods"][OURS]["heads"][ALL]
     m |= {"coverage95": 0.95, "coverage95_interval": (0.93, 0.97)}
     return {
-        **BASE, "part": "stereo", **scored, "peer_detector": "blobs",
+        **BASE, "part": "stereo", **scored, "peer_detector": "d", "peer_detector_sha256": "s",
+        "peer_search": None,
         "peer_parameters": {"peer": {"threshold": 0.5}},
     }  # fmt: skip
 
@@ -442,6 +443,17 @@ def test_calibration_says_where_the_stated_precision_is_missed():
     assert "| met |" in table_text({**worse, "sets": [given]})
     given["reprojection_px"] = {**STAT, "mean": 0.3}
     assert "**missed**" in table_text({**worse, "sets": [given]})
+
+
+def test_the_table_says_how_the_peers_got_their_settings():
+    line = stereo_line()
+    assert "not searched" in results_stereo.settings_table(line)[0]
+    line["peer_search"] = {
+        "pairs": 24, "split": "validation", "command": "search", "model_sha256": "s",
+    }  # fmt: skip
+    assert "24 validation pairs: `search` |" in results_stereo.settings_table(line)[0]
+    line["peer_detector_sha256"] = "newer"
+    assert "earlier model" in results_stereo.settings_table(line)[0]
 
 
 def test_long_lists_of_failures_end():

@@ -217,6 +217,7 @@ def test_the_search_writes_settings_that_the_bench_reads(tmp_path, name):
     assert read.offset_mm == found["parameters"]["offset_mm"]
     assert set(peers.settings_of(name, read)) == set(peers.SETTINGS[name])
     assert peers.load_parameters("other", file)[name] == peers.PeerParameters()
+    assert peers.search_origin("other", file) is None
 
 
 def test_pairs_of_the_generator_become_samples(tmp_path):
