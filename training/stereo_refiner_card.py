@@ -10,7 +10,9 @@ and whether there is a head at all. It looks twice; the second crop stands at th
 
 **Input.** (4, 2, 48, 48) float32: grey crops of the left and right image at 0.6 mm per pixel of the
 plane through the hypothesis across its viewing ray, each normalised by itself
-(`stereo_screw_tracker.core.crops`). **Output.** (4, 13): {outputs}. Shift is the mean of the eyes,
+(`stereo_screw_tracker.core.crops`). **Output.** (4, 13):
+{outputs}.
+Shift is the mean of the eyes,
 disparity and row difference are left minus right, in crop pixels; axis in the ray frame.
 """
 ROD = """\
@@ -20,7 +22,8 @@ is of that, and whether a rod is seen there. The eyes answer alike: swapping the
 
 **Input.** (20, 2, 32, 32) float32: grey crops of the left and right image at 0.45 mm per pixel,
 turned so that the projected curve runs upright, each normalised by itself
-(`stereo_screw_tracker.core.crops`). **Output.** (20, 2, 3): {outputs} per eye, in crop pixels.
+(`stereo_screw_tracker.core.crops`). **Output.** (20, 2, 3):
+{outputs} per eye, in crop pixels.
 """
 TEMPLATE = """\
 # Model card: {name}
@@ -30,8 +33,9 @@ Research software, not a medical device. Made by `training/stereo_refiner_export
 
 {what}
 **Network.** {parameters:.2f} M parameters, batch norm folded, fp32, ONNX opset {opset},
-{megabytes:.1f} MB, sha256 `{sha256}`. Sigmas are multiplied by the factors in the card
-({scale}): 95 % of the errors on one half of the validation pairs lie below 1.96 sigma.
+{megabytes:.1f} MB, sha256 `{sha256}`.
+Predicted sigmas are multiplied by the factors in the card ({scale}):
+95 % of the errors on one half of the validation pairs lie below 1.96 sigma.
 
 **Training data.** Rendered by `spine_nav_sim` only (`training/stereo_generate.py`; seeds, screw
 families and anatomies of each split stand there and in `training/splits.yaml`). {pairs} pairs,
@@ -39,6 +43,7 @@ families and anatomies of each split stand there and in `training/splits.yaml`).
 recordings of the shared test data were never used, not for choosing a checkpoint either.
 
 {commands}
+
 {history}
 
 **Numbers** on {val_pairs} pairs of held-out screw families and anatomies, hypotheses that err like
@@ -70,7 +75,7 @@ ROWS = {
     "rod": {"before_px": "hypothesis, offset (image px)", "offset_px": "offset error (image px)"},
 }
 LIMITS = {
-    "head": "A hypothesis further than 6 mm aside or 7 crop pixels in disparity is out of reach. "
+    "head": "A hypothesis further than 6 mm aside or 7 crop pixels in disparity is out of reach.\n"
     "Crops are 29 mm wide: two heads in one crop are told apart by the nearer to the middle.",
     "rod": "A rod further than 4.5 mm aside is called absent. Whose rod it is, the crop cannot tell.",
 }
