@@ -26,7 +26,7 @@ from spine_nav_sim.core.scene import SceneConfig, place_lamps
 from spine_nav_sim.core.sensor import random_colour_sensor
 from spine_nav_sim.core.stereo_config import StereoConfig
 from spine_nav_sim.core.stereo_layout import make_stereo_scene, remount_cameras
-from spine_nav_sim.core.stereo_scene import StereoRendered
+from spine_nav_sim.core.stereo_scene import OTHER_METAL, StereoRendered, StereoScene
 
 SIZES = (*((640, 480),) * 5, (848, 480), (800, 600))
 
@@ -133,12 +133,25 @@ class Anatomies:
         return self._kept[number]
 
 
+def without_screws(stereo: StereoScene) -> StereoScene:
+    """The operation before the first screw: tools may lie about, and nothing is to be found."""
+    stereo.scene.casters.clear()
+    tools = tuple(i for i in stereo.implants if i.owner == OTHER_METAL and i.level is None)
+    return replace(stereo, screws=(), rods=(), implants=tools)
+
+
 def views_of(
-    anatomy: Anatomy, rng: np.random.Generator, views: int, families: tuple[str, ...] | None
+    anatomy: Anatomy,
+    rng: np.random.Generator,
+    views: int,
+    families: tuple[str, ...] | None,
+    empty: bool = False,
 ) -> list[dict[str, np.ndarray]]:
     """`views` pairs of one new operation, each with its own cameras, lamps and sensor."""
     config = stereo_config(rng, families)
     stereo = make_stereo_scene(anatomy, rng, config)
+    if empty:
+        stereo = without_screws(stereo)
     out = []
     for _ in range(views):
         scene = stereo.scene
@@ -159,6 +172,7 @@ def main() -> None:
     p.add_argument("--views", type=int, default=3, help="pairs per operation")
     p.add_argument("--per-anatomy", type=int, default=4, help="operations per anatomy")
     p.add_argument("--families", nargs="*", default=None, help="screw families; default: training's")
+    p.add_argument("--empty", action="store_true", help="operations before the first screw")
     p.add_argument("--data", type=Path, default=Path("../shared/data"), help="real surfaces")
     p.add_argument("--out", type=Path, default=Path("training/data_stereo"))
     args = p.parse_args()
@@ -175,7 +189,9 @@ def main() -> None:
             continue
         rng = np.random.default_rng([split["seeds"][0] + index, 3])
         try:
-            views = views_of(anatomies.of_scene(index), rng, args.views, families)
+            views = views_of(
+                anatomies.of_scene(index), rng, args.views, families, args.empty
+            )
         except ValueError as error:
             print(f"{index:05d}: skipped: {error}", flush=True)
             continue

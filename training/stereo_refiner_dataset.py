@@ -7,7 +7,7 @@ hypothesis that lands on a neighbour or on nothing gets the label it deserves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +30,7 @@ SEEN, HIDDEN = 0.25, 0.02  # shares of a head above and below which its presence
 ROD_REACH_PX, ROD_BEYOND_PX = 10.0, 13.0
 ROD_END_M = 0.0015  # nearer to the end of a rod than this, presence is a matter of taste
 MIN_DISPARITY_PX = 2.0
+MINED_SHARE = 0.45  # of the hypotheses are the finder's own, where they have been mined
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class StereoPair:
     rod_left_px: np.ndarray
     rod_right_px: np.ndarray
     rod_seen: np.ndarray  # (M, 2) bool
+    # (K, 2) where the finder sees heads, rightly or not (stereo_mine.py)
+    mined_left_px: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    mined_right_px: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,16 @@ def load_pair(path: Path) -> StereoPair:
             rows("rod_left_px", 2),
             rows("rod_right_px", 2),
             np.hstack([rows("rod_seen_left", 1), rows("rod_seen_right", 1)]) > 0.5,
+            *_mined(path),
         )
+
+
+def _mined(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    file = path.parent / "mined" / path.name
+    if not file.exists():
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    with np.load(file) as f:
+        return f["left_px"].astype(float), f["right_px"].astype(float)
 
 
 # Heads ------------------------------------------------------------------------------------------
@@ -257,8 +270,14 @@ def head_samples(
 ) -> tuple[np.ndarray, HeadLabels]:
     """n grey crops (n, 2, s, s), not normalised, with labels; varied for training."""
     usable = np.flatnonzero(pair.head_seen.max(axis=1) >= 0.1) if len(pair.head_m) else []
-    positive = round(0.68 * n) if len(usable) else 0
-    left, right = not_a_head(pair, n - positive, rng)
+    mined = min(round(MINED_SHARE * n), 2 * len(pair.mined_left_px))
+    positive = round(0.68 * (n - mined)) if len(usable) else 0
+    left, right = not_a_head(pair, n - mined - positive, rng)
+    if mined:
+        at = rng.integers(len(pair.mined_left_px), size=mined)
+        left = np.concatenate([pair.mined_left_px[at] + rng.normal(0.0, 0.5, (mined, 2)), left])
+        right = np.concatenate([pair.mined_right_px[at] + rng.normal(0.0, 0.5, (mined, 2)), right])
+        right[:mined, 0] = np.minimum(right[:mined, 0], left[:mined, 0] - MIN_DISPARITY_PX)
     if positive:
         about = finder_like(pair, rng.choice(usable, positive), rng, close=0.45)
         left, right = np.concatenate([about[0], left]), np.concatenate([about[1], right])

@@ -107,6 +107,7 @@ class Candidate:
 
     left_px: np.ndarray
     right_px: np.ndarray
+    score: float = 0.7
 
 
 @dataclass(frozen=True)

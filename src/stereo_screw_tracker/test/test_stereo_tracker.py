@@ -10,6 +10,7 @@ import pytest
 from screw_support import CAMERA, SECOND, World, frame, image, observe, rod_m
 
 from spine_nav_common.core.types import Rejected
+from stereo_screw_tracker.core.confidence import ConfidenceModel
 from stereo_screw_tracker.core.config import RodConfig, StereoConfig, TrackConfig
 from stereo_screw_tracker.core.tracker import StereoTracker
 from stereo_screw_tracker.core.types import HeadObservation, StereoResult
@@ -18,7 +19,10 @@ STEP = SECOND // 15
 
 
 def tracker(world: World, **changes: object) -> StereoTracker:
-    return StereoTracker(StereoConfig(cranial="up", **changes), world, world, world)
+    refiner_alone = ConfidenceModel(0.0, 1.0, 0.0)  # so that a test sets the confidence itself
+    return StereoTracker(
+        StereoConfig(cranial="up", **changes), world, world, world, confidence=refiner_alone
+    )
 
 
 def shown(result: StereoResult | Rejected) -> StereoResult:
@@ -243,3 +247,16 @@ def test_settings_reach_the_tracks() -> None:
     t.process(frame(0))
     world.hidden = {0}
     assert len(shown(t.process(frame(STEP))).screws) == 9
+
+
+def test_what_the_finder_doubts_counts_less() -> None:
+    """The same close view, and the finder's score alone decides."""
+    world = World(sigma_px=0.1)
+    sure = StereoTracker(
+        StereoConfig(), world, world, world, confidence=ConfidenceModel(0.0, 1.0, 1.0)
+    )
+    doubting = StereoTracker(
+        StereoConfig(), world, world, world, confidence=ConfidenceModel(-9.0, 1.0, 1.0)
+    )
+    assert shown(sure.process(frame(0))).screws
+    assert not shown(doubting.process(frame(0))).screws

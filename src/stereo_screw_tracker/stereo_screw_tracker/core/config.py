@@ -159,5 +159,12 @@ class StereoConfig:
         "", "where the patient's head lies in the image, if no case tells",
         choices=("", "left", "right", "up", "down"),
     )  # fmt: skip
+    least_score: float = param(
+        0.12, "places that the finder scores lower are not looked at closer", "", 0.05, 0.95
+    )
+    most_candidates: int = param(28, "places looked at closer per frame, the likeliest", "", 4, 64)
+    expected_score: float = param(
+        0.7, "stands for the finder's score where a track expects its head", "", 0.05, 0.95
+    )
     look_again: bool = param(True, "tracked heads that the finder missed are looked for again")
     find_rods: bool = param(True, "rods are measured too")

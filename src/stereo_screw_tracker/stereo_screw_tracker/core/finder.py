@@ -126,10 +126,11 @@ class Finder:
         if look is not None:
             return self._pass(frame, look)
         found = self._pass(frame, whole(frame), min(self.head_threshold, CLOSER_SCORE))
+        likely = [head for head in found.heads if head.score >= CLOSER_SCORE]
         closer = close_look(
             frame,
-            np.array([head.left_px for head in found.heads]).reshape(-1, 2),
-            np.array([head.disparity_px for head in found.heads]),
+            np.array([head.left_px for head in likely]).reshape(-1, 2),
+            np.array([head.disparity_px for head in likely]),
         )
         if closer is not None:
             return self._pass(frame, closer)

@@ -93,6 +93,8 @@ def load_tracker(
 ) -> StereoCore:
     """A warm tracker over the three models; arguments and errors as in `load_networks`."""
     n = load_networks(models, providers, threads)
+    # the refiner judges what the finder only suspects, so more is asked than the finder would tell
+    n.finder.head_threshold = config.least_score
     for part in (n.finder, n.heads, n.rods):
         part.warm_up()
     tracker = StereoTracker(config, n.finder, n.heads, n.rods)

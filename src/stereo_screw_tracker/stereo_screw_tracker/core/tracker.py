@@ -14,6 +14,7 @@ from spine_nav_common.core.types import Case, Rejected, StereoFrame
 
 from .assign import Labels, assign
 from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
+from .confidence import ConfidenceModel, joint_confidence, load_confidence_model
 from .config import StereoConfig
 from .ghosts import screen
 from .pair_check import check_pair
@@ -33,17 +34,19 @@ from .types import (
     StereoResult,
 )
 
-Pixels = tuple[np.ndarray, np.ndarray]
-"""A place (2,) in the left image and one in the right."""
+Place = tuple[np.ndarray, np.ndarray, float]
+"""A place (2,) in the left image and one in the right, and the finder's score."""
 
 
 class Candidate(Protocol):
-    """A place where a head may be: pixels (2,) in both images."""
+    """A place where a head may be: pixels (2,) in both images, and how sure the finder is."""
 
     @property
     def left_px(self) -> np.ndarray: ...
     @property
     def right_px(self) -> np.ndarray: ...
+    @property
+    def score(self) -> float: ...
 
 
 class Found(Protocol):
@@ -66,7 +69,7 @@ class RefinesHeads(Protocol):
     confidence that says whether there is a head at all."""
 
     def refine(
-        self, frame: StereoFrame, candidates: Sequence[Pixels]
+        self, frame: StereoFrame, candidates: Sequence[tuple[np.ndarray, np.ndarray]]
     ) -> Sequence[HeadObservation]: ...
 
 
@@ -95,12 +98,14 @@ class StereoTracker:
         head_refiner: RefinesHeads,
         rod_refiner: MeasuresRods,
         bounds: BoundModel | None = None,
+        confidence: ConfidenceModel | None = None,
     ):
         self.config = config
         self._finder = finder
         self._heads = head_refiner
         self._rods = rod_refiner
         self._bounds = bounds or load_bound_model()
+        self._confidence = confidence or load_confidence_model()
         # Set to a list to collect (track_id, inputs, camera) of every bound
         # (training/stereo_calibrate.py).
         self.trace: list[tuple[int, BoundInputs, StereoCamera]] | None = None
@@ -180,9 +185,10 @@ class StereoTracker:
     def _measured_heads(
         self, frame: StereoFrame, camera: StereoCamera, candidates: Sequence[Candidate]
     ) -> tuple[Head3D, ...] | Rejected:
+        likely = sorted(candidates, key=lambda c: -c.score)[: self.config.most_candidates]
         observations = self._refined(
             frame,
-            [(c.left_px, c.right_px) for c in candidates],
+            [(c.left_px, c.right_px, c.score) for c in likely],
             self.config.tracks.least_confidence,
         )
         screened = screen(camera, observations, self.config.ghosts, self._rows_agree)
@@ -195,17 +201,22 @@ class StereoTracker:
         return screened if isinstance(screened, Rejected) else screened.heads
 
     def _refined(
-        self, frame: StereoFrame, places: list[Pixels], least_confidence: float
+        self, frame: StereoFrame, places: list[Place], least_confidence: float
     ) -> list[HeadObservation]:
-        """Observations of places in front of the camera, less those that the network disowns."""
-        ahead = [(left, right) for left, right in places if left[0] > right[0]]
+        """Observations of places in front of the camera, less those that the networks disown."""
+        ahead = [place for place in places if place[0][0] > place[1][0]]
         if not ahead:
             return []
-        return [o for o in self._heads.refine(frame, ahead) if o.confidence >= least_confidence]
+        refined = self._heads.refine(frame, [(left, right) for left, right, _ in ahead])
+        judged = [
+            replace(o, confidence=joint_confidence(self._confidence, o.confidence, score))
+            for o, (_, _, score) in zip(refined, ahead, strict=True)
+        ]
+        return [o for o in judged if o.confidence >= least_confidence]
 
     def _missed(
         self, frame: StereoFrame, camera: StereoCamera, heads: Sequence[Head3D]
-    ) -> list[Pixels]:
+    ) -> list[Place]:
         """Where shown tracks should be seen in this frame and no measured head explains them."""
         state, config = self._tracks, self.config.tracks
         if not self.config.look_again or state.stamp_ns is None:
@@ -223,7 +234,7 @@ class StereoTracker:
             left, right = project_pair(camera, point)
             size = (camera.intrinsics.width, camera.intrinsics.height)
             if _inside(left, size) and _inside(right, size):
-                expected.append((left, right))
+                expected.append((left, right, self.config.expected_score))
         return expected
 
     def _bounded(

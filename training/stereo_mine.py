@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the finder sees heads in the training pairs, right or wrong: what the refiner must judge.
+
+    python training/stereo_mine.py --data training/data_stereo/train
+
+Random places teach the refiner what a wound looks like; only the finder's own mistakes teach it
+what looks like a head and is none. Writes DATA/mined/<pair>.npz: left_px, right_px (K, 2), score.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from spine_nav_common.core.types import StereoFrame
+from stereo_refiner_dataset import find_pairs, load_pair
+from stereo_screw_tracker.core.finder import Finder
+
+FLOOR = 0.1  # far below any threshold in use
+MOST = 40
+
+
+def main() -> None:
+    """Mine every pair that has not been mined."""
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--data", type=Path, default=Path("training/data_stereo/train"))
+    p.add_argument("--model", type=Path, default=None, help="default: the shipped finder")
+    p.add_argument("--again", action="store_true", help="replace what another finder has mined")
+    args = p.parse_args()
+    cv2.setNumThreads(1)
+    finder = Finder.load(args.model, threads=1)
+    finder = Finder(finder.network, FLOOR, finder.rod_threshold)
+    out = args.data / "mined"
+    out.mkdir(exist_ok=True)
+    paths = find_pairs(args.data)
+    for number, path in enumerate(paths):
+        target = out / path.name
+        if target.exists() and not args.again:
+            continue
+        pair = load_pair.__wrapped__(path)
+        camera = pair.camera
+        frame = StereoFrame(0, pair.left, pair.right, camera.intrinsics, camera.baseline_m)
+        heads = [h for h in finder.find(frame).heads if h.left_px[0] > h.right_px[0]][:MOST]
+        np.savez(
+            target,
+            left_px=np.array([h.left_px for h in heads]).reshape(-1, 2),
+            right_px=np.array([h.right_px for h in heads]).reshape(-1, 2),
+            score=np.array([h.score for h in heads]),
+        )
+        if number % 100 == 0:
+            print(f"{number}/{len(paths)}: {len(heads)} places", flush=True)
+
+
+if __name__ == "__main__":
+    main()
