@@ -16,7 +16,8 @@ direction, the slope of its disparity and its disparity. The refiner measures fr
 
 **Network.** Shared encoder on both grey views, correlation of unit features along the row
 ({bins} disparities), U-shaped decoder on the reference view. Asked twice in one batch: for the left
-image, and through a mirror for the right one. 0.6 M parameters, about 1 GMAC per view, fp32, ONNX
+image, and through a mirror for the right one; a candidate's score is the mean of both. Where heads
+are small in the image, a second pass looks closer (`finder_look`). 0.6 M parameters, about 1 GMAC per view, fp32, ONNX
 opset {opset}, {megabytes:.1f} MB, sha256 `{sha256}`.
 
 **Input.** {width} x {height} pixels: the whole image scaled by area, normalised to local mean and
@@ -26,7 +27,7 @@ disparities are in pixels, geometry comes after.
 **Training data.** Rendered by `spine_nav_sim` only (`training/stereo_generate.py`); screw families
 and seeds as there and in `training/splits.yaml`. {pairs} pairs, {samples} augmented samples, seed
 {seed}: mirrored, upside down, scaled, other exposure per eye, noise, blur, shading, dark patches,
-glare, things in front of one eye or both. Heads of which less than {hidden:.0f} % shows are neither to be
+glare, things in front of one eye or both; most samples are close looks at the heads. Heads of which less than {hidden:.0f} % shows are neither to be
 found nor a mistake. P001, the Visible Human, the implants and the recordings in scenes/ were never
 used, not for choosing a checkpoint or a threshold either.
 
@@ -60,10 +61,12 @@ false share are slightly flattered.
 | rod axis across, median / 95th percentile | {v[rod_px_median]:.2f} / {v[rod_px_p95]:.2f} px |
 | rod disparity, median / 95th percentile | {v[rod_disparity_px_median]:.2f} / \
 {v[rod_disparity_px_p95]:.2f} px |
-| `Finder.find`, 1 thread | {v[find_ms]:.0f} ms (median; on a shared machine) |
+| `Finder.find`, both passes, 1 thread | {v[find_ms]:.0f} ms (median; on a shared machine) |
 
 **Limits.** Synthetic images only; validation shares the renderer with training, so the numbers say
-nothing of the step to another renderer or to the operating theatre. Heads under about 9 pixels in
+nothing of the step to another renderer or to the operating theatre. The training was short: misses
+and false candidates were still falling when it ended. The refiner judges every candidate again.
+Heads under about 9 pixels in
 the 640 wide grid and disparities above {reach} of its pixels are not in the training data.
 """
 
