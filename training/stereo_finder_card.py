@@ -28,8 +28,9 @@ disparities are in pixels, geometry comes after.
 and seeds as there and in `training/splits.yaml`. {pairs} pairs, {samples} augmented samples, seed
 {seed}: mirrored, upside down, scaled, other exposure per eye, noise, blur, shading, dark patches,
 glare, things in front of one eye or both; most samples are close looks at the heads. Heads of which
-less than {hidden:.0f} % shows are neither to be found nor a mistake. P001, the Visible Human, the implants and the recordings in scenes/ were never
-used, not for choosing a checkpoint or a threshold either.
+less than {hidden:.0f} % shows are neither to be found nor a mistake. P001, the Visible Human, the
+implants and the recordings in scenes/ were never used, not for choosing a checkpoint or a threshold
+either.
 
     {command}
 
