@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Level and side of every head: from registered vertebrae, else from the two rows that heads form.
+"""Level and side of every head: from registered vertebrae, the plan's pattern, or the two rows.
 
 Left and right are the patient's. A name that is not clearly better than the next one is not given:
 an empty field is asked about, a wrong one is acted upon.
@@ -18,9 +18,10 @@ from rod_bending_ar.core.row import CRANIAL, sided_rows
 from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.geometry import check_transform, transform_points
 from spine_nav_common.core.outputs import ScrewRow
-from spine_nav_common.core.types import Case
+from spine_nav_common.core.types import Case, Rejected
 
 from .config import AssignConfig
+from .plan_match import match_plan
 from .types import Head3D
 
 # Where a head stands without a plan: pedicles lie about this far from the middle (morphometry of
@@ -67,7 +68,21 @@ def assign(
     """
     if vertebrae and case is not None:
         return _by_vertebrae(heads, vertebrae, case, config)
+    if case is not None and not cranial:
+        return _by_pattern(heads, case, config)
     return _by_rows(heads, cranial)
+
+
+def _by_pattern(heads: Sequence[Head3D], case: Case, config: AssignConfig) -> Labels:
+    """Names from the plan's pattern; all empty where it does not tell."""
+    match = match_plan(heads, case, anatomical_axes(case.frame)[:, 2], config)
+    if isinstance(match, Rejected):
+        return Labels(("",) * len(heads), ("",) * len(heads), None)
+    return Labels(
+        tuple(p.level if p else "" for p in match.planned),
+        tuple(p.side if p else "" for p in match.planned),
+        match.cranial,
+    )
 
 
 def _by_vertebrae(

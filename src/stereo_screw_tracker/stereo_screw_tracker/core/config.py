@@ -89,6 +89,13 @@ class AssignConfig:
     margin_mm: float = param(
         4.0, "lead over the next level or side below which neither is named", "mm", 0.0, 30.0
     )
+    pattern_mm: float = param(
+        6.0, "heads that fit the plan's pattern worse than this (rms) are not named by it", "mm",
+        1.0, 30.0,
+    )  # fmt: skip
+    pattern_margin_mm: float = param(
+        0.8, "lead (rms) over the next reading of the pattern", "mm", 0.0, 10.0
+    )
 
 
 @dataclass(frozen=True)
