@@ -46,7 +46,7 @@ recordings of the shared test data were never used, not for choosing a checkpoin
 
 {history}
 
-**Numbers** on {val_pairs} pairs of held-out screw families and anatomies, hypotheses that err like
+**Numbers** on {val_pairs} pairs of screws and anatomies that training never saw (of its screw families), hypotheses that err like
 the finder's, all views and distances of the generator (0.35 to 0.7 m):
 
     python training/stereo_refiner_evaluate.py {kind} models/{name}.onnx
