@@ -85,3 +85,10 @@ def test_a_pair_that_cannot_be_measured_ends_with_1_and_the_reason(
     assert text in outcome.stopped
     assert read_screws(tmp_path / "out" / "screws.csv") == []
     assert "next: spinenav rod plan" not in outcome.text()
+
+
+def test_a_wound_without_screws_gives_none_and_no_plan(core, scene, tmp_path):
+    empty = replace(scene, screws=(), rods=(), implants=())
+    outcome = run(core, [empty.render(0.0).to_frame(10**18)], tmp_path)
+    assert outcome.exit_code == 0 and outcome.screws == ()
+    assert "no screw head was found" in outcome.text()
