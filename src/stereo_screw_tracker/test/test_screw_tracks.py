@@ -234,7 +234,7 @@ class TestHiddenHeads:
 class TestNewHeads:
     def test_sure_ones_are_shown_at_once_doubtful_ones_with_the_second_sighting(self) -> None:
         points = heads_m()
-        heads = [*seen(points[:5]), *seen(points[5:], confidence=0.4)]
+        heads = [*seen(points[:5]), *seen(points[5:], confidence=0.6)]
         first = advance(Tracks(), heads, 0, CONFIG)
         assert len(first.shown) == 5
         second = advance(first.state, heads, STEP, CONFIG)
@@ -246,7 +246,7 @@ class TestNewHeads:
         for k in range(6):
             heads = seen(points[:9])
             if k % 2:
-                heads += seen(points[9:], confidence=0.4)
+                heads += seen(points[9:], confidence=0.6)
             step = advance(state, heads, k * STEP, CONFIG)
             assert len(step.shown) == 9
             state = step.state

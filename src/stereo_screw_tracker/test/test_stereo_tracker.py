@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from screw_support import CAMERA, SECOND, World, frame, image, observe, rod_m
+from screw_support import CAMERA, SECOND, World, frame, heads_m, image, observe, rod_m
 
 from spine_nav_common.core.types import Rejected
 from stereo_screw_tracker.core.confidence import ConfidenceModel
@@ -167,7 +167,7 @@ def test_reset_counts_ids_from_zero_again() -> None:
 
 
 def test_doubtful_heads_wait_for_a_second_sighting() -> None:
-    world = World(confidence=0.4)
+    world = World(confidence=0.6)
     t = tracker(world)
     assert shown(t.process(frame(0))).screws == ()
     assert len(shown(t.process(frame(STEP))).screws) == 10
@@ -260,3 +260,15 @@ def test_what_the_finder_doubts_counts_less() -> None:
     )
     assert shown(sure.process(frame(0))).screws
     assert not shown(doubting.process(frame(0))).screws
+
+
+def test_a_lone_vague_head_is_not_shown_and_a_lone_sure_one_is() -> None:
+    one = heads_m()[:1]
+    result = shown(tracker(World(heads=one, sigma_px=0.1)).process(frame(0)))
+    assert len(result.screws) == 1
+    bound = result.screws[0].bound95_mm
+    strict = shown(
+        tracker(World(heads=one, sigma_px=0.1), lone_bound_mm=0.9 * bound).process(frame(0))
+    )
+    assert strict.screws == ()
+    assert any("not shown" in event for event in strict.events)

@@ -146,7 +146,7 @@ class RodConfig:
     )
     seat_heads: bool = param(True, "a seated rod makes the saddles that hold it more certain")
     most_sigma_mm: float = param(
-        6.0,
+        2.5,
         "a rod whose seen part is known worse than this (median) is not reported",
         "mm",
         0.5,
@@ -173,5 +173,9 @@ class StereoConfig:
     expected_score: float = param(
         0.7, "stands for the finder's score where a track expects its head", "", 0.05, 0.95
     )
+    lone_bound_mm: float = param(
+        5.0, "a head without any other in view is shown only if it is known within this (95 %)",
+        "mm", 0.5, 50.0,
+    )  # fmt: skip
     look_again: bool = param(True, "tracked heads that the finder missed are looked for again")
     find_rods: bool = param(True, "rods are measured too")

@@ -259,8 +259,8 @@ def _reported(
     typical = float(np.median(sigma_mm[seen]))
     if typical > config.most_sigma_mm:
         return Rejected(
-            f"it is known to {typical:.0f} mm only: it runs along the line between both cameras;"
-            " turn the camera by 45 degrees or more"
+            f"it is known to {typical:.1f} mm only: it is no rod, or it runs along the line between"
+            " both cameras; turn the camera by 45 degrees or more"
         )
     rod = RodFit(points, sigma_mm, seen, _side(points, screws))
     if cranial is not None and (points[0] - points[-1]) @ cranial < 0.0:

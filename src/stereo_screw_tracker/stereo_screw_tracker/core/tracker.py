@@ -166,6 +166,13 @@ class StereoTracker:
         rods, events = self._fitted_rods(frame, camera, found.rod_seeds, screws, labels)
         held = {i: head for rod in rods for i, head in rod.held.items()}
         screws = self._bounded(screws, held, step, camera)
+        if len(screws) == 1 and screws[0].bound95_mm > self.config.lone_bound_mm:
+            # screws come in rows: nothing else speaks for this one
+            events.append(
+                f"one place alone looks like a screw head, known within {screws[0].bound95_mm:.0f}"
+                " mm only: not shown"
+            )
+            screws = ()
         clock.lap("rods")
         shapes = tuple(r.rod for r in rods)
         return StereoResult(frame.stamp_ns, screws, shapes, clock.done(), (*step.events, *events))
