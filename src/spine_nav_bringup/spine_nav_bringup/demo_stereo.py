@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,15 @@ from .screws import OVERLAY, find_screws, load_core, rod_plans, stereo_config
 from .stereo_overlay import draw_stereo
 
 SECONDS = 1.2
-SCENE = StereoConfig(sizes=((640, 480),), screws=(8, 10), missing_share=0.0, rods="seated")
+# a rig as one would mount it for this: 10 cm baseline, 45 cm above the wound
+SCENE = StereoConfig(
+    scene=replace(StereoConfig().scene, distance_m=(0.43, 0.47)),
+    sizes=((640, 480),),
+    baseline_m=(0.1, 0.1),
+    screws=(8, 10),
+    missing_share=0.0,
+    rods="seated",
+)
 PROBE_PAIRS = 3
 NODE_OVERHEAD = 1.5
 STEADY_FRAMES = 4  # of a dozen
