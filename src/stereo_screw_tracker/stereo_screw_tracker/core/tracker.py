@@ -21,6 +21,7 @@ from .pair_check import check_pair
 from .pair_geometry import check_geometry
 from .rig_check import check_rig
 from .rod_fit import FittedRod, fit_rod
+from .rod_ghosts import without_ghosts
 from .rod_group import group_rods
 from .tracks import NS, Step, Tracks, advance, align, predict
 from .triangulate import camera_of, project_pair
@@ -294,6 +295,9 @@ class StereoTracker:
                 events.append(f"rod not reported: {rod.reason}")
             else:
                 rods.append(rod)
+        rods, ghosts = without_ghosts(rods, screws, camera)
+        if ghosts:
+            events.append(f"{ghosts} rod not reported: it lies over a better one in an image")
         return rods, events
 
 
