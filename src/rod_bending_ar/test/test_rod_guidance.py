@@ -184,6 +184,14 @@ def test_a_rod_half_seen_is_never_called_good():
     assert side.state == "bending" and "show the rest" in side.text
 
 
+def test_a_vaguely_known_rod_is_never_called_good():
+    guide, plan = planned_guide()
+    rod = bent_rod(plan, len(plan.steps))
+    vague = RodCurve(rod.side, rod.centreline_m, np.full(len(rod.sigma_mm), 1.9), rod.seen)
+    side = observe(guide, rows(), [vague])
+    assert side.state == "bending" and "known to 1.9 mm only" in side.text
+
+
 def test_another_rod_is_refused_and_the_plan_stays():
     guide, plan = planned_guide()
     rod = bent_rod(plan, 0)

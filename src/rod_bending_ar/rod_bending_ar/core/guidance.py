@@ -23,6 +23,9 @@ from .row import SIDES, SaddleRow, saddle_rows
 
 # Design choices.
 LEAST_SEEN = 0.7  # share of a rod that must be seen before it is called good
+# A gap of 1 mm cannot be ruled out on a rod known worse than that; and where the heads had to give
+# its depth, the fit says little of the gap to them.
+MOST_SIGMA_MM = 1.0
 SEATED_MM = 15.0  # a rod whose middle is this near to its saddles lies in them
 _POINTS = 60
 _SOURCE = "heads in view"
@@ -215,7 +218,7 @@ class RodGuide:
 
 
 def judged(plan: RodPlan, T_now_plan: np.ndarray, rod: RodCurve) -> SideGuidance:
-    """A rod in view beside its plan. Good only if enough of it is really seen."""
+    """A rod in view beside its plan. Good only if enough of it is seen, and known well enough."""
     done = steps_behind(rod.centreline_m, plan)
     if isinstance(done, Rejected):
         return SideGuidance(plan.side, "planned", done.reason, plan, T_now_plan, rod)
@@ -231,6 +234,10 @@ def judged(plan: RodPlan, T_now_plan: np.ndarray, rod: RodCurve) -> SideGuidance
     seen = float(np.mean(rod.seen))
     if result.good and seen < LEAST_SEEN:
         text = f"fits as far as it is seen ({100 * seen:.0f} %): show the rest of the rod"
+    elif result.good and sigma_mm > MOST_SIGMA_MM:
+        text = (
+            f"fits, but the rod is known to {sigma_mm:.1f} mm only: turn or bring the camera nearer"
+        )
     elif result.good:
         state = "good"
     elif done < len(plan.steps):
