@@ -73,8 +73,9 @@ def add_occluders(
             angle = rng.uniform(0, np.pi)
             along = np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(20, 90) / 1000 / pitch_m
             across = np.array([-np.sin(angle), np.cos(angle)]) * rng.uniform(2, 12) / 1000 / pitch_m
-            corners = np.array([centre + a * along + b * across
-                                for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))])
+            corners = np.array(
+                [centre + a * along + b * across for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+            )
         else:
             angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(4, 9)))
             radii = rng.uniform(5, 45, len(angles)) / 1000 / pitch_m
@@ -87,16 +88,17 @@ def add_occluders(
         if not len(i):
             continue
         height = near - rng.uniform(0.0, 0.12) + tilt[0] * (i - i.mean()) + tilt[1] * (j - j.mean())
-        depth_m[inside] = np.nan if rng.random() < 0.2 else np.minimum(
-            np.nan_to_num(depth_m[inside], nan=9.0), height)
+        depth_m[inside] = (
+            np.nan
+            if rng.random() < 0.2
+            else np.minimum(np.nan_to_num(depth_m[inside], nan=9.0), height)
+        )
         base = rng.uniform(0, 1, 3) if rng.random() < 0.7 else np.full(3, rng.uniform(0.3, 1.0))
         colour[inside] = np.clip(base + rng.normal(0, 0.04, (len(i), 3)), 0, 1)
         label[inside] = 0
 
 
-def crop_out(
-    rng: Rng, depth_m: np.ndarray, colour: np.ndarray, label: np.ndarray
-) -> None:
+def crop_out(rng: Rng, depth_m: np.ndarray, colour: np.ndarray, label: np.ndarray) -> None:
     """In place, sometimes: nothing beyond a random edge, as where the patient or the range ends."""
     if rng.random() < 0.7:
         return
@@ -132,8 +134,7 @@ def shift_colour(rng: Rng, colour: np.ndarray) -> np.ndarray:
     if rng.random() < 0.3:
         k = int(rng.choice([3, 5]))
         out = cv2.blur(np.ascontiguousarray(out, dtype=np.float32), (k, k))
-    out = out + np.float32(rng.uniform(0, 0.05)) * rng.standard_normal(
-        out.shape, dtype=np.float32)
+    out = out + np.float32(rng.uniform(0, 0.05)) * rng.standard_normal(out.shape, dtype=np.float32)
     return np.clip(out, 0.0, 1.0).astype(np.float32)
 
 

@@ -67,10 +67,21 @@ def model_card(card: dict, megabytes: float) -> str:
     """The Markdown text."""
     v, t = card["validation"], card["training"]
     return TEMPLATE.format(
-        v=v, size=card["input"]["size"], channels=len(card["input"]["channels"]),
-        names=", ".join(card["input"]["channels"]), opset=card["opset"], sha256=card["sha256"],
-        megabytes=megabytes, recall=100 * v["recall"], wrong=100 * (1 - v["precision"]),
-        way=100 * v["wrong_way_round"], views=t["views"], samples=t["samples"], seed=t["seed"],
-        command=t["command"], commit=t["commit"], steps=t["steps"],
+        v=v,
+        size=card["input"]["size"],
+        channels=len(card["input"]["channels"]),
+        names=", ".join(card["input"]["channels"]),
+        opset=card["opset"],
+        sha256=card["sha256"],
+        megabytes=megabytes,
+        recall=100 * v["recall"],
+        wrong=100 * (1 - v["precision"]),
+        way=100 * v["wrong_way_round"],
+        views=t["views"],
+        samples=t["samples"],
+        seed=t["seed"],
+        command=t["command"],
+        commit=t["commit"],
+        steps=t["steps"],
         history=t.get("history", ""),
     )

@@ -83,9 +83,14 @@ def load_view(path: Path) -> View:
         depth = _to_metres(data["depth"])
         height, width = depth.shape
         return View(
-            data["colour"], depth, _to_metres(data["measured"]), data["instance"],
+            data["colour"],
+            depth,
+            _to_metres(data["measured"]),
+            data["instance"],
             data["tissue"].astype(np.float32) * np.float32(TISSUE_UNIT_M),
-            data["centre_m"], data["cranial"], data["dorsal"],
+            data["centre_m"],
+            data["cranial"],
+            data["dorsal"],
             Intrinsics(width, height, *map(float, data["camera"])),
         )
 
@@ -188,18 +193,23 @@ def make_sample(
     offset = (centres[row] - points[half]) / np.float32(CENTRE_SCALE_M)
     roll = -roll_of(affine)
     vectors = np.concatenate(
-        [turn(to_ray_frame(a, x[half], y[half]), roll)
-         for a in (offset, cranials[row], dorsals[row])], axis=2,
+        [
+            turn(to_ray_frame(a, x[half], y[half]), roll)
+            for a in (offset, cranials[row], dorsals[row])
+        ],
+        axis=2,
     ).transpose(2, 0, 1)
     holds = bone[half] & np.isfinite(vectors).all(axis=0)
     return Sample(
-        inputs, bone.astype(np.float32), clean.astype(np.float32), seen.astype(np.float32),
-        np.where(holds, vectors, 0.0).astype(np.float32), holds.astype(np.float32),
+        inputs,
+        bone.astype(np.float32),
+        clean.astype(np.float32),
+        seen.astype(np.float32),
+        np.where(holds, vectors, 0.0).astype(np.float32),
+        holds.astype(np.float32),
         np.where(bone, label, 0).astype(np.uint8),
     )
 
 
 def _nearest(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return cv2.remap(
-        image, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-    )
+    return cv2.remap(image, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)

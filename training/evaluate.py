@@ -52,12 +52,17 @@ def evaluate(network: Network, folder: Path, limit: int = 0) -> dict[str, float]
             continue
         network_ms.append(segmenter.timings_ms["network"])
         instance, tissue = _truth_on(view, seg)
-        for k, (said, truth) in enumerate((
-            (seg.bone, instance > 0), (seg.clean, (instance > 0) & (tissue < CLEAN_LIMIT_M)),
-        )):
+        for k, (said, truth) in enumerate(
+            (
+                (seg.bone, instance > 0),
+                (seg.clean, (instance > 0) & (tissue < CLEAN_LIMIT_M)),
+            )
+        ):
             known = np.isfinite(seg.points_m[..., 2])
-            overlap[k] += ((said > 0.5) & truth & known).sum(), (
-                ((said > 0.5) | truth) & known).sum()
+            overlap[k] += (
+                ((said > 0.5) & truth & known).sum(),
+                (((said > 0.5) | truth) & known).sum(),
+            )
         found, lost, wrong = _compare(view, seg, instance)
         rows += found
         missed += lost
@@ -114,14 +119,19 @@ def _compare(
         R, cranial, dorsal = instances[best].R_camera_anatomy, view.cranial[row], view.dorsal[row]
         truth = np.column_stack([np.cross(dorsal, cranial), dorsal, cranial])
         votes = seg.centre_m[mine & (seg.bone > 0.5)]
-        rows.append({
-            "centre_mm": miss[best] * 1e3,
-            "rotation_deg": _degrees((np.trace(truth.T @ R) - 1) / 2),
-            "cranial_deg": _degrees(R[:, 2] @ cranial),
-            "dorsal_deg": _degrees(R[:, 1] @ dorsal),
-            "vote_mm": float(np.nanmedian(
-                np.linalg.norm(votes - view.centre_m[row], axis=1)) * 1e3) if len(votes) else 99.0,
-        })
+        rows.append(
+            {
+                "centre_mm": miss[best] * 1e3,
+                "rotation_deg": _degrees((np.trace(truth.T @ R) - 1) / 2),
+                "cranial_deg": _degrees(R[:, 2] @ cranial),
+                "dorsal_deg": _degrees(R[:, 1] @ dorsal),
+                "vote_mm": float(
+                    np.nanmedian(np.linalg.norm(votes - view.centre_m[row], axis=1)) * 1e3
+                )
+                if len(votes)
+                else 99.0,
+            }
+        )
     return rows, missed, len(instances) - len(taken)
 
 

@@ -46,17 +46,20 @@ def fold_batch_norm(net: torch.nn.Module) -> torch.nn.Module:
     return net
 
 
-def export(
-    net: torch.nn.Module, path: Path, shape: tuple[int, ...], outputs: list[str]
-) -> float:
+def export(net: torch.nn.Module, path: Path, shape: tuple[int, ...], outputs: list[str]) -> float:
     """Write the ONNX file; returns the largest difference from PyTorch on a random input x."""
     folded = fold_batch_norm(net)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            folded, (x,), str(path), input_names=["x"], output_names=outputs,
-            opset_version=OPSET, dynamo=False,
+            folded,
+            (x,),
+            str(path),
+            input_names=["x"],
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=False,
         )
     onnx.checker.check_model(onnx.load(path))
     with torch.no_grad():
@@ -74,9 +77,11 @@ def export(
 
 def git_commit(package: str = "spine_perception") -> str:
     """The commit that the training code is at, with + if the tree has changes."""
+
     def ask(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True,
-                              cwd=Path(__file__).parent).stdout.strip()
+        return subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
 
     changed = ask("status", "--porcelain", "--", ".", f"../src/{package}")
     return ask("rev-parse", "--short", "HEAD") + ("+" if changed else "")
@@ -106,8 +111,12 @@ def main() -> None:
         "input": {"size": GRID_SIZE, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M},
         "opset": OPSET,
         "training": {
-            "command": args.command, "history": args.history, "commit": git_commit(), "seed": state["seed"],
-            "steps": state["step"], "samples": state["samples"],
+            "command": args.command,
+            "history": args.history,
+            "commit": git_commit(),
+            "seed": state["seed"],
+            "steps": state["step"],
+            "samples": state["samples"],
             "views": state["report"].get("views"),
         },
         "torch_difference": difference,

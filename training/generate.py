@@ -81,8 +81,9 @@ def to_view(rendered: Rendered, centres_ct: dict[str, np.ndarray]) -> View:
         measured_m=rendered.depth_m,
         instance=number[rendered.instance],
         tissue_m=tissue.astype(np.float32),
-        centre_m=np.array([T[:3, :3] @ centres_ct[k] + T[:3, 3]
-                           for T, k in zip(poses, levels, strict=True)]).reshape(-1, 3),
+        centre_m=np.array(
+            [T[:3, :3] @ centres_ct[k] + T[:3, 3] for T, k in zip(poses, levels, strict=True)]
+        ).reshape(-1, 3),
         cranial=np.array([T[:3, 2] for T in poses]).reshape(-1, 3),
         dorsal=np.array([T[:3, 1] for T in poses]).reshape(-1, 3),
         intrinsics=rendered.intrinsics,

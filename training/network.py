@@ -41,9 +41,7 @@ class Residual(nn.Module):
 class SpineUNet(nn.Module):
     """Widths per scale 1/2, 1/4, 1/8, 1/16, 1/32; skips are added, which is cheaper than joining."""
 
-    def __init__(
-        self, c_in: int = 11, widths: tuple[int, ...] = (32, 64, 96, 128, 192)
-    ) -> None:
+    def __init__(self, c_in: int = 11, widths: tuple[int, ...] = (32, 64, 96, 128, 192)) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), ConvBlock(4 * c_in, widths[0]))
         blocks = (0, 1, 1, 2, 2)

@@ -171,7 +171,9 @@ def main() -> None:
     p.add_argument("--first", type=int, default=0, help="index of the first scene")
     p.add_argument("--views", type=int, default=3, help="pairs per operation")
     p.add_argument("--per-anatomy", type=int, default=4, help="operations per anatomy")
-    p.add_argument("--families", nargs="*", default=None, help="screw families; default: training's")
+    p.add_argument(
+        "--families", nargs="*", default=None, help="screw families; default: training's"
+    )
     p.add_argument("--empty", action="store_true", help="operations before the first screw")
     p.add_argument("--data", type=Path, default=Path("../shared/data"), help="real surfaces")
     p.add_argument("--out", type=Path, default=Path("training/data_stereo"))
@@ -189,9 +191,7 @@ def main() -> None:
             continue
         rng = np.random.default_rng([split["seeds"][0] + index, 3])
         try:
-            views = views_of(
-                anatomies.of_scene(index), rng, args.views, families, args.empty
-            )
+            views = views_of(anatomies.of_scene(index), rng, args.views, families, args.empty)
         except ValueError as error:
             print(f"{index:05d}: skipped: {error}", flush=True)
             continue

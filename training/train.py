@@ -142,11 +142,15 @@ def train(args: argparse.Namespace) -> dict:
             optimiser.load_state_dict(state["optimiser"])
         step, samples = state["step"], state["samples"]
     report: dict = {}
-    loader = iter(torch.utils.data.DataLoader(
-        Views(args.data / "train", args.size, args.seed * 100003 + step),
-        batch_size=args.batch, num_workers=args.workers,
-        prefetch_factor=8 if args.workers else None, worker_init_fn=_end_on_signal,
-    ))
+    loader = iter(
+        torch.utils.data.DataLoader(
+            Views(args.data / "train", args.size, args.seed * 100003 + step),
+            batch_size=args.batch,
+            num_workers=args.workers,
+            prefetch_factor=8 if args.workers else None,
+            worker_init_fn=_end_on_signal,
+        )
+    )
     while step < args.steps:
         net.train()
         totals: dict[str, float] = {}
@@ -171,8 +175,9 @@ def train(args: argparse.Namespace) -> dict:
             samples += args.batch
             decay = min(0.998, (1 + step) / (10 + step))
             with torch.no_grad():
-                for kept, new in zip(average.state_dict().values(), net.state_dict().values(),
-                                     strict=True):
+                for kept, new in zip(
+                    average.state_dict().values(), net.state_dict().values(), strict=True
+                ):
                     if kept.dtype.is_floating_point:
                         kept.lerp_(new, 1.0 - decay)
                     else:
@@ -180,18 +185,32 @@ def train(args: argparse.Namespace) -> dict:
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) / n
         report = {
-            "step": step, "samples": samples, "lr": round(lr, 7), "size": args.size,
+            "step": step,
+            "samples": samples,
+            "lr": round(lr, 7),
+            "size": args.size,
             "views": len(find_views(args.data / "train")),
             "samples_per_s": round(n * args.batch / (time.perf_counter() - start), 1),
             "loss": {name: round(value, 4) for name, value in totals.items()},
         }
-        if (args.data / "validation").exists() and (step % args.validate == 0 or step >= args.steps):
-            report["val"] = evaluate(TorchNetwork(average), args.data / "validation", limit=args.val_views)
-        save_checkpoint(checkpoint, {
-            "net": net.state_dict(), "ema": average.state_dict(),
-            "optimiser": optimiser.state_dict(), "step": step, "samples": samples,
-            "seed": args.seed, "report": report,
-        })
+        if (args.data / "validation").exists() and (
+            step % args.validate == 0 or step >= args.steps
+        ):
+            report["val"] = evaluate(
+                TorchNetwork(average), args.data / "validation", limit=args.val_views
+            )
+        save_checkpoint(
+            checkpoint,
+            {
+                "net": net.state_dict(),
+                "ema": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step,
+                "samples": samples,
+                "seed": args.seed,
+                "report": report,
+            },
+        )
         with (args.run / "log.jsonl").open("a") as log:
             log.write(json.dumps(report) + "\n")
         print(json.dumps(report), flush=True)

@@ -48,7 +48,9 @@ def test_every_planned_screw_of_the_exposed_levels_stands(pair):
         assert head.axis @ head.head_m < 0.0, "the axis points out of the bone, to the camera"
 
 
-def test_the_left_pixel_is_the_projected_saddle_and_the_right_differs_by_the_calibration(scene, pair):
+def test_the_left_pixel_is_the_projected_saddle_and_the_right_differs_by_the_calibration(
+    scene, pair
+):
     k = pair.intrinsics
     for head in pair.heads:
         x, y, z = head.head_m

@@ -35,8 +35,13 @@ def _world(
 
     probability = np.where(bone, 0.95, 0.05).astype(np.float32)
     seg = Segmentation(
-        probability, probability, votes.astype(np.float32), axis(2).astype(np.float32),
-        axis(1).astype(np.float32), points.astype(np.float32), Grid(2.0, 10.0, 20.0),
+        probability,
+        probability,
+        votes.astype(np.float32),
+        axis(2).astype(np.float32),
+        axis(1).astype(np.float32),
+        points.astype(np.float32),
+        Grid(2.0, 10.0, 20.0),
     )
     return seg, centres
 

@@ -131,6 +131,7 @@ def test_features_are_finite_and_bounded_whatever_comes(fault):
 
 def test_features_do_not_change_when_the_camera_is_turned_about_its_centre():
     """The promise of the ray frame: a turned camera sees the same vertebra in the same features."""
+
     def seen(turn: Rotation) -> np.ndarray:
         # A bumpy wall in the world, seen by a camera turned by `turn`; the grid follows the wall.
         middle = turn.inv().apply([0.0, 0.0, 0.5])

@@ -64,7 +64,9 @@ class OracleNetwork:
         nearest = self.centres[np.nan_to_num(distance, nan=9.0).argmin(axis=2)]
         parts = [(nearest - points) / CENTRE_SCALE_M]
         parts += [np.broadcast_to(self.R[:, k], points.shape) for k in (2, 1)]
-        turned = np.concatenate([turn(to_ray_frame(p, x, y), -roll_of(affine)) for p in parts], axis=2)
+        turned = np.concatenate(
+            [turn(to_ray_frame(p, x, y), -roll_of(affine)) for p in parts], axis=2
+        )
         return np.nan_to_num(turned).transpose(2, 0, 1).astype(np.float32)
 
 
@@ -75,13 +77,14 @@ def three_plates() -> tuple[RgbdFrame, np.ndarray]:
     frame = plate_frame(boxes)
     z = 0.492 + 0.02
     u = np.array([260.0, 320.0, 380.0])
-    centres = np.column_stack([
-        (u - CAMERA.cx) / CAMERA.fx * z, np.full(3, (245 - CAMERA.cy) / CAMERA.fy * z),
-        np.full(3, z),
-    ])
+    centres = np.column_stack(
+        [
+            (u - CAMERA.cx) / CAMERA.fx * z,
+            np.full(3, (245 - CAMERA.cy) / CAMERA.fy * z),
+            np.full(3, z),
+        ]
+    )
     return frame, centres
-
-
 
 
 def _segment(frame, centres, hint=None, angles=None) -> Segmentation | Rejected:
@@ -143,8 +146,12 @@ def test_the_last_pass_sees_the_spine_upright(three_plates):
 
 @pytest.mark.parametrize(
     "hint",
-    [None, RoiHint(320.0, 245.0, 0.5), RoiHint(320.0, 245.0, 0.5, (0.3, -0.8)),
-     RoiHint(320.0, 245.0, 0.5, (-1.0, 0.2))],
+    [
+        None,
+        RoiHint(320.0, 245.0, 0.5),
+        RoiHint(320.0, 245.0, 0.5, (0.3, -0.8)),
+        RoiHint(320.0, 245.0, 0.5, (-1.0, 0.2)),
+    ],
 )
 def test_bone_is_where_the_image_says(three_plates, hint):
     frame, centres = three_plates
@@ -206,7 +213,8 @@ def _broken(frame, **changes):
 def test_a_useless_frame_is_refused_with_its_reason(three_plates, changes, reason, kind):
     frame, centres = three_plates
     segmenter = (
-        sg.ColourSegmenter() if kind == "colour"
+        sg.ColourSegmenter()
+        if kind == "colour"
         else sg.Segmenter(OracleNetwork(frame, centres, R_TRUE))
     )
     answer = segmenter.run(_broken(frame, **changes))

@@ -47,8 +47,15 @@ def _view(seed: int) -> dataset.View:
         centres.append(centre)
     colour = np.where(instance[..., None] > 0, 220, 60).astype(np.uint8).repeat(3, axis=2)
     return dataset.View(
-        colour, depth, depth, instance, np.where(instance > 0, 0.0, np.inf),
-        np.array(centres), np.tile([1.0, 0, 0], (2, 1)), np.tile([0, 0, -1.0], (2, 1)), K,
+        colour,
+        depth,
+        depth,
+        instance,
+        np.where(instance > 0, 0.0, np.inf),
+        np.array(centres),
+        np.tile([1.0, 0, 0], (2, 1)),
+        np.tile([0, 0, -1.0], (2, 1)),
+        K,
     )
 
 
@@ -63,8 +70,27 @@ def data(tmp_path_factory) -> Path:
 
 
 def _arguments(data: Path, run: Path, steps: int, *more: str):
-    words = ["--data", data, "--run", run, "--steps", steps, "--batch", 4, "--size", 64,
-             "--workers", 0, "--report", 4, "--validate", 1000, "--val-views", 1, "--no-bf16"]
+    words = [
+        "--data",
+        data,
+        "--run",
+        run,
+        "--steps",
+        steps,
+        "--batch",
+        4,
+        "--size",
+        64,
+        "--workers",
+        0,
+        "--report",
+        4,
+        "--validate",
+        1000,
+        "--val-views",
+        1,
+        "--no-bf16",
+    ]
     return train.parser().parse_args([*map(str, words), *more])
 
 
@@ -96,8 +122,7 @@ def test_labels_follow_the_roll_pitch_and_place_of_the_grid(seed):
 
     def decoded(part: slice) -> np.ndarray:
         vectors = sample.vectors[part].transpose(1, 2, 0)
-        return features.from_ray_frame(
-            features.turn(vectors, features.roll_of(affine)), x, y)
+        return features.from_ray_frame(features.turn(vectors, features.roll_of(affine)), x, y)
 
     centre = points + decoded(slice(0, 3)) * features.CENTRE_SCALE_M
     assert centre[at] == pytest.approx(view.centre_m[row[at]], abs=1e-4)
@@ -126,10 +151,21 @@ def test_training_resumes_and_the_export_agrees(data, tmp_path, monkeypatch):
     assert sum(second["loss"].values()) < sum(first["loss"].values())
 
     model = tmp_path / "spine_unet.onnx"
-    monkeypatch.setattr(sys, "argv", [
-        "export.py", "--run", str(run), "--data", str(data / "validation"), "--out", str(model),
-        "--command", "smoke test",
-    ])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "export.py",
+            "--run",
+            str(run),
+            "--data",
+            str(data / "validation"),
+            "--out",
+            str(model),
+            "--command",
+            "smoke test",
+        ],
+    )
     export.main()
     card = read_card(model)
     assert card["training"]["steps"] == 12

@@ -44,7 +44,11 @@ def dorsal_centre(mesh: Mesh, frame: str = "LPS") -> np.ndarray:
         o3d.core.Tensor.from_numpy(local.astype(np.float32)),
         o3d.core.Tensor.from_numpy(np.ascontiguousarray(mesh.faces, np.uint32)),
     )
-    reach = scene.cast_rays(o3d.core.Tensor.from_numpy(rays), nthreads=1)["t_hit"].numpy().astype(np.float64)
+    reach = (
+        scene.cast_rays(o3d.core.Tensor.from_numpy(rays), nthreads=1)["t_hit"]
+        .numpy()
+        .astype(np.float64)
+    )
     hit = np.isfinite(reach)
     if not hit.any():
         raise ValueError("no ray from posterior hits the mesh: empty, or not in metres")

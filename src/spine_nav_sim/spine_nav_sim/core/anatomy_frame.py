@@ -40,7 +40,9 @@ def raycasting_scene(mesh: Mesh) -> o3d.t.geometry.RaycastingScene:
 def first_hits(scene, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """(N,) distances along unit directions (N, 3) from origins (N, 3); inf without a hit."""
     rays = np.concatenate(np.broadcast_arrays(origins, directions), axis=-1).astype(np.float32)
-    return scene.cast_rays(o3d.core.Tensor.from_numpy(rays.reshape(-1, 6)), nthreads=1)["t_hit"].numpy()
+    return scene.cast_rays(o3d.core.Tensor.from_numpy(rays.reshape(-1, 6)), nthreads=1)[
+        "t_hit"
+    ].numpy()
 
 
 def inside(scene, points: np.ndarray) -> np.ndarray:

@@ -14,8 +14,17 @@ import numpy as np
 from .grid import PITCH_M
 
 CHANNELS: tuple[str, ...] = (
-    "depth", "valid", "normal_x", "normal_y", "normal_z", "height_fine", "height_coarse",
-    "pitch", "red", "green", "blue",
+    "depth",
+    "valid",
+    "normal_x",
+    "normal_y",
+    "normal_z",
+    "height_fine",
+    "height_coarse",
+    "pitch",
+    "red",
+    "green",
+    "blue",
 )
 N_CHANNELS = len(CHANNELS)
 CENTRE_SCALE_M = 0.05  # the network's unit of length for centre offsets
@@ -34,7 +43,11 @@ def reference_range(range_m: np.ndarray, valid: np.ndarray) -> float:
 
 
 def features(
-    depth_m: np.ndarray, colour: np.ndarray, x: np.ndarray, y: np.ndarray, affine: np.ndarray,
+    depth_m: np.ndarray,
+    colour: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    affine: np.ndarray,
     focal: tuple[float, float],
 ) -> np.ndarray:
     """The input (C, h, w) float32, finite whatever comes in.
@@ -68,7 +81,10 @@ def features(
 
 
 def ray_normals(
-    depth_m: np.ndarray, x: np.ndarray, y: np.ndarray, affine: np.ndarray,
+    depth_m: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    affine: np.ndarray,
     focal: tuple[float, float],
 ) -> np.ndarray:
     """Unit normals (h, w, 3) towards the camera, in each cell's ray frame turned by the grid's roll.
@@ -118,9 +134,7 @@ def _tilt(vectors: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     rx, ry, rz = x / length, y / length, 1.0 / length
     vx, vy, vz = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     k = (rx * vx + ry * vy) / (1.0 + rz)
-    return np.stack(
-        [vx + rx * (vz - k), vy + ry * (vz - k), rz * vz - rx * vx - ry * vy], axis=-1
-    )
+    return np.stack([vx + rx * (vz - k), vy + ry * (vz - k), rz * vz - rx * vx - ry * vy], axis=-1)
 
 
 def _masked_blur(

@@ -114,6 +114,10 @@ def camera_points(
 
 def _warp(image: np.ndarray, affine: np.ndarray, size: int, interpolation: int) -> np.ndarray:
     return cv2.warpAffine(
-        image, affine, (size, size), flags=interpolation | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT, borderValue=0,
+        image,
+        affine,
+        (size, size),
+        flags=interpolation | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=0,
     )

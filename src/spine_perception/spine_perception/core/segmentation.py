@@ -56,8 +56,14 @@ class Segmentation:
         i = (v.reshape(-1, 1) - np.float32(self.grid.v0)) / np.float32(self.grid.scale)
         # remap takes at most 32767 rows.
         parts = [
-            cv2.remap(image, j[k : k + 32000], i[k : k + 32000], cv2.INTER_LINEAR,
-                      borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+            cv2.remap(
+                image,
+                j[k : k + 32000],
+                i[k : k + 32000],
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=0,
+            )
             for k in range(0, len(j), 32000)
         ]
         return np.concatenate(parts).reshape(u.shape) if parts else np.zeros(u.shape, np.float32)

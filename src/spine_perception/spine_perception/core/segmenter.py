@@ -27,8 +27,14 @@ from .inference import ModelError, Network, OnnxNetwork, find_model
 from .quality import check_frame, usable_depth
 from .segmentation import RoiHint, Segmentation, SegmentsFrames
 
-__all__ = ["ColourSegmenter", "ModelError", "RoiHint", "Segmentation", "Segmenter",
-           "SegmentsFrames"]
+__all__ = [
+    "ColourSegmenter",
+    "ModelError",
+    "RoiHint",
+    "Segmentation",
+    "Segmenter",
+    "SegmentsFrames",
+]
 
 SEARCH_PITCH_M = 0.0026  # the coarsest pitch that training shows
 _BONE = 0.5
@@ -161,8 +167,9 @@ def _decode(
     the camera frame, for cells with these points and ray slopes on a grid of this roll."""
     v = turn(vectors.transpose(1, 2, 0).reshape(*x.shape, 3, 3), roll)
     offset, cranial, dorsal = (from_ray_frame(v[:, :, part], x, y) for part in range(3))
-    axes = [a / np.maximum(np.linalg.norm(a, axis=2, keepdims=True), 1e-6)
-            for a in (cranial, dorsal)]
+    axes = [
+        a / np.maximum(np.linalg.norm(a, axis=2, keepdims=True), 1e-6) for a in (cranial, dorsal)
+    ]
     centre = points + offset * np.float32(CENTRE_SCALE_M)
     return np.concatenate([centre, *axes], axis=2).astype(np.float32, copy=False)
 
@@ -178,14 +185,21 @@ def _lay_out(
     vote_from_grid[:, 2] -= 0.25
     flags = cv2.WARP_INVERSE_MAP
     logits = [
-        m if angle == 0.0 else cv2.warpAffine(
-            m, turned_from_grid, (n, n), flags=cv2.INTER_LINEAR | flags, borderValue=-30.0)
+        m
+        if angle == 0.0
+        else cv2.warpAffine(
+            m, turned_from_grid, (n, n), flags=cv2.INTER_LINEAR | flags, borderValue=-30.0
+        )
         for m in masks
     ]
     centre, cranial, dorsal = (
         cv2.warpAffine(
-            np.ascontiguousarray(votes[..., k : k + 3]), vote_from_grid, (n, n),
-            flags=cv2.INTER_NEAREST | flags, borderValue=(np.nan, np.nan, np.nan))
+            np.ascontiguousarray(votes[..., k : k + 3]),
+            vote_from_grid,
+            (n, n),
+            flags=cv2.INTER_NEAREST | flags,
+            borderValue=(np.nan, np.nan, np.nan),
+        )
         for k in (0, 3, 6)
     )
     bone, clean = (1.0 / (1.0 + np.exp(-np.clip(m, -30.0, 30.0))) for m in logits)
@@ -195,7 +209,11 @@ def _lay_out(
         bone=bone,
         # Clean bone is bone: the two heads must not contradict each other.
         clean=np.minimum(bone, clean).astype(np.float32, copy=False),
-        centre_m=centre, cranial=cranial, dorsal=dorsal, points_m=points, grid=grid,
+        centre_m=centre,
+        cranial=cranial,
+        dorsal=dorsal,
+        points_m=points,
+        grid=grid,
     )
 
 
