@@ -12,7 +12,7 @@ from spine_nav_sim.core import sensor as se
 
 CAMERA = se.CAMERAS["d415"]
 K = Intrinsics(320, 240, CAMERA.fx_640_px, CAMERA.fx_640_px, 159.5, 119.5)  # a 640 px image's crop
-QUIET = se.DepthNoise(0.2, 0.7, 10.0, 0.0, 0.0, 0.0, 0.0, 5)
+QUIET = se.DepthNoise(0.2, 0.7, 10.0, 0.0, 0.0, 6, 0.0, 0.0, 0.0, 5)
 SHAPE = (240, 320)
 
 
@@ -60,11 +60,26 @@ def test_measured_plane_has_the_model_s_total_temporal_and_static_noise():
 
 
 def test_bias_field_is_fixed_to_the_camera_and_smooth():
-    noise = replace(QUIET, subpixel_rms_px=1e-6, bias_m=0.001)
+    noise = replace(QUIET, subpixel_rms_px=1e-6, bias_share=0.002)
     first, second = (plane(0.5, noise, frame) - 0.5 for frame in (0, 1))
     np.testing.assert_allclose(first, second, atol=1e-6)
     assert 3e-4 < np.nanstd(first) < 2e-3
     assert np.nanmax(np.abs(np.diff(first, axis=1))) < 1e-4
+
+
+def test_bias_grows_with_the_distance():
+    noise = replace(QUIET, subpixel_rms_px=1e-6, bias_share=0.0, bias_scale=0.003)
+    for z_m in (0.4, 0.8):
+        assert np.nanmedian(plane(z_m, noise) - z_m) == pytest.approx(0.003 * z_m, rel=0.01)
+
+
+def test_cameras_of_one_model_have_biases_of_their_own():
+    rng = np.random.default_rng(3)
+    drawn = [se.random_depth_noise(rng, CAMERA, 0.5, 0.5) for _ in range(200)]
+    share = np.array([d.bias_share for d in drawn])
+    assert 0.8 * CAMERA.bias_share < np.median(share) < 1.2 * CAMERA.bias_share
+    assert share.max() / share.min() > 3.0
+    assert np.std([d.bias_scale for d in drawn]) == pytest.approx(CAMERA.bias_share, rel=0.4)
 
 
 def test_equal_frames_are_equal_and_others_are_not():

@@ -24,15 +24,16 @@ class CameraModel:
     range_m: tuple[float, float]
     far_m: float  # nobody would mount it farther from the wound
     dots: bool  # projects an infrared pattern
+    bias_share: float  # typical 1 sigma of the smooth depth bias, as a share of the distance
 
 
 CAMERAS: dict[str, CameraModel] = {
     c.name: c
     for c in (
-        CameraModel("d415", 615.0, 1005.0, 0.055, (0.30, 3.0), 1.0, True),
-        CameraModel("d435", 608.0, 455.0, 0.050, (0.17, 3.0), 0.7, True),
-        CameraModel("d405", 436.0, 711.0, 0.018, (0.07, 1.0), 0.5, False),
-        CameraModel("zedm", 467.0, 1050.0, 0.063, (0.15, 3.0), 1.0, False),
+        CameraModel("d415", 615.0, 1005.0, 0.055, (0.30, 3.0), 1.0, True, 0.8e-3),
+        CameraModel("d435", 608.0, 455.0, 0.050, (0.17, 3.0), 0.7, True, 1.2e-3),
+        CameraModel("d405", 436.0, 711.0, 0.018, (0.07, 1.0), 0.5, False, 0.8e-3),
+        CameraModel("zedm", 467.0, 1050.0, 0.063, (0.15, 3.0), 1.0, False, 1.0e-3),
     )
 }
 
@@ -61,7 +62,9 @@ class DepthNoise:
     subpixel_rms_px: float
     temporal_share: float  # of the standard deviation; the rest is fixed to the image
     fwhm_px: float
-    bias_m: float
+    bias_share: float  # of the distance: 1 sigma of the smooth field that is fixed to the image
+    bias_scale: float  # of the distance: the same everywhere
+    bias_cells: int  # bumps of that field over the image's width
     smoothing_px: float
     flying_share: float
     hole_share: float
@@ -76,6 +79,8 @@ def random_depth_noise(
     if model.baseline_m < 0.03 or model.depth_fx_px < 600.0:
         high *= 0.5  # vendors' coarse heads interpolate harder; keeps sigma within section 12.2
     # A head whose frontal noise passes 1.5 mm at the wound would be mounted nearer, or another bought.
+    # Two cameras of one model differ: some are well calibrated, some have been dropped.
+    bias = model.bias_share * float(np.exp(np.clip(rng.normal(0.0, 0.45), -1.0, 1.0)))
     usable = FRONTAL_LIMIT_M * model.depth_fx_px * model.baseline_m / distance_m**2
     low, high = min(0.08, usable), min(high, usable)
     return DepthNoise(
@@ -83,7 +88,9 @@ def random_depth_noise(
         temporal_share=float(rng.uniform(0.4, 0.9)),
         fwhm_px=float(rng.uniform(8.0, 15.0)),
         # 1 sigma of the field: its peaks, at two sigma, are the published 0.5 to 2 mm.
-        bias_m=float(rng.uniform(0.00025, 0.0005 + 0.0005 * hardness)),
+        bias_share=bias,
+        bias_scale=float(rng.normal(0.0, bias)),
+        bias_cells=int(rng.integers(3, 8)),
         smoothing_px=float(rng.uniform(0.0, 0.8 + 1.2 * hardness)),
         flying_share=float(rng.uniform(0.0, 0.3 + 0.5 * hardness)),
         hole_share=float(rng.uniform(0.0, 0.3 + 0.7 * hardness)),
@@ -106,9 +113,9 @@ def correlated_noise(
     return cv2.sepFilter2D(white, -1, kernel, kernel)[pad:-pad, pad:-pad]
 
 
-def low_frequency(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """A smooth field with a handful of bumps over the image, deviation about 1."""
-    coarse = rng.standard_normal((5, 6), dtype=np.float32)
+def low_frequency(rng: np.random.Generator, shape: tuple[int, int], cells: int = 6) -> np.ndarray:
+    """A smooth field with `cells` bumps over the image's width, deviation about 1."""
+    coarse = rng.standard_normal((max(2, cells - 1), cells), dtype=np.float32)
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
@@ -169,7 +176,8 @@ def measure_depth(
     static_share = np.sqrt(1.0 - noise.temporal_share**2)
     error = noise.temporal_share * correlated_noise(moving, shape, fwhm)
     error += static_share * correlated_noise(fixed, shape, fwhm)
-    measured = measured + sigma * error + noise.bias_m * low_frequency(fixed, shape)
+    field = noise.bias_share * low_frequency(fixed, shape, noise.bias_cells)
+    measured = measured * (1.0 + noise.bias_scale + field) + sigma * error
 
     patches = correlated_noise(moving, shape, fwhm)
     hole = ~known
