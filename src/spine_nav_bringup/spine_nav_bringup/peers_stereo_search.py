@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches the stereo peers' parameters on validation pairs, writes peer_stereo_parameters.json.
 
-`python -m spine_nav_bringup.peers_stereo_search`, after `training/stereo_generate.py --split
+`python -m spine_nav_bringup.peers_stereo_search`, after `training/screw_finder/generate.py --split
 validation`: the pairs on which our own thresholds are chosen too, with screws of training designs.
 The same number of candidates for both peers: the defaults and random draws. The offset from the
 surface to the saddle point is fitted with each. The most visible heads right less false ones wins,
@@ -54,7 +54,7 @@ class Sample:
 
 
 def load_samples(detector: peers.Detector, folder: Path, count: int) -> list[Sample]:
-    """`count` pairs, evenly from those that training/stereo_generate.py wrote to `folder`.
+    """`count` pairs, evenly from those that training/screw_finder/generate.py wrote to `folder`.
 
     Raises:
         InputError: there is none.
@@ -62,7 +62,7 @@ def load_samples(detector: peers.Detector, folder: Path, count: int) -> list[Sam
     files = sorted(folder.glob("*.npz"))
     if not files:
         raise InputError(folder, "--data", "holds no pairs",
-                         "run training/stereo_generate.py --split validation")  # fmt: skip
+                         "run python -m training.screw_finder.generate --split validation")  # fmt: skip
     chosen = np.unique(np.linspace(0, len(files) - 1, count).round().astype(int))
     return [read_sample(detector, files[i], stamp) for stamp, i in enumerate(chosen)]
 

@@ -221,7 +221,7 @@ def test_the_search_writes_settings_that_the_bench_reads(tmp_path, name):
 
 
 def test_pairs_of_the_generator_become_samples(tmp_path):
-    with pytest.raises(InputError, match="stereo_generate"):
+    with pytest.raises(InputError, match="screw_finder.generate"):
         tuning.load_samples(FakeDetector(), tmp_path, 2)
     pair, heads = frame(), truth_at(PLACES[1:])
     for name in "abc":

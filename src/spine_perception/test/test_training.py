@@ -17,17 +17,13 @@ from spine_nav_common.core.types import Intrinsics
 from spine_perception.core.inference import OnnxNetwork, read_card
 
 TRAINING = Path(__file__).resolve().parents[3] / "training"
-if not (TRAINING / "train.py").is_file():
+if not (TRAINING / "spine_unet" / "train.py").is_file():
     pytest.skip("training/ is not part of this installation", allow_module_level=True)
 torch = pytest.importorskip("torch", reason="training needs the `train` extra (torch)")
 pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
-sys.path.insert(0, str(TRAINING))
+sys.path.insert(0, str(TRAINING.parent))
 
-import dataset
-import evaluate
-import export
-import network
-import train
+from training.spine_unet import dataset, evaluate, export, network, train
 
 K = Intrinsics(160, 120, 400.0, 400.0, 79.5, 59.5)
 

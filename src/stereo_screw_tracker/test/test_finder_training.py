@@ -15,19 +15,17 @@ import numpy as np
 import pytest
 
 TRAINING = Path(__file__).resolve().parents[3] / "training"
-if not (TRAINING / "stereo_finder_train.py").is_file():
+if not (TRAINING / "screw_finder" / "train.py").is_file():
     pytest.skip("training/ is not part of this installation", allow_module_level=True)
 torch = pytest.importorskip("torch", reason="training needs the `train` extra (torch)")
 pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
-sys.path.insert(0, str(TRAINING))
+sys.path.insert(0, str(TRAINING.parent))
 
-import stereo_finder_dataset as dataset
-import stereo_finder_evaluate as evaluation
-import stereo_finder_export as export
-import stereo_finder_network as network
-import stereo_finder_train as training
 from stereo_screw_tracker.core.finder import Finder
 from stereo_screw_tracker.core.finder_grid import CELL_PX, SLOPE_SCALE, cell_centres
+from training.screw_finder import dataset, export, network
+from training.screw_finder import evaluate as evaluation
+from training.screw_finder import train as training
 
 F, BASELINE_M, WIDE, HIGH = 600.0, 0.08, 640, 480
 
@@ -43,7 +41,7 @@ def _project(points: np.ndarray, shift: float) -> np.ndarray:
 
 
 def _arrays(seed: int) -> dict[str, np.ndarray]:
-    """Bright discs for heads and a bar for a rod on noise, as training/stereo_generate.py labels."""
+    """Bright discs for heads and a bar for a rod on noise, as training/screw_finder/generate.py labels."""
     rng = np.random.default_rng(seed)
     heads = np.column_stack(
         [rng.uniform(-0.05, 0.12, 3), [-0.1, 0.0, 0.1], rng.uniform(0.45, 0.55, 3)]

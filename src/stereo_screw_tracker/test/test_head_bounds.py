@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def fitter() -> ModuleType:
-    """training/stereo_fit_bounds.py as a module."""
+    """training/calibration/stereo_fit_bounds.py as a module."""
     spec = importlib.util.spec_from_file_location(
-        "stereo_fit_bounds", ROOT / "training" / "stereo_fit_bounds.py"
+        "stereo_fit_bounds", ROOT / "training" / "calibration" / "stereo_fit_bounds.py"
     )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -91,7 +91,7 @@ class TestFit:
     """Records drawn from a known model are covered to 95 %, and others too."""
 
     def columns(self, count: int, seed: int, truth: BoundModel) -> dict[str, np.ndarray]:
-        """As training/stereo_calibrate.py writes them."""
+        """As training/calibration/stereo_calibrate.py writes them."""
         rng = np.random.default_rng(seed)
         k = CAMERA.intrinsics
         point = np.c_[rng.uniform(-0.1, 0.1, (count, 2)), rng.uniform(0.35, 0.7, count)]

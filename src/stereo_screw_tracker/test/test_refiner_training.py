@@ -20,18 +20,15 @@ from stereo_screw_tracker.core.crops import head_crops, project, rod_crops
 from stereo_screw_tracker.core.types import StereoCamera
 
 TRAINING = Path(__file__).resolve().parents[3] / "training"
-if not (TRAINING / "stereo_refiner_train.py").is_file():
+if not (TRAINING / "screw_refiner" / "train.py").is_file():
     pytest.skip("training/ is not part of this installation", allow_module_level=True)
 torch = pytest.importorskip("torch", reason="training needs the `train` extra (torch)")
 pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
-sys.path.insert(0, str(TRAINING))
+sys.path.insert(0, str(TRAINING.parent))
 
-import stereo_refiner_augment as augment
-import stereo_refiner_dataset as dataset
-import stereo_refiner_evaluate as evaluation
-import stereo_refiner_export as export
-import stereo_refiner_network as network
-import stereo_refiner_train as training
+from training.screw_refiner import augment, dataset, export, network
+from training.screw_refiner import evaluate as evaluation
+from training.screw_refiner import train as training
 
 CAMERA = StereoCamera(Intrinsics(320, 240, 320.0, 320.0, 160.0, 120.0), 0.08)
 
@@ -291,7 +288,7 @@ def test_training_resumes_and_the_export_runs_in_the_core(data, tmp_path, kind, 
 
 
 def test_without_data_training_says_what_to_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="stereo_generate"):
+    with pytest.raises(FileNotFoundError, match="screw_finder.generate"):
         training.train(_arguments("head", tmp_path, tmp_path / "run"))
 
 

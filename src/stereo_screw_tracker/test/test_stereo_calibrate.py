@@ -16,12 +16,12 @@ from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.tracker import StereoTracker
 
 TRAINING = Path(__file__).resolve().parents[3] / "training"
-if not (TRAINING / "stereo_calibrate.py").is_file():
+if not (TRAINING / "calibration" / "stereo_calibrate.py").is_file():
     pytest.skip("training/ is not part of this installation", allow_module_level=True)
-sys.path.insert(0, str(TRAINING))
+sys.path.insert(0, str(TRAINING.parent))
 
-import stereo_calibrate as calibrate
-import stereo_fit_bounds as fitting
+from training.calibration import stereo_calibrate as calibrate
+from training.calibration import stereo_fit_bounds as fitting
 
 STAMPS = (0, 100_000_000, 200_000_000)
 

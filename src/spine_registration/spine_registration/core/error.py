@@ -3,7 +3,7 @@
 
 The filter's covariance knows noise that differs from frame to frame. What stays the same in every
 frame (bias of the depth camera, tissue that hides the bone, the mesh's own error) does not average
-out and is added here, with sizes fitted on the `calibrate` anatomies (training/fit_error.py).
+out and is added here, with sizes fitted on the `calibrate` anatomies (training/calibration/fit_error.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DRAWS = 256
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """How the parts of a pose's error add up; fitted by training/fit_error.py.
+    """How the parts of a pose's error add up; fitted by training/calibration/fit_error.py.
 
     filter_gain: on the filter's standard deviations, which assume noise that is new every frame.
     static_gain: on those of a single frame, for noise that stays the same from frame to frame.
@@ -62,10 +62,14 @@ def load_error_model(path: Path | None = None) -> ErrorModel:
         content = json.loads(file.read_text(encoding="utf-8"))
         sizes = {f.name: float(content.get(f.name, -1.0)) for f in fields(ErrorModel)}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: no fitted sizes ({error}); run training/fit_error.py") from error
+        raise ValueError(
+            f"{file}: no fitted sizes ({error}); run python -m training.calibration.fit_error"
+        ) from error
     bad = [name for name, size in sizes.items() if not 0.0 < size < np.inf]
     if bad:
-        raise ValueError(f"{file}: {', '.join(bad)} must be positive; run training/fit_error.py")
+        raise ValueError(
+            f"{file}: {', '.join(bad)} must be positive; run python -m training.calibration.fit_error"
+        )
     return ErrorModel(**sizes)
 
 

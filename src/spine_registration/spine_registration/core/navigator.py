@@ -70,7 +70,7 @@ class Navigator:
         self.error_model = error_model or load_error_model()
         self.model = model or build_model(case)
         self._segmenter = segmenter
-        # Set to a list to collect what each prediction was made of (training/fit_error.py).
+        # Set to a list to collect what each prediction was made of (training/calibration/fit_error.py).
         self.trace: list[tuple[int, str, ErrorInputs]] | None = None
         self._exposed = [self.model.levels.index(level) for level in case.exposed_levels]
         self.reset()

@@ -3,7 +3,7 @@
 
 The network states its noise and the filter what averages out. Neither knows what calibration does
 to the disparity, nor how far the network's own statements can be trusted; those sizes are fitted on
-the `calibrate` scenes by training/stereo_fit_bounds.py.
+the `calibrate` scenes by training/calibration/stereo_fit_bounds.py.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def load_bound_model(path: Path | None = None) -> BoundModel:
         sizes = {f.name: float(content.get(f.name, -1.0)) for f in fields(BoundModel)}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file}: no fitted sizes ({error}); run training/stereo_fit_bounds.py"
+            f"{file}: no fitted sizes ({error}); run python -m training.calibration.stereo_fit_bounds"
         ) from error
     bad = [name for name, size in sizes.items() if not 0.0 <= size < np.inf]
     if bad or not sizes["gain"] > 0.0:
         raise ValueError(
-            f"{file}: {', '.join(bad) or 'gain'} must be positive; run training/stereo_fit_bounds.py"
+            f"{file}: {', '.join(bad) or 'gain'} must be positive; run python -m training.calibration.stereo_fit_bounds"
         )
     return BoundModel(**sizes)
 

@@ -2,7 +2,7 @@
 """One probability that a place is a screw head, from two networks that looked at it.
 
 The finder knows the surroundings, the refiner the close view; each is fooled by other things. A
-logistic model joins them; its three numbers are fitted by training/stereo_fit_confidence.py.
+logistic model joins them; its three numbers are fitted by training/calibration/stereo_fit_confidence.py.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def load_confidence_model(path: Path | None = None) -> ConfidenceModel:
         model = ConfidenceModel(**{f.name: float(content[f.name]) for f in fields(ConfidenceModel)})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file}: no fitted numbers ({error}); run training/stereo_fit_confidence.py"
+            f"{file}: no fitted numbers ({error}); run python -m training.calibration.stereo_fit_confidence"
         ) from error
     values = [model.offset, model.refiner, model.finder]
     if not np.isfinite(values).all() or min(model.refiner, model.finder) < 0.0:
         raise ValueError(
             f"{file}: {values}: weights must be finite and not negative; run "
-            "training/stereo_fit_confidence.py"
+            "training/calibration/stereo_fit_confidence.py"
         )
     return model
 

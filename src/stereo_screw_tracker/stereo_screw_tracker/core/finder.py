@@ -172,7 +172,7 @@ def card_threshold(model: Path, network: OnnxModel, name: str) -> float:
     if not 0 < value < 1:
         raise ModelError(
             f"{model.with_suffix('.json')}: field thresholds is {chosen}, needs {name} between "
-            "0 and 1; run training/stereo_finder_export.py"
+            "0 and 1; run python -m training.screw_finder.export"
         )
     return value
 

@@ -108,7 +108,7 @@ class StereoTracker:
         self._bounds = bounds or load_bound_model()
         self._confidence = confidence or load_confidence_model()
         # Set to a list to collect (track_id, inputs, camera) of every bound
-        # (training/stereo_calibrate.py).
+        # (training/calibration/stereo_calibrate.py).
         self.trace: list[tuple[int, BoundInputs, StereoCamera]] | None = None
         self.reset()
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit how the finder's score and the refiner's confidence join, on the validation pairs.
 
-    python training/stereo_fit_confidence.py --out src/stereo_screw_tracker/stereo_screw_tracker/confidence.json
+    python -m training.calibration.stereo_fit_confidence --out src/stereo_screw_tracker/stereo_screw_tracker/confidence.json
 
 Training designs and anatomies, none of them judged. Prints found and false heads per threshold, the
 half of the pairs that was not fitted on; heads of which little shows count neither way.
@@ -18,11 +18,11 @@ import numpy as np
 from scipy.optimize import minimize
 
 from spine_nav_common.core.types import Rejected, StereoFrame
-from stereo_refiner_dataset import find_pairs, load_pair
 from stereo_screw_tracker.core.confidence import logit
 from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.load import load_networks
 from stereo_screw_tracker.core.triangulate import camera_of, triangulate_head
+from training.screw_refiner.dataset import find_pairs, load_pair
 
 NEAR_MM = 8.0  # of a head: not a ghost, even where it is not right
 SHOWS = 0.5  # share of a head's pixels from which it should be found

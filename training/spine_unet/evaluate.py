@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of the whole segmenter on views of anatomies that training never saw.
 
-    python training/evaluate.py models/spine_unet.onnx --data training/data/validation
+    python -m training.spine_unet.evaluate models/spine_unet.onnx --data training/data/validation
 
 The measured depth and the plain colour go through `Segmenter.run` without a hint: search, close
 look, upright pass. A refused view counts as one in which nothing was found.
@@ -17,12 +17,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataset import View, find_views, load_view
 from spine_nav_common.core.types import Rejected, RgbdFrame
 from spine_perception.core.grid import GRID_SIZE, pixel_maps
 from spine_perception.core.inference import Network, OnnxNetwork
 from spine_perception.core.instances import find_instances
 from spine_perception.core.segmenter import Segmentation, Segmenter
+from training.spine_unet.dataset import View, find_views, load_view
 
 MIN_CELLS = 80  # an instance that shows less is not counted as one to be found
 MATCH_M = 0.015
@@ -35,7 +35,9 @@ def evaluate(network: Network, folder: Path, limit: int = 0) -> dict[str, float]
     if limit and len(paths) > limit:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).astype(int)]
     if not paths:
-        raise FileNotFoundError(f"{folder}: no views with bone; run training/generate.py")
+        raise FileNotFoundError(
+            f"{folder}: no views with bone; run python -m training.spine_unet.generate"
+        )
     segmenter = Segmenter(network)
     overlap = np.zeros((2, 2))
     rows: list[dict[str, float]] = []

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of the refiners on pairs with screw families and anatomies that training never saw.
 
-    python training/stereo_refiner_evaluate.py head models/screw_refiner.onnx
-    python training/stereo_refiner_evaluate.py rod models/rod_refiner.onnx
+    python -m training.screw_refiner.evaluate head models/screw_refiner.onnx
+    python -m training.screw_refiner.evaluate rod models/rod_refiner.onnx
 
-Hypotheses err like the finder's (`stereo_refiner_dataset.finder_like`); everything then runs
+Hypotheses err like the finder's (`dataset.finder_like`); everything then runs
 through the core's own code. Truth is where the saddle point lies in the pictures, so the
 calibration error of the simulated rig is reported apart (`rig_mm`).
 """
@@ -20,7 +20,10 @@ import numpy as np
 
 from spine_nav_common.core.types import StereoFrame
 from spine_perception.core.inference import OnnxModel
-from stereo_refiner_dataset import (
+from stereo_screw_tracker.core import refiner, rod_refiner
+from stereo_screw_tracker.core.crops import head_crops, rod_crops, triangulate_rough
+from stereo_screw_tracker.core.refiner import EYES_FROM_PAIR, BatchNetwork
+from training.screw_refiner.dataset import (
     IGNORE,
     StereoPair,
     find_pairs,
@@ -31,9 +34,6 @@ from stereo_refiner_dataset import (
     rod_hypotheses,
     rod_labels,
 )
-from stereo_screw_tracker.core import refiner, rod_refiner
-from stereo_screw_tracker.core.crops import head_crops, rod_crops, triangulate_rough
-from stereo_screw_tracker.core.refiner import EYES_FROM_PAIR, BatchNetwork
 
 SEED = 7
 NORMAL_95 = 1.96
@@ -49,7 +49,7 @@ def chosen(folder: Path, limit: int) -> list[StereoPair]:
     """Up to `limit` pairs spread over the folder (0: all); raises FileNotFoundError if none."""
     paths = find_pairs(folder)
     if not paths:
-        raise FileNotFoundError(f"{folder}: no pairs; run training/stereo_generate.py")
+        raise FileNotFoundError(f"{folder}: no pairs; run python -m training.screw_finder.generate")
     if limit and len(paths) > limit:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).astype(int)]
     return [load_pair(p) for p in paths]

@@ -15,10 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from augment import add_occluders, crop_out, degrade_depth, shift_colour, warp_jitter
 from spine_nav_common.core.types import Intrinsics
 from spine_perception.core.features import CENTRE_SCALE_M, features, roll_of, to_ray_frame, turn
 from spine_perception.core.grid import camera_points, pixel_maps, sample_depth, upright_angle
+from training.spine_unet.augment import (
+    add_occluders,
+    crop_out,
+    degrade_depth,
+    shift_colour,
+    warp_jitter,
+)
 
 DEPTH_UNIT_M = 0.00005
 TISSUE_UNIT_M = 0.0001

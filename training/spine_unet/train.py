@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the spine U-Net on rendered views; resumable, seeded, logs one JSON line per report.
 
-    python training/train.py --data training/data --run training/runs/a --steps 12000 [--resume]
+    python -m training.spine_unet.train --data training/data --run training/runs/a --steps 12000 [--resume]
 
 New views that the generator writes meanwhile are picked up.
 """
@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 import torch
 
-from dataset import Sample, find_views, load_view, make_sample, random_grid
-from evaluate import evaluate
-from network import SpineUNet, TorchNetwork
+from training.spine_unet.dataset import Sample, find_views, load_view, make_sample, random_grid
+from training.spine_unet.evaluate import evaluate
+from training.spine_unet.network import SpineUNet, TorchNetwork
 
 REFRESH = 800  # views between two looks at what the generator has written meanwhile
 KEYS = ("x", "bone", "clean", "weight", "vectors", "holds")
@@ -85,7 +85,9 @@ class Views(torch.utils.data.IterableDataset):
             if count % REFRESH == 0:
                 paths = find_views(self.folder)
                 if not paths:
-                    raise FileNotFoundError(f"{self.folder}: no views; run training/generate.py")
+                    raise FileNotFoundError(
+                        f"{self.folder}: no views; run python -m training.spine_unet.generate"
+                    )
             view = load_view(paths[rng.integers(len(paths))])
             # Two cuts of one view share the cost of reading it.
             for _ in range(2):
@@ -112,7 +114,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-COMMITTED = Path(__file__).parent.parent / "models" / "spine_unet.pt"
+COMMITTED = Path(__file__).parents[2] / "models" / "spine_unet.pt"
 """Weights of the shipped model in half precision: a run without a checkpoint resumes from them."""
 
 

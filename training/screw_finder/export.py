@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint to models/screw_finder.onnx, its JSON card, model card and half-precision weights.
 
-    python training/stereo_finder_export.py --run training/runs/stereo_finder
+    python -m training.screw_finder.export --run training/runs/stereo_finder
 
 The averaged weights are exported. The thresholds are chosen on the validation pairs. A checkpoint of
 --mono gives models/screw_finder_mono.onnx.
@@ -17,16 +17,16 @@ from pathlib import Path
 import cv2
 import torch
 
-from export import OPSET, export, git_commit
-from stereo_finder_card import finder_card
-from stereo_finder_evaluate import evaluate
-from stereo_finder_network import ScrewFinder, TorchFinder
 from stereo_screw_tracker.core import finder_mono
 from stereo_screw_tracker.core.finder import EXPECTED_INPUT, Finder
 from stereo_screw_tracker.core.finder_grid import HEIGHT, WIDTH
 from stereo_screw_tracker.core.finder_mono import MonoFinder
+from training.screw_finder.card import finder_card
+from training.screw_finder.evaluate import evaluate
+from training.screw_finder.network import ScrewFinder, TorchFinder
+from training.spine_unet.export import OPSET, export, git_commit
 
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = Path(__file__).parents[2] / "models"
 OUTPUTS = ["maps", "head_volume", "rod_volume"]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint to models/spine_unet.onnx and its card models/spine_unet.json.
 
-    python training/export.py --run training/runs/a --data training/data/validation
+    python -m training.spine_unet.export --run training/runs/a --data training/data/validation
 
 The averaged weights are exported with batch norm folded in; ONNX Runtime must agree with PyTorch.
 """
@@ -22,12 +22,12 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from card import model_card
-from evaluate import evaluate
-from network import SpineUNet
 from spine_perception.core.features import CENTRE_SCALE_M, CHANNELS, N_CHANNELS
 from spine_perception.core.grid import GRID_SIZE
 from spine_perception.core.inference import OnnxNetwork
+from training.spine_unet.card import model_card
+from training.spine_unet.evaluate import evaluate
+from training.spine_unet.network import SpineUNet
 
 OPSET = 17  # read by ONNX Runtime 1.23, the oldest supported
 AGREEMENT = 1e-3
@@ -83,7 +83,7 @@ def git_commit(package: str = "spine_perception") -> str:
             ["git", *words], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
         ).stdout.strip()
 
-    changed = ask("status", "--porcelain", "--", ".", f"../src/{package}")
+    changed = ask("status", "--porcelain", "--", "..", f"../../src/{package}")
     return ask("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 

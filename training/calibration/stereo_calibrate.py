@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collect heads with their stated uncertainty and true error on the anatomies of `calibrate`.
 
-    .venv/bin/python training/stereo_calibrate.py --scenes 24 --out training/data_stereo/heads.npz
+    python -m training.calibration.stereo_calibrate --scenes 24 --out training/data_stereo/heads.npz
 
 Runs the tracker over stereo scenes with screws of training designs, and writes one record per
-reported head for `training/stereo_fit_bounds.py`. The bounds are judged on the list `judge`.
+reported head for `training/calibration/stereo_fit_bounds.py`. The bounds are judged on the list `judge`.
 """
 
 from __future__ import annotations

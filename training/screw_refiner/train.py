@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the head or the rod refiner on stereo pairs; resumable, seeded, one JSON line per report.
 
-    python training/stereo_refiner_train.py head --run training/runs/stereo_head --minutes 45
-    python training/stereo_refiner_train.py rod --run training/runs/stereo_rod --minutes 15
+    python -m training.screw_refiner.train head --run training/runs/stereo_head --minutes 45
+    python -m training.screw_refiner.train rod --run training/runs/stereo_rod --minutes 15
 
 The learning rate falls over the minutes of this call; --resume goes on from the run's checkpoint or
 else from the shipped weights. New pairs that the generator writes meanwhile are picked up.
@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from stereo_refiner_augment import photometric
-from stereo_refiner_dataset import (
+from stereo_screw_tracker.core.crops import normalise
+from training.screw_refiner.augment import photometric
+from training.screw_refiner.dataset import (
     IGNORE,
     StereoPair,
     find_pairs,
@@ -33,13 +34,12 @@ from stereo_refiner_dataset import (
     load_pair,
     rod_samples,
 )
-from stereo_refiner_evaluate import chosen, evaluate_heads, evaluate_rods
-from stereo_refiner_network import HeadNet, RodNet, TorchRefiner
-from stereo_screw_tracker.core.crops import normalise
+from training.screw_refiner.evaluate import chosen, evaluate_heads, evaluate_rods
+from training.screw_refiner.network import HeadNet, RodNet, TorchRefiner
 
 REFRESH = 50  # steps between two looks at what the generator has written meanwhile
 WARM_UP = 100  # steps
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = Path(__file__).parents[2] / "models"
 SHIPPED = {"head": MODELS / "screw_refiner.pt", "rod": MODELS / "rod_refiner.pt"}
 """Weights of the shipped models in half precision: a run without a checkpoint resumes from them."""
 
@@ -148,7 +148,9 @@ class Pairs:
     def __init__(self, folder: Path) -> None:
         self.folder, self._draws, self.paths = folder, 0, find_pairs(folder)
         if not self.paths:
-            raise FileNotFoundError(f"{folder}: no pairs; run training/stereo_generate.py")
+            raise FileNotFoundError(
+                f"{folder}: no pairs; run python -m training.screw_finder.generate"
+            )
 
     def draw(self, n: int, rng: np.random.Generator) -> list[StereoPair]:
         """n random pairs."""

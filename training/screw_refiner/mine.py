@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the finder sees heads in the training pairs, right or wrong: what the refiner must judge.
 
-    python training/stereo_mine.py --data training/data_stereo/train
+    python -m training.screw_refiner.mine --data training/data_stereo/train
 
 Random places teach the refiner what a wound looks like; only the finder's own mistakes teach it
 what looks like a head and is none. Writes DATA/mined/<pair>.npz: left_px, right_px (K, 2), score.
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from spine_nav_common.core.types import StereoFrame
-from stereo_refiner_dataset import find_pairs, load_pair
 from stereo_screw_tracker.core.finder import Finder
+from training.screw_refiner.dataset import find_pairs, load_pair
 
 FLOOR = 0.1  # far below any threshold in use
 MOST = 40

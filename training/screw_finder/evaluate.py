@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of the whole finder on pairs that training never saw.
 
-    python training/stereo_finder_evaluate.py models/screw_finder.onnx
+    python -m training.screw_finder.evaluate models/screw_finder.onnx
 
 Images at their own resolution go through `Finder.find`. A head is visible if it shows at least half
 of itself in both views. A candidate is right if it lies within RIGHT_MM of a head, in both views,
@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 
 from spine_nav_common.core.types import Intrinsics, StereoFrame
-from stereo_finder_dataset import HIDDEN, Pair, find_pairs, make_sample, read_pair
 from stereo_screw_tracker.core.finder import Finder, FinderNetwork, HeadCandidate, bin_disparity
 from stereo_screw_tracker.core.finder_grid import CELL_PX, MAPS, letterbox, network_input
 from stereo_screw_tracker.core.finder_mono import MonoFinder
+from training.screw_finder.dataset import HIDDEN, Pair, find_pairs, make_sample, read_pair
 
 RIGHT_MM = 8.0  # the refiner reaches that far; tulips are 12 mm wide and stand 25 mm apart
 VISIBLE = 0.5
@@ -93,7 +93,7 @@ def evaluate(
     if limit and len(paths) > limit:
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).astype(int)]
     if not paths:
-        raise FileNotFoundError(f"{folder}: no pairs; run training/stereo_generate.py")
+        raise FileNotFoundError(f"{folder}: no pairs; run python -m training.screw_finder.generate")
     finder = (MonoFinder if mono else Finder)(network, LEAST_SCORE)
     rows, shares, times, rods = [], [], [], []
     for path in paths:

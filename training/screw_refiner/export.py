@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint of a refiner to models/: the ONNX file, its JSON card, half-precision weights, card.
 
-    python training/stereo_refiner_export.py head --run training/runs/stereo_head
-    python training/stereo_refiner_export.py rod --run training/runs/stereo_rod
+    python -m training.screw_refiner.export head --run training/runs/stereo_head
+    python -m training.screw_refiner.export rod --run training/runs/stereo_rod
 
 The averaged weights are exported with batch norm folded in; ONNX Runtime must agree with PyTorch.
 The predicted sigmas are calibrated on every other validation pair and judged on the rest.
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from export import OPSET, export, git_commit
 from spine_perception.core.inference import OnnxModel
-from stereo_refiner_card import model_card
-from stereo_refiner_evaluate import CORE, EVALUATE, chosen, milliseconds
-from stereo_refiner_train import NETS, SHIPPED
 from stereo_screw_tracker.core.refiner import sigma_scale
+from training.screw_refiner.card import model_card
+from training.screw_refiner.evaluate import CORE, EVALUATE, chosen, milliseconds
+from training.screw_refiner.train import NETS, SHIPPED
+from training.spine_unet.export import OPSET, export, git_commit
 
 
 def save_half(state: dict, path: Path) -> None:

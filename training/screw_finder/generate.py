@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render stereo pairs with screws and rods; run it again to resume or to add more.
 
-    python training/stereo_generate.py --split train --scenes 2000 --out training/data_stereo
+    python -m training.screw_finder.generate --split train --scenes 2000 --out training/data_stereo
 
 Writes OUT/SPLIT/<scene>_<view>.npz (see `to_arrays`). A scene whose first view exists is skipped.
 """
@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import yaml
 
-from generate import SPLITS, training_anatomy, validation_anatomy
 from spine_nav_sim.core.anatomy import Anatomy
 from spine_nav_sim.core.planning import plan_screws
 from spine_nav_sim.core.scene import SceneConfig, place_lamps
@@ -27,6 +26,7 @@ from spine_nav_sim.core.sensor import random_colour_sensor
 from spine_nav_sim.core.stereo_config import StereoConfig
 from spine_nav_sim.core.stereo_layout import make_stereo_scene, remount_cameras
 from spine_nav_sim.core.stereo_scene import OTHER_METAL, StereoRendered, StereoScene
+from training.spine_unet.generate import SPLITS, training_anatomy, validation_anatomy
 
 SIZES = (*((640, 480),) * 5, (848, 480), (800, 600))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render training or validation views; run it again to resume or to add more.
 
-    python training/generate.py --split train --anatomies 2000 --out training/data
+    python -m training.spine_unet.generate --split train --anatomies 2000 --out training/data
 
 Writes OUT/SPLIT/<anatomy>/<view>.npz. An anatomy whose folder exists is done and skipped.
 """
@@ -20,7 +20,6 @@ import numpy as np
 import open3d as o3d
 import yaml
 
-from dataset import View, save_view
 from spine_nav_common.core.landmarks import dorsal_centre
 from spine_nav_common.core.types import LEVEL_CODE, Intrinsics, Mesh
 from spine_nav_sim.core.anatomy import Anatomy, make_anatomy
@@ -28,12 +27,13 @@ from spine_nav_sim.core.anatomy_files import load_anatomy, load_vertebra
 from spine_nav_sim.core.anatomy_vary import RESECTIONS, resect, stack_vertebra, vary_anatomy
 from spine_nav_sim.core.scene import Rendered, SceneConfig
 from spine_nav_sim.core.views import render_views
+from training.spine_unet.dataset import View, save_view
 
 LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
 WIDTH, HEIGHT = 400, 320
 MAX_FACES = 14000
 PIXEL_PITCH_M = (0.00085, 0.00110)
-SPLITS = Path(__file__).with_name("splits.yaml")
+SPLITS = Path(__file__).parents[1] / "splits.yaml"
 
 
 def scene_config(rng: np.random.Generator, distance_m: float) -> SceneConfig:

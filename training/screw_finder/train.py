@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the screw finder on rendered stereo pairs; resumable, seeded, logs one JSON line per report.
 
-    python training/stereo_finder_train.py --run training/runs/stereo_finder --minutes 60 [--resume]
+    python -m training.screw_finder.train --run training/runs/stereo_finder --minutes 60 [--resume]
 
 New pairs that the generator writes meanwhile are picked up. --mono trains the peer that sees one
 image alone.
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stereo_finder_dataset import (
+from training.screw_finder.dataset import (
     Pair,
     Sample,
     find_pairs,
@@ -31,12 +31,12 @@ from stereo_finder_dataset import (
     make_sample,
     read_pair,
 )
-from stereo_finder_evaluate import evaluate
-from stereo_finder_network import ScrewFinder, TorchFinder
-from train import save_checkpoint
+from training.screw_finder.evaluate import evaluate
+from training.screw_finder.network import ScrewFinder, TorchFinder
+from training.spine_unet.train import save_checkpoint
 
 REFRESH_STEPS = 40  # between two looks at what the generator has written meanwhile
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = Path(__file__).parents[2] / "models"
 
 
 def losses(outputs: tuple[torch.Tensor, ...], batch: dict[str, torch.Tensor]) -> dict:
@@ -112,7 +112,9 @@ class Pairs:
             if path not in self._kept:
                 self._kept[path] = keep_small(read_pair(path))
         if not self._kept:
-            raise FileNotFoundError(f"{self._folder}: no pairs; run training/stereo_generate.py")
+            raise FileNotFoundError(
+                f"{self._folder}: no pairs; run python -m training.screw_finder.generate"
+            )
 
     def batch(self, n: int) -> dict[str, torch.Tensor]:
         """n samples, every pair once before any comes again."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit the error model of predicted TRE on the anatomies of the list `calibrate`.
 
-    python training/fit_error.py --scenes 24 --frames 16 --out src/spine_registration/...json
+    python -m training.calibration.fit_error --scenes 24 --frames 16 --out src/spine_registration/...json
 
 Navigates virtual operations, keeps what every prediction was made of beside the true TRE, and
 finds the sizes whose 95 % bound loses least by the quantile (pinball) loss, which is the proper

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stereo pairs from training/stereo_generate.py to augmented samples and targets of the finder.
+"""Stereo pairs from training/screw_finder/generate.py to augmented samples and targets of the finder.
 
 Kept in memory at no more than the grid's resolution, so that random scale and place cost no reading. All places are pixels (u, v) from the centre of the first pixel.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stereo_finder_augment import photometric, random_cover
 from stereo_screw_tracker.core.finder_grid import (
     BINS,
     CELL_PX,
@@ -25,6 +24,7 @@ from stereo_screw_tracker.core.finder_grid import (
     grey,
     normalise,
 )
+from training.screw_finder.augment import photometric, random_cover
 
 TULIP_M = 0.012
 CLOSE_LOOKS = 0.6  # share of the samples that look closely at the heads

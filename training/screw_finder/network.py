@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from network import ConvBlock, Residual
 from stereo_screw_tracker.core.finder_grid import BINS, CELLS_HIGH, CELLS_WIDE, MAPS
+from training.spine_unet.network import ConvBlock, Residual
 
 CORRELATED = 32  # channels of the unit vectors that are compared
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit the 95 % bound of screw heads on the records of anatomies of the list `calibrate`.
 
-    .venv/bin/python training/stereo_calibrate.py --scenes 24 --out training/data_stereo/heads.npz
-    .venv/bin/python training/stereo_fit_bounds.py training/data_stereo/heads.npz \
+    python -m training.calibration.stereo_calibrate --scenes 24 --out training/data_stereo/heads.npz
+    python -m training.calibration.stereo_fit_bounds training/data_stereo/heads.npz \
         --out src/stereo_screw_tracker/stereo_screw_tracker/bounds.json
 
 Finds the sizes whose bound loses least by the quantile (pinball) loss, which punishes bounds that
@@ -64,7 +64,7 @@ class Records:
 
 
 def load_records(path: Path) -> tuple[Records, dict[str, Any]]:
-    """What training/stereo_calibrate.py wrote, and how it came about.
+    """What training/calibration/stereo_calibrate.py wrote, and how it came about.
 
     Raises ValueError for a file of another form, with the remedy.
     """
@@ -78,7 +78,7 @@ def load_records(path: Path) -> tuple[Records, dict[str, Any]]:
             return records, json.loads(str(data["origin"]))
     except (OSError, KeyError, IndexError, ValueError) as error:
         raise ValueError(
-            f"{path}: no records of heads ({error}); write them with training/stereo_calibrate.py"
+            f"{path}: no records of heads ({error}); write them with training/calibration/stereo_calibrate.py"
         ) from error
 
 
@@ -148,7 +148,9 @@ def report(records: Records, ghosts: int, model: BoundModel) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read, fit, write; 0 when done, 2 for a file that is none."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("records", type=Path, help="npz of training/stereo_calibrate.py")
+    parser.add_argument(
+        "records", type=Path, help="npz of training/calibration/stereo_calibrate.py"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     try:

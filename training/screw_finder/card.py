@@ -6,7 +6,7 @@ from __future__ import annotations
 TEMPLATE = """\
 # Model card: screw_finder
 
-Research software, not a medical device. Made by `training/stereo_finder_export.py` from
+Research software, not a medical device. Made by `training/screw_finder/export.py` from
 `screw_finder.json`.
 
 **What it does.** First stage of the screw tracker. For one rectified stereo pair it says where heads
@@ -24,7 +24,7 @@ per view and pass, fp32, ONNX opset {opset}, {megabytes:.1f} MB, sha256 `{sha256
 contrast (`stereo_screw_tracker.core.finder_grid`). No colour, no focal length, no baseline:
 disparities are in pixels, geometry comes after.
 
-**Training data.** Rendered by `spine_nav_sim` only (`training/stereo_generate.py`); screw families
+**Training data.** Rendered by `spine_nav_sim` only (`training/screw_finder/generate.py`); screw families
 and seeds as there and in `training/splits.yaml`. {pairs} pairs, {samples} augmented samples, seed
 {seed}: mirrored, upside down, scaled, other exposure per eye, noise, blur, shading, dark patches,
 glare, things in front of one eye or both; most samples are close looks at the heads. Heads of which
@@ -44,7 +44,7 @@ pixels of the 640 wide grid. The thresholds (head {v[head_threshold]:.2f}, rod
 {v[rod_threshold]:.2f}) and the rule that joins both references' scores were chosen on these very
 pairs, so recall and false share are flattered.
 
-    python training/stereo_finder_evaluate.py models/screw_finder.onnx
+    python -m training.screw_finder.evaluate models/screw_finder.onnx
 
 | what | value |
 |---|---|
@@ -75,9 +75,9 @@ the 640 wide grid and disparities above {reach} of its pixels are not in the tra
 
 def finder_card(card: dict, megabytes: float) -> str:
     """The Markdown text."""
-    from stereo_finder_dataset import HIDDEN
-    from stereo_finder_evaluate import RIGHT_MM
     from stereo_screw_tracker.core.finder_grid import BINS, CELL_PX, HEIGHT, WIDTH
+    from training.screw_finder.dataset import HIDDEN
+    from training.screw_finder.evaluate import RIGHT_MM
 
     v, t = card["validation"], card["training"]
     fields = (

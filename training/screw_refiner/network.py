@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from network import ConvBlock, Residual
 from stereo_screw_tracker.core import refiner, rod_refiner
+from training.spine_unet.network import ConvBlock, Residual
 
 UNIT_PX = 8.0  # the networks answer in this unit, so that outputs are near one
 

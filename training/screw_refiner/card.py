@@ -28,7 +28,7 @@ turned so that the projected curve runs upright, each normalised by itself
 TEMPLATE = """\
 # Model card: {name}
 
-Research software, not a medical device. Made by `training/stereo_refiner_export.py` from
+Research software, not a medical device. Made by `training/screw_refiner/export.py` from
 `{name}.json`.
 
 {what}
@@ -37,7 +37,7 @@ Research software, not a medical device. Made by `training/stereo_refiner_export
 Predicted sigmas are multiplied by the factors in the card ({scale}):
 95 % of the errors on one half of the validation pairs lie below 1.96 sigma.
 
-**Training data.** Rendered by `spine_nav_sim` only (`training/stereo_generate.py`; seeds, screw
+**Training data.** Rendered by `spine_nav_sim` only (`training/screw_finder/generate.py`; seeds, screw
 families and anatomies of each split stand there and in `training/splits.yaml`). {pairs} pairs,
 {samples} augmented crops in {steps} steps, seed {seed}, commit {commit}. The screw meshes and
 recordings of the shared test data were never used, not for choosing a checkpoint either.
@@ -49,7 +49,7 @@ recordings of the shared test data were never used, not for choosing a checkpoin
 **Numbers** on {val_pairs} pairs of screws and anatomies that training never saw (of its screw families), hypotheses that err like
 the finder's, all views and distances of the generator (0.35 to 0.7 m):
 
-    python training/stereo_refiner_evaluate.py {kind} models/{name}.onnx
+    python -m training.screw_refiner.evaluate {kind} models/{name}.onnx
 
 | what | n | mean | median | 95th percentile |
 |---|---|---|---|---|

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops and labels for the refiners from the pairs that `stereo_generate.py` writes.
+"""Crops and labels for the refiners from the pairs that `training.screw_finder.generate` writes.
 
 Hypotheses err as the finder and the rod's curve do; labels follow from geometry alone, so a
 hypothesis that lands on a neighbour or on nothing gets the label it deserves.
@@ -51,7 +51,7 @@ class StereoPair:
     rod_left_px: np.ndarray
     rod_right_px: np.ndarray
     rod_seen: np.ndarray  # (M, 2) bool
-    # (K, 2) where the finder sees heads, rightly or not (stereo_mine.py)
+    # (K, 2) where the finder sees heads, rightly or not (mine.py)
     mined_left_px: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     mined_right_px: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
