@@ -255,3 +255,18 @@ def test_settings_come_from_a_ros_parameters_file(tmp_path):
 def test_wrong_settings_are_refused_with_the_remedy(assignment, text):
     with pytest.raises(ParameterError, match=text):
         replay.navigator_config(None, [assignment])
+
+
+def _rename_a_screw(case: Path) -> None:
+    file = case / "plan.mrk.json"
+    file.write_text(file.read_text().replace("L3_left", "L3 Left"))
+
+
+def test_what_was_mended_in_the_case_stands_in_the_summary_and_at_the_terminal(operation):
+    assert run(operation, "quiet").summary["notes"] == []
+    _rename_a_screw(operation / "case")
+    outcome = run(operation, "out")
+    told = json.loads((operation / "out" / "summary.json").read_text())["notes"]
+    assert told == outcome.summary["notes"] and len(told) == 1
+    assert "'L3 Left' as L3 left" in told[0]
+    assert f"note: {told[0]}" in outcome.text()

@@ -12,6 +12,7 @@ import rclpy
 import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from rcl_interfaces.msg import Log
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_world import NAMESPACE, World
 from sensor_msgs.msg import CameraInfo, Image
@@ -454,3 +455,17 @@ def test_a_node_that_was_restarted_is_brought_up_again(world):
     node.trigger_deactivate()
     node.trigger_cleanup()
     world.until(lambda: log.count(("one", "activate")) == 2)
+
+
+def test_what_was_mended_in_the_case_is_told_in_the_log_and_in_diagnostics(world, tmp_path):
+    case = support.write_small_case(tmp_path / "case")
+    plan = case / "plan.mrk.json"
+    plan.write_text(plan.read_text().replace("L2_left", "Left L2"))
+    health = world.listen(DiagnosticArray, "/diagnostics", qos.STATE)
+    log = world.listen(Log, "/rosout")
+    node, _ = navigation(world, str(case))
+    world.until(lambda: health and log)
+    assert any("'Left L2' as L2 left" in m.msg and m.level >= 30 for m in log)
+    values = {v.key: v.value for m in health for s in m.status for v in s.values}
+    assert "'Left L2' as L2 left" in values["note 1"]
+    assert node.notes == (values["note 1"],)

@@ -363,7 +363,7 @@ class _Run:
             provider=next(iter(self.computing.values())).provider,
             stopped=self.stopped,
             confirmed=[],
-            notes=[],
+            notes=[*(self.case.notes if self.case else ())],
             ended_by=[*self.signals, "the end of the source or of the time"][0],
             config={name: flatten(config) for name, config in configs.items()},
             **more,

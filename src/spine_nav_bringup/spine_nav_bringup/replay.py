@@ -236,7 +236,7 @@ def replay(
                 **({"stereo": flatten(stereo_settings)} if stereo else {}),
             },
             status_counts_per_level=_per_level(out, loaded),
-            notes=[],
+            notes=[*loaded.notes],
             **more,
         )
     return Outcome(summary, stopped)

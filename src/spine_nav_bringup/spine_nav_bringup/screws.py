@@ -49,6 +49,7 @@ from .stereo_overlay import draw_stereo, head_name
 
 OVERLAY = "overlay.png"
 STEREO_NODE = "stereo_tracker"
+_NO_PAIR = "the recording holds no pair of equal stamps"
 _NEAR_NS = 150_000_000  # vertebrae registered this near in time name the levels
 Watch = Callable[[StereoFrame, "StereoResult | Rejected"], None]
 
@@ -270,7 +271,7 @@ def find_screws(
             truncated=source.truncated,
             provider=core.provider,
             config=flatten(settings),
-            **stereo_summary(run),
+            **stereo_summary(run, loaded.notes if loaded else ()),
         )
     plans, refusals = rod_plans(run.last, out / SCREWS, settings.cranial)
     if run.last_frame is not None:
@@ -287,8 +288,8 @@ def find_screws(
     )
 
 
-def stereo_summary(run: StereoRun) -> dict[str, Any]:
-    """What summary.json says of the stereo part."""
+def stereo_summary(run: StereoRun, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What summary.json says of the stereo part; notes: what was mended in the input."""
     return {
         "frames": run.frames,
         "heads_at_end": len(run.last.screws) if run.last else 0,
@@ -296,7 +297,7 @@ def stereo_summary(run: StereoRun) -> dict[str, Any]:
         "tracks": len(run.seen),
         "refused": dict(run.refused),
         "events": run.events,
-        "notes": [] if run.frames else ["the recording holds no pair of equal stamps"],
+        "notes": [*notes, *([] if run.frames else [_NO_PAIR])],
     }
 
 

@@ -14,7 +14,6 @@ import yaml
 
 from spine_nav_common.core.case import (
     CaseError,
-    CaseWarning,
     anatomical_axes,
     load_case,
     write_case,
@@ -154,12 +153,6 @@ def test_axes_are_proper_rotations_that_name_the_patient_s_sides():
         np.testing.assert_allclose(R[:, 2], [0, 0, 1])
     with pytest.raises(ValueError, match="LPS or RAS"):
         anatomical_axes("LAS")
-
-
-def test_screw_that_points_backwards_only_warns(case_dir):
-    edit_plan(case_dir, lambda m: m[0]["controlPoints"].reverse())
-    with pytest.warns(CaseWarning, match="L1_left"):
-        load_case(case_dir)
 
 
 # -- what is refused

@@ -61,6 +61,7 @@ class CaseServer(SpineNode):
 
     def configure(self) -> None:
         self._case = load_case(self.config.case)
+        self.tell(self._case.notes)
         self._triangles = {
             level: _triangle_points(self._case.meshes[level], self.config.faces)
             for level in self._case.exposed_levels

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import CaseError
-from .types import LEVELS, ScrewPlan
+from .screw_names import read_screw_name
+from .types import Rejected, ScrewPlan
 
-SIDES = ("left", "right")
 _TO_LPS = {"LPS": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0)}
 _M_PER_UNIT = {"mm": 1e-3, "m": 1.0, "millimeter": 1e-3, "meter": 1.0}
 _LENGTH_MM = (5.0, 150.0)  # no pedicle screw's path is shorter or longer
@@ -56,38 +57,86 @@ def plan_files(base: Path, entry: object, case_file: Path) -> list[Path]:
     return files
 
 
-def load_plan(files: list[Path], frame: str) -> list[ScrewPlan]:
+@dataclass(frozen=True)
+class ReadPlan:
+    """The lines of a plan in metres and in the mesh frame, and what was read freely, in words."""
+
+    lines: tuple[ScrewPlan, ...]
+    notes: tuple[str, ...] = ()
+
+
+def load_plan(files: list[Path], frame: str) -> ReadPlan:
     """All Line markups of the files, in metres and in the mesh frame ('LPS' or 'RAS').
 
     Each markup's own coordinateSystem and coordinateUnits rule (Slicer's default unit is mm);
     a markup without coordinateSystem is taken in `frame`. Other markup types are passed over.
 
+    Names may be free where level and side are beyond doubt ("L1 Left", "L1R", "Screw_L1_R");
+    points that are not defined yet are passed over.
+
     Raises:
-        CaseError: unreadable, no line at all, a line without level or side, doubled, undefined
-            or not finite points, unknown frame or unit, implausible length.
+        CaseError: unreadable, no line at all, a line without level or side, doubled, not two
+            defined and finite points, unknown frame or unit, implausible length.
     """
-    plans: dict[tuple[str, str], ScrewPlan] = {}
-    for path in files:
-        for markup in _markups(path):
-            if markup.get("type") != "Line":
-                continue
-            plan = _line(path, markup, frame)
-            if (plan.level, plan.side) in plans:
-                raise CaseError(
-                    path,
-                    f"plan/{plan.level}_{plan.side}",
-                    "this line is there twice",
-                    "keep one line per screw",
-                )
-            plans[plan.level, plan.side] = plan
-    if files and not plans:
+    lines = [(p, m) for p in files for m in _markups(p) if m.get("type") == "Line"]
+    if files and not lines:
         raise CaseError(
             files[0],
             "plan",
             "there is no Line markup",
             "save one Line per screw, named for example L3_left",
         )
-    return list(plans.values())
+    names = _names(lines)
+    plans: dict[tuple[str, str], ScrewPlan] = {}
+    notes: list[str] = []
+    for (path, markup), (level, side) in zip(lines, names, strict=True):
+        if (level, side) in plans:
+            raise CaseError(
+                path,
+                f"plan/{_title(markup)}",
+                f"this line is there twice: two are named {level} {side}",
+                "keep one line per screw",
+            )
+        plans[level, side], passed_over = _line(path, markup, level, side, frame)
+        if passed_over:
+            notes.append(
+                f"{path}: plan/{_title(markup)}: {passed_over} point{'s' * (passed_over > 1)} that"
+                " Slicer calls not defined passed over"
+            )
+    free = [
+        f"'{_title(markup)}' as {level} {side}"
+        for (_, markup), (level, side) in zip(lines, names, strict=True)
+        if markup.get("name") != f"{level}_{side}"
+    ]
+    if free:
+        notes.append(f"names of planned screws read freely: {', '.join(free)}")
+    return ReadPlan(tuple(plans.values()), tuple(notes))
+
+
+def _title(markup: dict[str, Any]) -> str:
+    return str(markup.get("name", "")) or "unnamed"
+
+
+def _names(lines: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, str]]:
+    """Level and side of every line. Raises CaseError with all that was and was not understood."""
+    read = [read_screw_name(str(markup.get("name", ""))) for _, markup in lines]
+    understood = [
+        f"'{_title(markup)}' as {name[0]} {name[1]}"
+        for (_, markup), name in zip(lines, read, strict=True)
+        if not isinstance(name, Rejected)
+    ]
+    names: list[tuple[str, str]] = []
+    for (path, markup), name in zip(lines, read, strict=True):
+        if isinstance(name, Rejected):
+            raise CaseError(
+                path,
+                f"plan/{_title(markup)}",
+                f"the line's name gives no level and side: {name.reason}; understood were"
+                f" {', '.join(understood) or 'none'}",
+                "name it <level>_<left|right>, for example L3_left",
+            )
+        names.append(name)
+    return names
 
 
 def _markups(path: Path) -> list[dict[str, Any]]:
@@ -105,19 +154,13 @@ def _markups(path: Path) -> list[dict[str, Any]]:
     return markups
 
 
-def _line(path: Path, markup: dict[str, Any], frame: str) -> ScrewPlan:
-    name = str(markup.get("name", ""))
-    field = f"plan/{name or 'unnamed'}"
-    level, _, side = name.partition("_")
-    if level not in LEVELS or side not in SIDES:
-        raise CaseError(
-            path,
-            field,
-            "the line's name gives no level and side",
-            "name it <level>_<left|right>, for example L3_left",
-        )
+def _line(
+    path: Path, markup: dict[str, Any], level: str, side: str, frame: str
+) -> tuple[ScrewPlan, int]:
+    """One screw, and how many points that are not defined were passed over."""
+    field = f"plan/{_title(markup)}"
     system = markup.get("coordinateSystem", frame)
-    if system not in _TO_LPS:
+    if not isinstance(system, str) or system not in _TO_LPS:
         raise CaseError(
             path, field, f"coordinateSystem {system!r} is unknown", "save it in LPS or RAS"
         )
@@ -125,7 +168,7 @@ def _line(path: Path, markup: dict[str, Any], frame: str) -> ScrewPlan:
     m_per_unit = _M_PER_UNIT.get(unit) if isinstance(unit, str) else None
     if m_per_unit is None:
         raise CaseError(path, field, f"coordinateUnits {unit!r} is unknown", "save it in mm")
-    points = _points(path, field, markup.get("controlPoints"))
+    points, passed_over = _points(path, field, markup.get("controlPoints"))
     flip = np.array(_TO_LPS[system]) * np.array(_TO_LPS[frame])
     entry_m, target_m = points * flip * m_per_unit
     length_mm = 1e3 * float(np.linalg.norm(target_m - entry_m))
@@ -136,33 +179,41 @@ def _line(path: Path, markup: dict[str, Any], frame: str) -> ScrewPlan:
             f"entry and target are {length_mm:.4g} mm apart",
             "place both points and check coordinateUnits",
         )
-    return ScrewPlan(level, side, entry_m, target_m)
+    return ScrewPlan(level, side, entry_m, target_m), passed_over
 
 
-def _points(path: Path, field: str, control: object) -> np.ndarray:
-    """(2, 3) entry and target in the file's own frame and unit."""
-    if not isinstance(control, list) or len(control) != 2:
-        count = len(control) if isinstance(control, list) else "no"
+def _points(path: Path, field: str, control: object) -> tuple[np.ndarray, int]:
+    """(2, 3) entry and target in the file's own frame and unit, and how many were passed over."""
+    points = control if isinstance(control, list) else []
+    defined = [p for p in points if not _is_undefined(p)]
+    if len(defined) != 2:
+        count = len(points) if isinstance(control, list) else "no"
+        if len(defined) < len(points):
+            count = f"{len(defined)} defined"
         raise CaseError(
             path, field, f"the line has {count} control points, not two", "place entry, then target"
         )
-    points = []
-    for point, what in zip(control, ("entry", "target"), strict=True):
-        state = point.get("positionStatus", "defined") if isinstance(point, dict) else "missing"
+    positions = []
+    for point, what in zip(defined, ("entry", "target"), strict=True):
         try:
             position = np.array(point["position"], dtype=np.float64)
             good = position.shape == (3,) and bool(np.isfinite(position).all())
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             good = False
-        if not good or state != "defined":
+        if not good:
             raise CaseError(
                 path,
                 f"{field}/{what}",
                 "the point has no finite position",
                 "place the point again in Slicer",
             )
-        points.append(position)
-    return np.array(points)
+        positions.append(position)
+    return np.array(positions), len(points) - len(defined)
+
+
+def _is_undefined(point: object) -> bool:
+    """Whether Slicer still places this point (undefined, preview) or lost it (missing)."""
+    return isinstance(point, dict) and point.get("positionStatus", "defined") != "defined"
 
 
 def plan_document(plan: tuple[ScrewPlan, ...], frame: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import trimesh
 
 from .errors import CaseError
-from .types import Mesh
+from .holes import close_holes
+from .types import Mesh, Rejected
 from .vtp import VtpError, read_vtp
 
 MESH_FORMATS = (".ply", ".stl", ".obj", ".vtp")
@@ -20,8 +22,16 @@ MESH_FORMATS = (".ply", ".stl", ".obj", ".vtp")
 SIZE_MM = (15.0, 300.0)
 
 
-def load_surface(path: Path, field: str, m_per_unit: float) -> Mesh:
-    """The closed surface in a PLY, STL, OBJ or VTP file, in metres.
+@dataclass(frozen=True)
+class Surface:
+    """A closed surface in metres, and what was mended in it, in words for the user."""
+
+    mesh: Mesh
+    notes: tuple[str, ...] = ()
+
+
+def load_surface(path: Path, field: str, m_per_unit: float) -> Surface:
+    """The closed surface in a PLY, STL, OBJ or VTP file, in metres; small holes are closed.
 
     Args:
         path: the mesh file.
@@ -29,7 +39,8 @@ def load_surface(path: Path, field: str, m_per_unit: float) -> Mesh:
         m_per_unit: metres per unit of the file's coordinates.
 
     Raises:
-        CaseError: missing, unreadable, empty, open, not finite, inside out, or no vertebra's size.
+        CaseError: missing, unreadable, empty, open by more than small holes, not finite, inside
+            out, or no vertebra's size.
     """
     vertices, faces = _read(path, field)
     if len(faces) == 0:
@@ -40,7 +51,7 @@ def load_surface(path: Path, field: str, m_per_unit: float) -> Mesh:
         raise CaseError(
             path, field, "a triangle names a vertex that is not there", "export the surface again"
         )
-    vertices, faces = _closed(path, field, vertices, faces)
+    vertices, faces = _merged(vertices, faces)
     vertices = vertices * m_per_unit
     size_mm = 1e3 * float(np.ptp(vertices, axis=0).max())
     if not SIZE_MM[0] <= size_mm <= SIZE_MM[1]:
@@ -50,6 +61,7 @@ def load_surface(path: Path, field: str, m_per_unit: float) -> Mesh:
             f"with this unit the vertebra measures {size_mm:.4g} mm",
             "set unit in case.yaml to mm or m, as the mesh was exported",
         )
+    vertices, faces, notes = _closed(path, field, vertices, faces)
     a, b, c = (vertices[faces[:, i]] - vertices.mean(axis=0) for i in range(3))
     if np.einsum("ij,ij->", a, np.cross(b, c)) <= 0.0:
         raise CaseError(
@@ -58,7 +70,21 @@ def load_surface(path: Path, field: str, m_per_unit: float) -> Mesh:
             "the mesh is inside out (negative volume), as a mirrored mesh is",
             "export it again without mirroring; if only the triangles are turned, flip them",
         )
-    return Mesh(vertices, faces.astype(np.int32))
+    return Surface(Mesh(vertices, faces.astype(np.int32)), notes)
+
+
+def signed_distance_m(mesh: Mesh, points_m: np.ndarray) -> np.ndarray:
+    """(N,) distance of points (N, 3) to a closed mesh, positive outside, single precision."""
+    import open3d as o3d  # heavy; only where a case has a plan
+
+    scene = o3d.t.geometry.RaycastingScene(nthreads=1)
+    scene.add_triangles(
+        o3d.core.Tensor.from_numpy(mesh.vertices_m.astype(np.float32)),
+        o3d.core.Tensor.from_numpy(mesh.faces.astype(np.uint32)),
+    )
+    points = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_m, np.float32))
+    # the sign by majority of three rays: one that grazes an edge must not turn it
+    return np.asarray(scene.compute_signed_distance(points, nthreads=1, nsamples=3).numpy())
 
 
 def _read(path: Path, field: str) -> tuple[np.ndarray, np.ndarray]:
@@ -83,27 +109,42 @@ def _read(path: Path, field: str) -> tuple[np.ndarray, np.ndarray]:
     raise CaseError(path, field, problem, "export the surface again as PLY, STL, OBJ or VTP")
 
 
-def _closed(
-    path: Path, field: str, vertices: np.ndarray, faces: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The surface without unused vertices; points that the format repeats are merged if need be."""
     used, faces = np.unique(faces, return_inverse=True)
     vertices, faces = vertices[used], faces.reshape(-1, 3)
-    unmatched = _unmatched_edges(faces)
-    if unmatched:  # STL repeats each corner; other exporters split vertices for colour or normals
+    if _unmatched_edges(faces):  # STL repeats each corner; others split vertices for their colours
         _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
         vertices, faces = vertices[first], inverse.reshape(-1)[faces]
         degenerate = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
         faces = faces[~degenerate]
-        unmatched = _unmatched_edges(faces)
+    return vertices, faces
+
+
+def _closed(
+    path: Path, field: str, vertices_m: np.ndarray, faces: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The surface with its small holes closed, and a note that says how large they were."""
+    problem = ""
+    notes: tuple[str, ...] = ()
+    unmatched = _unmatched_edges(faces)
+    if unmatched:
+        closed = close_holes(vertices_m, faces)
+        if isinstance(closed, Rejected):
+            problem = f": {closed.reason}"
+        else:
+            vertices_m, faces = closed.vertices_m, closed.faces
+            notes = (f"{path}: {closed.text()}",)
+            unmatched = _unmatched_edges(faces)
     if unmatched or len(faces) == 0:
         raise CaseError(
             path,
             field,
-            f"the surface is not closed: {unmatched} edges have no neighbour that runs the other way",
+            f"the surface is not closed: {unmatched} edges have no neighbour that runs the other"
+            f" way{problem}",
             "close the holes and make the triangles' direction consistent, then export again",
         )
-    return vertices, faces
+    return vertices_m, faces, notes
 
 
 def _unmatched_edges(faces: np.ndarray) -> int:

@@ -97,7 +97,8 @@ class ScrewPlan:
 @dataclass(frozen=True)
 class Case:
     """The preoperative data of one patient. frame is 'LPS' or 'RAS' and rules over meshes and plan
-    alike (the plan has been brought into the mesh frame). Meshes share one CT frame, in metres."""
+    alike (the plan has been brought into the mesh frame). Meshes share one CT frame, in metres.
+    notes: what the reader mended or guessed; every run shows them to the user."""
 
     name: str
     frame: str
@@ -105,6 +106,7 @@ class Case:
     exposed_levels: tuple[str, ...]
     plan: tuple[ScrewPlan, ...]
     sha256: str
+    notes: tuple[str, ...] = ()
 
     def plan_points_m(self, level: str) -> np.ndarray:
         """(4, 3) entry and target, left then right, or (N, 3) mesh vertices without plan lines."""

@@ -9,7 +9,7 @@ exception that leaves a transition callback would kill an rclpy node).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -43,6 +43,7 @@ class SpineNode(LifecycleNode):
         self.active = False
         self.problem = ""  # why the last transition was refused, or what keeps data away
         self.error: Exception | None = None
+        self.notes: tuple[str, ...] = ()  # what was mended in the input; see `tell`
         self._configured: list[Callable[[], bool]] = []
         self._activated: list[Callable[[], bool]] = []
         # Timers that watch for silence must run when simulated time stands still.
@@ -63,6 +64,12 @@ class SpineNode(LifecycleNode):
     def health(self) -> tuple[bytes, str, dict[str, object]]:
         """Severity, one line and values for /diagnostics."""
         return OK, "running", {}
+
+    def tell(self, notes: Iterable[str]) -> None:
+        """What was mended or guessed in the input: into the log now, into /diagnostics always."""
+        self.notes = tuple(notes)
+        for note in self.notes:
+            self.get_logger().warn(note)
 
     def now_ns(self) -> int:
         """ROS time in ns (simulated where use_sim_time is set)."""
@@ -175,9 +182,13 @@ class SpineNode(LifecycleNode):
         severity, message, values = self.health()
         if self.problem:
             severity, message = ERROR, self.problem
+        notes = {f"note {i}": note for i, note in enumerate(self.notes, 1)}
         name = self.get_fully_qualified_name().lstrip("/")
         status = DiagnosticStatus(
-            level=severity, name=f"{name}: health", message=message, values=key_values(values)
+            level=severity,
+            name=f"{name}: health",
+            message=message,
+            values=key_values({**values, **notes}),
         )
         self._diagnostics.publish(
             DiagnosticArray(header=header(self.now_ns(), ""), status=[status])

@@ -92,10 +92,10 @@ def _words(stem: str) -> str:
 def _in_metres(file: Path) -> Mesh:
     """The surface; a vertebra measures centimetres, so only one of both units can be right."""
     try:
-        return load_surface(file, "mesh", 1e-3)
+        return load_surface(file, "mesh", 1e-3).mesh
     except CaseError as in_mm:
         try:
-            return load_surface(file, "mesh", 1.0)
+            return load_surface(file, "mesh", 1.0).mesh
         except CaseError:
             raise in_mm from None
 

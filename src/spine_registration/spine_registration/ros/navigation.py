@@ -57,6 +57,7 @@ class NavigationNode(SpineNode):
         self._frame_id = self._withdrawn = self._trouble = ""
         self._rectify = RgbdRectifier()
         levels = self.core.case.exposed_levels
+        self.tell(self.core.case.notes)
         self._output = NavigationOutput(self.advertise, levels, self.config.publish_tf)
         self.serve(Trigger, "register", self._on_register)
         self.serve(SetBool, "confirm_level", self._on_confirm)

@@ -86,6 +86,8 @@ class StereoTrackerNode(SpineNode):
         self._frame_id = self._withdrawn = self._trouble = ""
         self._rigs = RigCache("image_raw" in self.config.left_topic)
         self._forget_names()
+        if self.core.case is not None:
+            self.tell(self.core.case.notes)
         self._output = StereoOutput(self.advertise, self.config.rod_side)
         self.serve(Trigger, "screws/reset", self._on_reset)
         self.serve(SetBool, "screws/pause", self._on_pause)
