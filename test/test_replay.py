@@ -77,7 +77,7 @@ def frame(stamp_ns: int, k: Intrinsics = K) -> RgbdFrame:
 def operation(tmp_path, monkeypatch) -> Path:
     """A folder with case, recording and truth of a tiny scene; the core is replaced."""
     monkeypatch.setattr(replay, "Navigator", FakeNavigator)
-    monkeypatch.setattr(replay, "load_segmenter", lambda model=None: FakeSegmenter())
+    monkeypatch.setattr(replay, "load_segmenter", lambda *_: FakeSegmenter())
     shape = trimesh.creation.icosphere(subdivisions=3, radius=0.02)
     base = np.asarray(shape.vertices) * (1.0, 1.2, 0.8)
     faces = np.asarray(shape.faces, np.int32)

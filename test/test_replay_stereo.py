@@ -36,7 +36,7 @@ def case(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(
         replay, "Navigator", lambda case, *_: ros_support.FakeNavigator(case.exposed_levels, 0)
     )
-    monkeypatch.setattr(replay, "load_segmenter", lambda model=None: FakeSegmenter())
+    monkeypatch.setattr(replay, "load_segmenter", lambda *_: FakeSegmenter())
     return ros_support.write_small_case(tmp_path / "case")
 
 

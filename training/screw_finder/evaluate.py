@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from spine_nav_common.core.types import Intrinsics, StereoFrame
+from spine_perception.core.backends import ONNX_FP32
 from stereo_screw_tracker.core.finder import Finder, FinderNetwork, HeadCandidate, bin_disparity
 from stereo_screw_tracker.core.finder_grid import CELL_PX, MAPS, letterbox, network_input
 from stereo_screw_tracker.core.finder_mono import MonoFinder
@@ -205,7 +206,7 @@ def main() -> None:
     p.add_argument("--mono", action="store_true", help="the model is the peer's")
     args = p.parse_args()
     cv2.setNumThreads(1)
-    finder = (MonoFinder if args.mono else Finder).load(args.model, threads=args.threads)
+    finder = (MonoFinder if args.mono else Finder).load(args.model, ONNX_FP32, args.threads)
     chosen = finder.network.card["thresholds"]
     print(json.dumps(evaluate(finder.network, args.data, args.limit, chosen, args.mono)))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import torch
 
+from spine_perception.core.backends import ONNX_FP32
 from stereo_screw_tracker.core import finder_mono
 from stereo_screw_tracker.core.finder import EXPECTED_INPUT, Finder
 from stereo_screw_tracker.core.finder_grid import HEIGHT, WIDTH
@@ -83,7 +84,7 @@ def main() -> None:
     card_path = path.with_suffix(".json")
     card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     # Through the very class that runs it in use, so the hash check is exercised too.
-    network = (MonoFinder if net.mono else Finder).load(path, threads=1).network
+    network = (MonoFinder if net.mono else Finder).load(path, ONNX_FP32).network
     card["validation"] = evaluate(network, args.data, args.limit, thresholds, net.mono)
     card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     torch.save(half_precision(state), path.with_suffix(".pt"))

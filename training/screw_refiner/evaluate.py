@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from spine_nav_common.core.types import StereoFrame
+from spine_perception.core.backends import ONNX_FP32
 from spine_perception.core.inference import OnnxModel
 from stereo_screw_tracker.core import refiner, rod_refiner
 from stereo_screw_tracker.core.crops import head_crops, rod_crops, triangulate_rough
@@ -284,7 +285,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args()
     core = CORE[args.kind]
-    network = OnnxModel(args.model, core.MODEL_INPUT, threads=args.threads)
+    network = OnnxModel(args.model, core.MODEL_INPUT, ONNX_FP32, args.threads)
     scale = refiner.sigma_scale(network.card, core.SCALED, args.model)
     pairs = chosen(args.data, args.limit)
     report = EVALUATE[args.kind](network, pairs, scale)[0]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from spine_perception.core.backends import ONNX_FP32
 from spine_perception.core.inference import OnnxModel
 from stereo_screw_tracker.core.refiner import sigma_scale
 from training.screw_refiner.card import model_card
@@ -80,7 +81,7 @@ def main() -> None:
 
     def write() -> OnnxModel:
         card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        return OnnxModel(out, core.MODEL_INPUT, threads=1)  # the class that runs it in use
+        return OnnxModel(out, core.MODEL_INPUT, ONNX_FP32)  # the class that runs it in use
 
     network = write()
     pairs = chosen(args.data, args.limit)
@@ -94,7 +95,7 @@ def main() -> None:
     # Judged where the factors were not fitted.
     card["validation"]["within"] = evaluate(network, pairs[1::2], scale)[0]["within"]
     card["validation"]["ms"] = round(
-        milliseconds(args.kind, OnnxModel(out, core.MODEL_INPUT, threads=2), pairs), 1
+        milliseconds(args.kind, OnnxModel(out, core.MODEL_INPUT, ONNX_FP32, 2), pairs), 1
     )
     write()
     text = model_card(args.kind, card, out.stat().st_size / 1e6)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from spine_nav_common.core.types import Rejected, RgbdFrame
+from spine_perception.core.backends import ONNX_FP32
 from spine_perception.core.grid import GRID_SIZE, pixel_maps
 from spine_perception.core.inference import Network, OnnxNetwork
 from spine_perception.core.instances import find_instances
@@ -150,7 +151,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1)
     args = p.parse_args()
     cv2.setNumThreads(1)
-    network = OnnxNetwork(args.model, threads=args.threads)
+    network = OnnxNetwork(args.model, ONNX_FP32, args.threads)
     print(json.dumps(evaluate(network, args.data, args.limit)))
 
 

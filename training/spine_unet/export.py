@@ -22,6 +22,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from spine_perception.core.backends import ONNX_FP32
 from spine_perception.core.features import CENTRE_SCALE_M, CHANNELS, N_CHANNELS
 from spine_perception.core.grid import GRID_SIZE
 from spine_perception.core.inference import OnnxNetwork
@@ -126,7 +127,7 @@ def main() -> None:
     card_path = args.out.with_suffix(".json")
     card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     # Through the very class that runs it in use, so the hash check is exercised too.
-    card["validation"] = evaluate(OnnxNetwork(args.out, threads=1), args.data, args.limit)
+    card["validation"] = evaluate(OnnxNetwork(args.out, ONNX_FP32), args.data, args.limit)
     card_path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     text = model_card(card, args.out.stat().st_size / 1e6)
     args.out.with_name("MODEL_CARD.md").write_text(text, encoding="utf-8")

@@ -28,6 +28,7 @@ from spine_nav_common.core.outputs import RodCurve, ScrewRow
 from spine_nav_common.core.statistics import statistics
 from spine_nav_common.core.truth import Truth
 from spine_nav_common.core.types import Rejected, StereoFrame
+from spine_perception.core.backends import THREADS
 from stereo_screw_tracker.core.load import StereoCore, TracksScrews
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
 from stereo_screw_tracker.core.types import StereoResult
@@ -42,7 +43,7 @@ from .bench_stereo_scenes import (
     write_scenes,
 )
 from .bench_timing import percentiles
-from .core.run import NETWORK_THREADS, Progress
+from .core.run import Progress
 from .results import OURS
 from .screws import find_screws
 
@@ -367,7 +368,7 @@ def judged_record(
     wanted = judged_stereo(implants, anatomies, **({"count": SMOKE_SCENES} if smoke else {}))
     seconds = SMOKE_SECONDS if smoke else SECONDS
     scenes = write_scenes(cache, wanted, seconds, progress)
-    peers = peers_stereo.load_peers(threads=NETWORK_THREADS)
+    peers = peers_stereo.load_peers()
     record = stereo_record(scenes, lambda _, frames: ours(core.tracker, frames), peers, progress)
     return record | peer_settings(peers)
 
@@ -377,7 +378,7 @@ def foreign_record(
 ) -> dict[str, Any]:
     """Recordings made elsewhere through `spinenav screws`, peers on the same pairs."""
     scenes = foreign_stereo(root)[: 1 if smoke else None]
-    peers = peers_stereo.load_peers(threads=NETWORK_THREADS)
+    peers = peers_stereo.load_peers()
     record = stereo_record(
         scenes, lambda scene, _: screws_command(scene, core, runs / scene.name), peers, progress
     )
@@ -425,7 +426,7 @@ def stereo_timing_record(
     """
     wanted = timed_stereo()[: 1 if smoke else None]
     scenes = write_scenes(cache, wanted, SMOKE_SECONDS if smoke else SECONDS, progress)
-    peers = peers_stereo.load_peers(threads=NETWORK_THREADS)
+    peers = peers_stereo.load_peers()
     table = {name: Timed() for name in (OURS, *peers)}
     loaded = [scene.pairs() for scene in scenes]
     turns = 2 if smoke else TURNS
@@ -441,7 +442,7 @@ def stereo_timing_record(
     return {
         "size": [k.width, k.height],
         "screws": [len({s.id for s in scene.truth().screws}) for scene in scenes],
-        "threads": {"onnxruntime": NETWORK_THREADS, "opencv": cv2.getNumThreads()},
+        "threads": {"network": THREADS, "opencv": cv2.getNumThreads()},
         "methods": {name: timed.document() for name, timed in table.items()},
         "seeds": [scene.seed for scene in scenes],
     }

@@ -75,6 +75,7 @@ def _replay(args: argparse.Namespace) -> int:
         assignments=args.set,
         model=args.model,
         models=args.models,
+        backend=args.backend,
         progress=progress,
     )
     progress.close()
@@ -95,6 +96,7 @@ def _live(args: argparse.Namespace) -> int:
         assignments=tuple(args.set),
         model=args.model,
         models=args.models,
+        backend=args.backend,
         remap=args.remap,
         namespace=args.namespace,
         use_sim_time=args.use_sim_time,
@@ -155,6 +157,7 @@ def _screws(args: argparse.Namespace) -> int:
         config=args.config,
         assignments=args.set,
         models=args.models,
+        backend=args.backend,
         progress=progress,
     )
     progress.close()
@@ -174,6 +177,11 @@ def _recording_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", type=Path, metavar="DIR", help="folder of the stereo networks, not the shipped"
     )
+    parser.add_argument(
+        "--backend", metavar="NAME",
+        help="what computes the networks: auto, openvino-bf16, openvino-fp32, onnxruntime-gpu or "
+        "onnxruntime-fp32",
+    )  # fmt: skip
 
 
 def _model_option(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from types import ModuleType
 
 SETUP = "make setup"
 # Without these no command but `doctor` works.
-NUMERICAL = ("numpy", "scipy", "cv2", "yaml", "trimesh", "onnxruntime", "open3d", "small_gicp",
+NUMERICAL = ("numpy", "scipy", "numba", "cv2", "yaml", "trimesh", "onnxruntime", "open3d", "small_gicp",
              "rosbags", "matplotlib", "PIL")  # fmt: skip
 # One participant maps a 32 MB segment (fastdds_shm32M.xml); `live` with a viewer and a recorder
 # has three, and Docker gives 64 MB unless told otherwise.
@@ -175,14 +175,16 @@ def check_gpu(
 
 
 def check_model() -> list[Finding]:
-    """The network: file, card, hash, and the provider that a real session gets."""
+    """The network: file, card, hash, and what computes it here, in which precision and why."""
     try:
         import onnxruntime
 
+        from spine_perception.core.backends import choose, cpu_flags
         from spine_perception.core.inference import ModelError, OnnxNetwork, find_model
     except Exception as error:  # noqa: BLE001
         return [Finding("model", State.MISSING, f"cannot be checked: {error}", SETUP)]
-    findings = [check_gpu(onnxruntime.get_available_providers())]
+    providers = onnxruntime.get_available_providers()
+    findings = [check_gpu(providers)]
     try:
         path = find_model()
         network = OnnxNetwork(path)
@@ -192,7 +194,8 @@ def check_model() -> list[Finding]:
     else:
         found = f"{path}, sha256 {network.model_sha256[:12]}… as in its card"
         findings.append(Finding("model", State.OK, found))
-        findings.append(Finding("provider", State.OK, network.provider))
+        reason = choose(cpu_flags(), providers).reason
+        findings.append(Finding("network runs on", State.OK, f"{network.provider}: {reason}"))
     return findings
 
 

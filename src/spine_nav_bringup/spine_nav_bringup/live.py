@@ -71,6 +71,7 @@ class LiveOptions:
     assignments: tuple[str, ...] = ()
     model: Path | None = None
     models: Path | None = None
+    backend: str | None = None
     remap: Path | None = None
     namespace: str = DEFAULT_NAMESPACE
     use_sim_time: bool = False
@@ -122,6 +123,9 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         own["navigation"]["model"] = str(options.model)
     if options.models is not None:
         own["stereo_tracker"]["models"] = str(options.models)
+    if options.backend:
+        for node in _COMPUTING:
+            own[node]["backend"] = options.backend
     names = load_remap(options.remap) if options.remap else {}
     scenes: tuple[str, ...] | None = None
     if kind == "virtual":

@@ -127,7 +127,7 @@ class NetworkDetector:
         return Detections(head_peaks(maps[0]), unmirrored(head_peaks(maps[1])), look, x[0])
 
 
-def load_detector(models: Path | None = None, threads: int | None = None) -> Detector:
+def load_detector(models: Path | None = None) -> Detector:
     """The network of one view; where its model is not there, the places (not the disparities) that
     our own finder gives in each view. ModelError if a model is unusable."""
     try:
@@ -135,9 +135,9 @@ def load_detector(models: Path | None = None, threads: int | None = None) -> Det
     except ModelError:
         mono = None
     if mono is not None and mono.is_file():
-        return NetworkDetector(MonoFinder.load(mono, threads=threads).network, ONE_VIEW)
+        return NetworkDetector(MonoFinder.load(mono).network, ONE_VIEW)
     finder = models / FINDER_NAME if models else None
-    return NetworkDetector(Finder.load(finder, threads=threads).network, OUR_PLACES)
+    return NetworkDetector(Finder.load(finder).network, OUR_PLACES)
 
 
 # -- SGBM -------------------------------------------------------------------------------------
@@ -320,9 +320,9 @@ def search_origin(detector: str, path: Path = PARAMETERS_FILE) -> dict[str, Any]
     return {k: v for k, v in stored.items() if k != "peers"} or None
 
 
-def load_peers(models: Path | None = None, threads: int | None = None) -> dict[str, Any]:
+def load_peers(models: Path | None = None) -> dict[str, Any]:
     """Both peers with their parameters, by name."""
-    detector = load_detector(models, threads)
+    detector = load_detector(models)
     parameters = load_parameters(detector.name)
     return {name: peer(detector, parameters[name]) for name, peer in PEERS.items()}
 

@@ -32,7 +32,6 @@ from . import peers_stereo as peers
 from .bench_stereo import heads_document
 from .core import jsonl
 from .core.progress import Progress
-from .core.run import NETWORK_THREADS
 from .core.runtime import fix_opencv_threads
 
 MODULE = "spine_nav_bringup.peers_stereo_search"
@@ -191,8 +190,8 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--candidates", type=int, default=CANDIDATES)
     args = parser.parse_args()
-    fix_opencv_threads(NETWORK_THREADS)
-    detector = peers.load_detector(threads=NETWORK_THREADS)
+    fix_opencv_threads(2)
+    detector = peers.load_detector()
     samples = load_samples(detector, args.data, args.pairs)
     progress = Progress("search")
     found = {

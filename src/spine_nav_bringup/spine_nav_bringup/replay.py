@@ -17,12 +17,13 @@ from spine_nav_common.core.outputs import ImplantWriter, ResultWriter, write_sum
 from spine_nav_common.core.recording import load_remap, open_recording, recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
+from spine_perception.core.backends import AUTO
 from spine_perception.core.segmenter import Segmenter
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import Navigator
 from stereo_screw_tracker.core.load import StereoCore
 
-from .core.run import NETWORK_THREADS, Progress, core_config, versions
+from .core.run import Progress, core_config, versions
 from .core.runtime import fix_opencv_threads
 from .screws import (
     STEREO_NODE,
@@ -99,10 +100,10 @@ def navigator_config(file: Path | None, assignments: Sequence[str]) -> Navigator
     return core_config(NavigatorConfig, "navigation.navigator", file, assignments, "replay")
 
 
-def load_segmenter(model: Path | None = None) -> Segmenter:
+def load_segmenter(model: Path | None = None, backend: str = AUTO) -> Segmenter:
     """The network named, or the one that is shipped; warm, with a fixed thread count."""
     fix_opencv_threads()
-    segmenter = Segmenter.load(model, threads=NETWORK_THREADS)
+    segmenter = Segmenter.load(model, backend)
     segmenter.warm_up()
     return segmenter
 
@@ -142,6 +143,7 @@ def replay(
     segmenter: Segmenter | None = None,
     model: Path | None = None,
     models: Path | None = None,
+    backend: str | None = None,
     stereo_core: StereoCore | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -154,6 +156,7 @@ def replay(
         assignments: `navigation.navigator.NAME=VALUE` or `stereo_tracker.tracker.NAME=VALUE`,
             stronger than the config file.
         segmenter, stereo_core: loaded already; else `model` and `models`, else those shipped.
+        backend: of `spine_perception.core.backends`; what computes the networks.
         progress: called as progress(frames done, None, note).
         watch: called with every RGB-D frame and its result.
 
@@ -171,11 +174,11 @@ def replay(
     rgbd, stereo = None, None
     if source.has_rgbd or not source.has_stereo:
         frames = source.rgbd_frames()
-        segmenter = segmenter or load_segmenter(model)
+        segmenter = segmenter or load_segmenter(model, backend or AUTO)
         rgbd = _Rgbd(frames, Navigator(loaded, segmenter, settings), segmenter)
     if pairs.has_stereo:
         stereo_pairs = pairs.stereo_frames()
-        stereo = stereo_core or load_core(stereo_settings, models)
+        stereo = stereo_core or load_core(stereo_settings, models, backend or AUTO)
     run, screws, stopped = Run(), StereoRun(), "stopped by an error"
     registered = RegisteredFrames()
     try:

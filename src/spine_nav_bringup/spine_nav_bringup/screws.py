@@ -36,6 +36,7 @@ from spine_nav_common.core.types import (
     StereoFrame,
 )
 from spine_nav_common.parameters import digest, flatten
+from spine_perception.core.backends import AUTO
 from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.levels import LevelNames
 from stereo_screw_tracker.core.load import StereoCore, TracksScrews, load_tracker
@@ -43,7 +44,7 @@ from stereo_screw_tracker.core.output import rod_curves, screw_rows
 from stereo_screw_tracker.core.types import RodFit, ScrewTrack, StereoResult
 
 from .core.png import write_png
-from .core.run import NETWORK_THREADS, Progress, core_config, versions
+from .core.run import Progress, core_config, versions
 from .core.runtime import fix_opencv_threads
 from .stereo_overlay import draw_stereo, head_name
 
@@ -135,10 +136,10 @@ def stereo_config(
     return replace(config, cranial=cranial) if cranial else config
 
 
-def load_core(config: StereoConfig, models: Path | None = None) -> StereoCore:
+def load_core(config: StereoConfig, models: Path | None = None, backend: str = AUTO) -> StereoCore:
     """A warm tracker with fixed thread counts. Raises ModelError."""
     fix_opencv_threads()
-    return load_tracker(config, models, threads=NETWORK_THREADS)
+    return load_tracker(config, models, backend)
 
 
 def stereo_frames(source: Recording) -> Iterator[StereoFrame]:
@@ -219,6 +220,7 @@ def find_screws(
     config: Path | None = None,
     assignments: Sequence[str] = (),
     models: Path | None = None,
+    backend: str | None = None,
     core: StereoCore | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -229,6 +231,7 @@ def find_screws(
         case: names levels where its exposed levels fit the heads one to one.
         cranial: where the patient's head lies in the image: left, right, up or down.
         models: folder of the three models; None: those that are shipped.
+        backend: of `spine_perception.core.backends`; what computes the networks.
         core: a tracker that is loaded already.
         progress: called as progress(pairs done, None, note).
         watch: called with every pair and its result.
@@ -240,7 +243,7 @@ def find_screws(
     loaded = load_case(case) if case else None
     source = open_recording(recording, load_remap(remap) if remap else None)
     frames = stereo_frames(source)
-    core = core or load_core(settings, models)
+    core = core or load_core(settings, models, backend or AUTO)
     run, stopped = StereoRun(), "stopped by an error"
     try:
         with ImplantWriter(out) as writer:

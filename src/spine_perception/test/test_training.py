@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from spine_nav_common.core.types import Intrinsics
+from spine_perception.core.backends import ONNX_FP32
 from spine_perception.core.inference import OnnxNetwork, read_card
 
 TRAINING = Path(__file__).resolve().parents[3] / "training"
@@ -165,7 +166,7 @@ def test_training_resumes_and_the_export_agrees(data, tmp_path, monkeypatch):
     export.main()
     card = read_card(model)
     assert card["training"]["steps"] == 12
-    onnx_network = OnnxNetwork(model, threads=1)
+    onnx_network = OnnxNetwork(model, ONNX_FP32)
     net = network.SpineUNet()
     net.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["ema"])
     net.eval()

@@ -13,8 +13,15 @@ from spine_nav_common.parameters import ParameterError, build, load_file, parse_
 
 from .graph import NODES
 
-PACKAGES = ("spinenav", "numpy", "scipy", "opencv-python-headless", "onnxruntime", "rosbags")
-NETWORK_THREADS = 2  # fixed: sums of floats depend on how many threads share them
+PACKAGES = (
+    "spinenav",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "onnxruntime",
+    "openvino",
+    "rosbags",
+)
 Progress = Callable[[int, "int | None", str], None]
 Config = TypeVar("Config")
 

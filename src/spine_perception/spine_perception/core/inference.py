@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model file: found, checked against its card, and run through ONNX Runtime."""
+"""The model file: found, checked against its card, and run by a back-end."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime as ort
 
+from .backends import AUTO, BackendError, load_backend
 from .features import CENTRE_SCALE_M, CHANNELS
 from .grid import GRID_SIZE
 
 MODEL_NAME = "spine_unet.onnx"
 MODEL_VARIABLE = "SPINENAV_MODEL"
-PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-DEFAULT_THREADS = 2
 SPINE_INPUT = {"size": GRID_SIZE, "channels": list(CHANNELS), "centre_scale_m": CENTRE_SCALE_M}
 
 
@@ -81,18 +79,15 @@ def read_card(model: Path, expected_input: dict | None = None) -> dict:
 
 
 class OnnxModel:
-    """A model in ONNX Runtime with fixed shapes and one input `x`, verified against its card.
+    """An ONNX model with fixed shapes and one input `x`, verified against its card and loaded.
 
-    expected_input: as in `read_card`; providers in the order of preference (default PROVIDERS).
-    Raises ModelError if the file is missing, is not the one its card describes, or does not load.
+    expected_input: as in `read_card`; backend: one of `backends.BACKENDS`; threads: of the network,
+    default one. Raises ModelError if the file is missing, is not the one its card describes, or the
+    back-end does not load it.
     """
 
     def __init__(
-        self,
-        model: Path,
-        expected_input: dict,
-        providers: tuple[str, ...] | None = None,
-        threads: int | None = None,
+        self, model: Path, expected_input: dict, backend: str = AUTO, threads: int | None = None
     ) -> None:
         try:
             data = model.read_bytes()
@@ -106,45 +101,25 @@ class OnnxModel:
                 f"{str(self.card.get('sha256'))[:12]}…; the file is damaged or replaced: "
                 "restore both from the repository or run its export script in training/"
             )
-        available = ort.get_available_providers()
-        chosen = [p for p in providers or PROVIDERS if p in available]
-        if not chosen:
-            raise ModelError(
-                f"{model}: none of the providers {list(providers or PROVIDERS)} is available "
-                f"(this onnxruntime has {available}); install the GPU build or choose the CPU"
-            )
-        if "CUDAExecutionProvider" in chosen:
-            ort.preload_dlls()  # CUDA and cuDNN that came as wheels lie on no library path
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or DEFAULT_THREADS
-        options.inter_op_num_threads = 1
-        # Spinning threads would steal the cores from tracking between two inferences.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(data, options, providers=chosen)
-        except Exception as error:  # onnxruntime raises many unrelated types
+            self._backend = load_backend(data, backend, threads)
+        except BackendError as error:
             raise ModelError(
-                f"{model}: ONNX Runtime {ort.__version__} does not load it ({error}); "
-                "run its export script in training/ with this version"
+                f"{model}: back-end {backend} does not load it: {error}; choose another with "
+                "--backend, or run its export script in training/ with this version"
             ) from error
-        self.provider = self._session.get_providers()[0]
+        self.provider = self._backend.provider
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """All outputs in the model's order."""
-        return self._session.run(None, {"x": x})
+        return self._backend.run(x)
 
 
 class OnnxNetwork(OnnxModel):
     """The U-Net; arguments and errors as `OnnxModel`."""
 
-    def __init__(
-        self,
-        model: Path,
-        providers: tuple[str, ...] | None = None,
-        threads: int | None = None,
-    ) -> None:
-        super().__init__(model, SPINE_INPUT, providers, threads)
+    def __init__(self, model: Path, backend: str = AUTO, threads: int | None = None) -> None:
+        super().__init__(model, SPINE_INPUT, backend, threads)
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         masks, vectors = self.run(x)

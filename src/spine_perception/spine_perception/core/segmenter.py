@@ -11,6 +11,7 @@ import numpy as np
 
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 
+from .backends import AUTO
 from .colour_segmenter import ColourSegmenter
 from .features import CENTRE_SCALE_M, N_CHANNELS, features, from_ray_frame, roll_of, turn
 from .grid import (
@@ -58,19 +59,19 @@ class Segmenter:
     def load(
         cls,
         model_path: str | Path | None = None,
-        providers: tuple[str, ...] | None = None,
+        backend: str = AUTO,
         threads: int | None = None,
     ) -> Segmenter:
-        """Load a model, the packaged one by default; providers in the order TensorRT, CUDA, CPU.
+        """Load a model, the packaged one by default; backend, threads: see `OnnxModel`.
 
         Raises ModelError, with the remedy, if the model is missing, damaged or does not load.
         """
         path = find_model() if model_path is None else Path(model_path)
-        return cls(OnnxNetwork(path, providers, threads))
+        return cls(OnnxNetwork(path, backend, threads))
 
     @property
     def provider(self) -> str:
-        """The execution provider that runs the network."""
+        """What runs the network, and in which precision."""
         return self._network.provider
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Status
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import topics
+from spine_perception.core.backends import AUTO, BACKEND_DOC, BACKENDS
 from spine_registration.core.config import NavigatorConfig
 
 
@@ -19,6 +20,7 @@ class NavigationConfig:
 
     case: str = param("", "folder of the case")
     model: str = param("", "ONNX network; empty = the one that is shipped")
+    backend: str = param(AUTO, BACKEND_DOC, choices=BACKENDS)
     colour_topic: str = param(topics.COLOUR, "colour image; compressed where the name ends so")
     depth_topic: str = param(topics.DEPTH, "depth image on the colour image's pixel grid")
     info_topic: str = param(topics.COLOUR_INFO, "camera_info of the colour image")
@@ -53,7 +55,7 @@ def load_core(config: NavigationConfig) -> Core:
     from spine_registration.core.navigator import Navigator
 
     case = load_case(config.case)
-    segmenter = Segmenter.load(config.model or None)
+    segmenter = Segmenter.load(config.model or None, config.backend)
     segmenter.warm_up()
     navigator = Navigator(case, segmenter, config.navigator)
     return Core(case, navigator, segmenter.provider, segmenter.model_sha256)

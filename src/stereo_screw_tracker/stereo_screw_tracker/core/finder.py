@@ -17,6 +17,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from spine_nav_common.core.types import StereoFrame
+from spine_perception.core.backends import AUTO
 from spine_perception.core.inference import ModelError, OnnxModel, find_model
 
 from .finder_grid import (
@@ -104,12 +105,12 @@ class Finder:
     def load(
         cls,
         model: Path | None = None,
-        providers: tuple[str, ...] | None = None,
+        backend: str = AUTO,
         threads: int | None = None,
     ) -> Finder:
         """From a model file and its card, which holds the thresholds; ModelError if unusable."""
         path = model or find_model(MODEL_NAME, MODEL_VARIABLE)
-        network = OnnxModel(path, EXPECTED_INPUT, providers, threads)
+        network = OnnxModel(path, EXPECTED_INPUT, backend, threads)
         head, rod = (card_threshold(path, network, name) for name in ("head", "rod"))
         return cls(network, head, rod)
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from spine_nav_common.core.types import StereoFrame
+from spine_perception.core.backends import AUTO
 from spine_perception.core.inference import OnnxModel, find_model
 
 from .finder import (
@@ -46,12 +47,12 @@ class MonoFinder:
     def load(
         cls,
         model: Path | None = None,
-        providers: tuple[str, ...] | None = None,
+        backend: str = AUTO,
         threads: int | None = None,
     ) -> MonoFinder:
         """From a model file and its card; ModelError if unusable."""
         path = model or find_model(MODEL_NAME, MODEL_VARIABLE)
-        network = OnnxModel(path, EXPECTED_INPUT, providers, threads)
+        network = OnnxModel(path, EXPECTED_INPUT, backend, threads)
         return cls(network, card_threshold(path, network, "head"))
 
     def find(self, frame: StereoFrame) -> tuple[HeadCandidate, ...]:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from spine_nav_common.core.types import Case, Rejected, StereoFrame
+from spine_perception.core.backends import AUTO
 
 from .config import StereoConfig
 from .finder import MODEL_NAME as FINDER
@@ -59,14 +60,14 @@ class StereoNetworks:
 
 def load_networks(
     models: Path | None = None,
-    providers: tuple[str, ...] | None = None,
+    backend: str = AUTO,
     threads: int | None = None,
 ) -> StereoNetworks:
     """Finder, head refiner and rod refiner, verified against their cards.
 
     Args:
         models: folder that holds all three models; None: those that are shipped.
-        providers, threads: of ONNX Runtime, see OnnxModel.
+        backend, threads: see OnnxModel.
 
     Raises ModelError: a model is missing, damaged, or made for another version.
     """
@@ -74,9 +75,9 @@ def load_networks(
     def file(name: str) -> Path | None:
         return models / name if models else None
 
-    finder = Finder.load(file(FINDER), providers, threads)
-    heads = HeadRefiner(file(HEADS), providers, threads)
-    rods = RodRefiner(file(RODS), providers, threads)
+    finder = Finder.load(file(FINDER), backend, threads)
+    heads = HeadRefiner(file(HEADS), backend, threads)
+    rods = RodRefiner(file(RODS), backend, threads)
     hashes = {
         FINDER: finder.network.model_sha256,
         HEADS: heads.model_sha256,
@@ -88,11 +89,11 @@ def load_networks(
 def load_tracker(
     config: StereoConfig,
     models: Path | None = None,
-    providers: tuple[str, ...] | None = None,
+    backend: str = AUTO,
     threads: int | None = None,
 ) -> StereoCore:
     """A warm tracker over the three models; arguments and errors as in `load_networks`."""
-    n = load_networks(models, providers, threads)
+    n = load_networks(models, backend, threads)
     # the refiner judges what the finder only suspects, so more is asked than the finder would tell
     n.finder.head_threshold = config.least_score
     for part in (n.finder, n.heads, n.rods):

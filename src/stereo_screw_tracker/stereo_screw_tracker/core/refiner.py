@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from spine_nav_common.core.types import StereoFrame
+from spine_perception.core.backends import AUTO
 from spine_perception.core.inference import ModelError, OnnxModel, find_model
 
 from .crops import head_crops, normalise, paired_crops
@@ -155,11 +156,11 @@ class HeadRefiner:
     def __init__(
         self,
         model: Path | None = None,
-        providers: tuple[str, ...] | None = None,
+        backend: str = AUTO,
         threads: int | None = None,
     ) -> None:
         model = model or find_model(MODEL_NAME, MODEL_VARIABLE)
-        self._network = OnnxModel(model, MODEL_INPUT, providers, threads)
+        self._network = OnnxModel(model, MODEL_INPUT, backend, threads)
         self._scale = sigma_scale(self._network.card, SCALED, model)
         self.provider = self._network.provider
         self.model_sha256 = self._network.model_sha256

@@ -9,6 +9,7 @@ from pathlib import Path
 from spine_nav_common.core.types import Case
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import topics
+from spine_perception.core.backends import AUTO, BACKEND_DOC, BACKENDS
 from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.load import StereoCore, load_tracker
 
@@ -19,6 +20,7 @@ class StereoTrackerConfig:
 
     case: str = param("", "folder of the case, which names the levels; empty = no levels")
     models: str = param("", "folder of the three networks; empty = those that are shipped")
+    backend: str = param(AUTO, BACKEND_DOC, choices=BACKENDS)
     left_topic: str = param(topics.LEFT, "left image; a name with image_raw is rectified")
     right_topic: str = param(topics.RIGHT, "right image")
     left_info_topic: str = param(topics.LEFT_INFO, "camera_info of the left image")
@@ -56,4 +58,4 @@ def load_node_core(config: StereoTrackerConfig) -> NodeCore:
 
     case = load_case(config.case) if config.case else None
     models = Path(config.models) if config.models else None
-    return NodeCore(load_tracker(config.tracker, models), case)
+    return NodeCore(load_tracker(config.tracker, models, config.backend), case)
