@@ -96,7 +96,7 @@ def load_backend(
     """
     if name not in BACKENDS:
         raise BackendError(f"'{name}' is no back-end; give one of {', '.join(BACKENDS)}")
-    names = (name,)
+    names: tuple[str, ...] = (name,)
     if name == AUTO:
         names = choose(cpu_flags() if flags is None else flags, ort.get_available_providers()).names
     refused: list[str] = []

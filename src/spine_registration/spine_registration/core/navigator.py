@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,20 @@ AGREE_FRAMES = 3
 
 
 @dataclass(frozen=True)
+class Segmented:
+    """A frame and what its pixels show: what `segment` hands to `solve`.
+
+    tracking: made for a spine that was being followed: one look at its place, few pixels.
+    """
+
+    frame: RgbdFrame
+    seg: Segmentation | Rejected
+    pixels: BonePixels | Rejected
+    tracking: bool
+    ms: float
+
+
+@dataclass(frozen=True)
 class _Belief:
     track: TrackState
     levels: tuple[LevelState, ...]
@@ -53,8 +68,8 @@ class _Belief:
 class Navigator:
     """Keeps the pose of every exposed level current; one instance per operation.
 
-    Not thread-safe: one thread calls `process`, requests of other threads are flags that the
-    next frame honours.
+    One thread calls `process`; or one `segment` and another `solve`, so that the network looks at
+    the next frame meanwhile. Requests of other threads are flags that the next frame honours.
     """
 
     def __init__(
@@ -70,6 +85,7 @@ class Navigator:
         self.error_model = error_model or load_error_model()
         self.model = model or build_model(case)
         self._segmenter = segmenter
+        self._looking = threading.Lock()  # `solve` looks again where `segment` looked elsewhere
         # Set to a list to collect what each prediction was made of (training/calibration/fit_error.py).
         self.trace: list[tuple[int, str, ErrorInputs]] | None = None
         self._exposed = [self.model.levels.index(level) for level in case.exposed_levels]
@@ -111,25 +127,43 @@ class Navigator:
         Raises:
             ValueError: the frame is older than the last one or its images do not match.
         """
-        if self._last_stamp is not None and frame.stamp_ns <= self._last_stamp:
-            raise ValueError(f"frame {frame.stamp_ns} is not newer than {self._last_stamp}")
-        if frame.colour.shape[:2] != frame.depth_m.shape:
-            raise ValueError(
-                f"colour {frame.colour.shape[:2]} and depth {frame.depth_m.shape} differ in size"
-            )
+        self._check(frame)
+        return self.solve(self.segment(frame))
+
+    def segment(self, frame: RgbdFrame) -> Segmented:
+        """What the pixels of a frame show. Uses the last pose only to know where to look.
+
+        Raises ValueError as `process`.
+        """
+        self._check(frame)
+        return self._look(frame, None if self._renew else self._belief)
+
+    def _look(self, frame: RgbdFrame, belief: _Belief | None) -> Segmented:
+        start = time.perf_counter()
+        with self._looking:
+            seg = self._segmenter.run(frame, self._hint(frame, belief))
+        tracking = belief is not None
+        pixels = self._observe(frame, seg, tracking)
+        return Segmented(frame, seg, pixels, tracking, 1e3 * (time.perf_counter() - start))
+
+    def solve(self, seen: Segmented) -> NavigationResult:
+        """Bring all levels up to date with one segmented frame.
+
+        Raises ValueError: the frame is older than the last one.
+        """
+        frame = seen.frame
+        self._check(frame)
         self._last_stamp = frame.stamp_ns
+        clock = _Clock(seen.ms)
         if self._renew:
             self._belief, self._renew = None, False
-        clock = _Clock()
-        seg = self._segmenter.run(frame, self._hint(frame))
+        if seen.tracking and self._belief is None:
+            # Lost or asked anew since it was segmented: the whole image counts, not the old place.
+            seen = self._look(frame, None)
+        seg, pixels = seen.seg, seen.pixels
+        if self._belief is not None and not seen.tracking:
+            pixels = self._observe(frame, seg, tracking=True)
         clock.lap("network")
-        tracking = self._belief is not None
-        limit = self.config.max_points if tracking else self.config.registration_points
-        pixels: BonePixels | Rejected = (
-            seg
-            if isinstance(seg, Rejected)
-            else observe(frame, seg, self.config.bone_threshold, limit)
-        )
         events: list[str] = []
         if self._belief is None:
             levels = self._search(frame, seg, pixels, events)
@@ -139,6 +173,22 @@ class Navigator:
             clock.lap("update")
         self._seg = None if isinstance(seg, Rejected) else seg
         return NavigationResult(frame.stamp_ns, levels, clock.done(), tuple(events))
+
+    def _check(self, frame: RgbdFrame) -> None:
+        if self._last_stamp is not None and frame.stamp_ns <= self._last_stamp:
+            raise ValueError(f"frame {frame.stamp_ns} is not newer than {self._last_stamp}")
+        if frame.colour.shape[:2] != frame.depth_m.shape:
+            raise ValueError(
+                f"colour {frame.colour.shape[:2]} and depth {frame.depth_m.shape} differ in size"
+            )
+
+    def _observe(
+        self, frame: RgbdFrame, seg: Segmentation | Rejected, tracking: bool
+    ) -> BonePixels | Rejected:
+        if isinstance(seg, Rejected):
+            return seg
+        limit = self.config.max_points if tracking else self.config.registration_points
+        return observe(frame, seg, self.config.bone_threshold, limit)
 
     # -- registration ---------------------------------------------------------------------------
 
@@ -374,11 +424,11 @@ class Navigator:
             1e-6 * c.correlation_area_mm2,
         )
 
-    def _hint(self, frame: RgbdFrame) -> RoiHint | None:
-        if self._belief is None:
+    def _hint(self, frame: RgbdFrame, belief: _Belief | None) -> RoiHint | None:
+        if belief is None:
             return None
-        T = self._belief.track.T_camera_ct[self._exposed]
-        centre = anchors(self.model, self._belief.track.T_camera_ct)[self._exposed].mean(axis=0)
+        T = belief.track.T_camera_ct[self._exposed]
+        centre = anchors(self.model, belief.track.T_camera_ct)[self._exposed].mean(axis=0)
         cranial = (T[:, :3, :3] @ self.model.axes[:, 2]).mean(axis=0)
         cam = frame.intrinsics
         u, v = centre[:2] / centre[2] * (cam.fx, cam.fy) + (cam.cx, cam.cy)
@@ -401,10 +451,10 @@ def stray_share(estimate: Estimate, pixels: BonePixels) -> float:
 
 
 class _Clock:
-    """Stage durations in ms."""
+    """Stage durations in ms; `ahead` was spent on the first stage before."""
 
-    def __init__(self) -> None:
-        self._t0 = self._t = time.perf_counter()
+    def __init__(self, ahead_ms: float) -> None:
+        self._t0 = self._t = time.perf_counter() - 1e-3 * ahead_ms
         self._laps: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
