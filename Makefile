@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 # Shared cores: one thread per numerical library keeps runs repeatable.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint results lock clean
+.PHONY: help setup demo test lint results school lock clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -27,6 +27,10 @@ lint: setup  ## ruff, and mypy (strict) on the numerical core
 
 results: setup  ## measure everything again and rewrite docs/results.md (long; BENCH_ARGS adds real data)
 	$(VENV)/bin/spinenav bench $(BENCH_ARGS)
+
+school:      ## train the networks beside other work, until ctrl-C (training/README.md; SCHOOL_ARGS)
+	EXTRAS=train sh scripts/setup.sh
+	nice -n 19 $(PY) -m training.school teach $(SCHOOL_ARGS)
 
 lock:        ## rewrite requirements/lock-py3*.txt (needs uv)
 	sh scripts/lock.sh

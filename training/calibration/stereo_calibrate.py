@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Collect heads with their stated uncertainty and true error on the anatomies of `calibrate`.
 
-    python -m training.calibration.stereo_calibrate --scenes 24 --out training/data_stereo/heads.npz
+    python -m training.calibration.stereo_calibrate --scenes 24 --out training/data/heads.npz
 
 Runs the tracker over stereo scenes with screws of training designs, and writes one record per
 reported head for `training/calibration/stereo_fit_bounds.py`. The bounds are judged on the list `judge`.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit the 95 % bound of screw heads on the records of anatomies of the list `calibrate`.
 
-    python -m training.calibration.stereo_calibrate --scenes 24 --out training/data_stereo/heads.npz
-    python -m training.calibration.stereo_fit_bounds training/data_stereo/heads.npz \
+    python -m training.calibration.stereo_calibrate --scenes 24 --out training/data/heads.npz
+    python -m training.calibration.stereo_fit_bounds training/data/heads.npz \
         --out src/stereo_screw_tracker/stereo_screw_tracker/bounds.json
 
 Finds the sizes whose bound loses least by the quantile (pinball) loss, which punishes bounds that

@@ -86,7 +86,7 @@ def fit(rows: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Fit on all pairs, judge on halves."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--data", type=Path, default=Path("training/data_stereo/validation"))
+    p.add_argument("--data", type=Path, default=Path("training/data/pairs/validation"))
     p.add_argument("--models", type=Path, default=None)
     p.add_argument("--out", type=Path, required=True)
     args = p.parse_args()

@@ -6,7 +6,7 @@ from __future__ import annotations
 TEMPLATE = """\
 # Model card: screw_finder
 
-Research software, not a medical device. Made by `training/screw_finder/export.py` from
+Research software, not a medical device. Made by `training/school.py` from
 `screw_finder.json`.
 
 **What it does.** First stage of the screw tracker. For one rectified stereo pair it says where heads

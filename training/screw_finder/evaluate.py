@@ -200,7 +200,7 @@ def main() -> None:
     """Evaluate an exported model with the thresholds of its card."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("model", type=Path)
-    p.add_argument("--data", type=Path, default=Path("training/data_stereo/validation"))
+    p.add_argument("--data", type=Path, default=Path("training/data/pairs/validation"))
     p.add_argument("--limit", type=int, default=0)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--mono", action="store_true", help="the model is the peer's")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render stereo pairs with screws and rods; run it again to resume or to add more.
 
-    python -m training.screw_finder.generate --split train --scenes 2000 --out training/data_stereo
+    python -m training.screw_finder.generate --split train --scenes 2000
 
-Writes OUT/SPLIT/<scene>_<view>.npz (see `to_arrays`). A scene whose first view exists is skipped.
+Writes DATA/pairs/SPLIT/<scene>_<view>.npz (see `to_arrays`). A scene whose first view exists is skipped.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import time
 from collections import OrderedDict
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 
 from spine_nav_sim.core.anatomy import Anatomy
 from spine_nav_sim.core.planning import plan_screws
@@ -26,7 +26,7 @@ from spine_nav_sim.core.sensor import random_colour_sensor
 from spine_nav_sim.core.stereo_config import StereoConfig
 from spine_nav_sim.core.stereo_layout import make_stereo_scene, remount_cameras
 from spine_nav_sim.core.stereo_scene import OTHER_METAL, StereoRendered, StereoScene
-from training.spine_unet.generate import SPLITS, training_anatomy, validation_anatomy
+from training.spine_unet.generate import split_list, training_anatomy, validation_anatomy
 
 SIZES = (*((640, 480),) * 5, (848, 480), (800, 600))
 
@@ -163,45 +163,77 @@ def views_of(
     return out
 
 
+PER_ANATOMY = {"train": 4, "validation": 2}  # operations
+VIEWS = {"train": 4, "validation": 2}  # pairs per operation
+MAKE = {"train": training_anatomy, "validation": validation_anatomy}
+
+
+@cache
+def anatomies(split: str, real: Path) -> Anatomies:
+    """The spines of a list."""
+    return Anatomies(MAKE[split], split_list(split), real, PER_ANATOMY[split])
+
+
+def unit_exists(folder: Path, index: int) -> bool:
+    """Whether operation `index` has been rendered to `folder`."""
+    return (folder / f"{index:05d}_0.npz").exists()
+
+
+def make_unit(
+    folder: Path,
+    split: str,
+    index: int,
+    real: Path,
+    *,
+    views: int = 0,
+    families: tuple[str, ...] | None = None,
+    empty: bool = False,
+) -> int:
+    """Render operation `index` to files in `folder`; returns the number of pairs.
+
+    Raises ValueError where the anatomy or its operation cannot be made.
+    """
+    rng = np.random.default_rng([split_list(split)["seeds"][0] + index, 3])
+    spine = anatomies(split, real).of_scene(index)
+    pairs = views_of(spine, rng, views or VIEWS[split], families, empty)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, arrays in reversed(list(enumerate(pairs))):  # view 0 last: it says "done"
+        part = folder / f".{index:05d}_{i}.part.npz"
+        np.savez_compressed(part, **arrays)
+        os.replace(part, folder / f"{index:05d}_{i}.npz")
+    return len(pairs)
+
+
 def main() -> None:
     """Generate until the asked number of scenes exists."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--split", choices=("train", "validation"), required=True)
+    p.add_argument("--split", choices=tuple(MAKE), required=True)
     p.add_argument("--scenes", type=int, default=1000)
     p.add_argument("--first", type=int, default=0, help="index of the first scene")
-    p.add_argument("--views", type=int, default=3, help="pairs per operation")
-    p.add_argument("--per-anatomy", type=int, default=4, help="operations per anatomy")
+    p.add_argument("--views", type=int, default=0, help="pairs per operation; default: the list's")
     p.add_argument(
         "--families", nargs="*", default=None, help="screw families; default: training's"
     )
     p.add_argument("--empty", action="store_true", help="operations before the first screw")
-    p.add_argument("--data", type=Path, default=Path("../shared/data"), help="real surfaces")
-    p.add_argument("--out", type=Path, default=Path("training/data_stereo"))
+    p.add_argument("--real", type=Path, default=Path("../shared/data"), help="real surfaces")
+    p.add_argument("--data", type=Path, default=Path("training/data"), help="where pairs go")
     args = p.parse_args()
     cv2.setNumThreads(1)
-    split = yaml.safe_load(SPLITS.read_text(encoding="utf-8"))[args.split]
-    make = training_anatomy if args.split == "train" else validation_anatomy
-    anatomies = Anatomies(make, split, args.data, args.per_anatomy)
-    folder = args.out / args.split
-    folder.mkdir(parents=True, exist_ok=True)
-    start, made = time.perf_counter(), 0
+    folder = args.data / "pairs" / args.split
     families = tuple(args.families) if args.families else None
+    start, made = time.perf_counter(), 0
     for index in range(args.first, args.first + args.scenes):
-        if (folder / f"{index:05d}_0.npz").exists():
+        if unit_exists(folder, index):
             continue
-        rng = np.random.default_rng([split["seeds"][0] + index, 3])
         try:
-            views = views_of(anatomies.of_scene(index), rng, args.views, families, args.empty)
+            made += make_unit(
+                folder, args.split, index, args.real,
+                views=args.views, families=families, empty=args.empty,
+            )  # fmt: skip
         except ValueError as error:
             print(f"{index:05d}: skipped: {error}", flush=True)
             continue
-        for i, arrays in reversed(list(enumerate(views))):  # view 0 last: it says "done"
-            part = folder / f".{index:05d}_{i}.part.npz"
-            np.savez_compressed(part, **arrays)
-            os.replace(part, folder / f"{index:05d}_{i}.npz")
-        made += len(views)
-        rate = made / (time.perf_counter() - start)
-        print(f"{index:05d}: {len(views[0]['head_m'])} heads, {rate:.2f} pairs/s", flush=True)
+        print(f"{index:05d}: {made / (time.perf_counter() - start):.2f} pairs/s", flush=True)
 
 
 if __name__ == "__main__":

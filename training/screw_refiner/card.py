@@ -28,7 +28,7 @@ turned so that the projected curve runs upright, each normalised by itself
 TEMPLATE = """\
 # Model card: {name}
 
-Research software, not a medical device. Made by `training/screw_refiner/export.py` from
+Research software, not a medical device. Made by `training/school.py` from
 `{name}.json`.
 
 {what}

@@ -280,7 +280,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("kind", choices=sorted(EVALUATE))
     p.add_argument("model", type=Path)
-    p.add_argument("--data", type=Path, default=Path("training/data_stereo/validation"))
+    p.add_argument("--data", type=Path, default=Path("training/data/pairs/validation"))
     p.add_argument("--limit", type=int, default=0)
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args()

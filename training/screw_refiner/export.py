@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint of a refiner to models/: the ONNX file, its JSON card, half-precision weights, card.
-
-    python -m training.screw_refiner.export head --run training/runs/stereo_head
-    python -m training.screw_refiner.export rod --run training/runs/stereo_rod
+"""A checkpoint of a refiner to its ONNX file, its cards and its half-precision weights.
 
 The averaged weights are exported with batch norm folded in; ONNX Runtime must agree with PyTorch.
 The predicted sigmas are calibrated on every other validation pair and judged on the rest.
@@ -10,7 +7,6 @@ The predicted sigmas are calibrated on every other validation pair and judged on
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -20,38 +16,24 @@ import torch
 from spine_perception.core.backends import ONNX_FP32
 from spine_perception.core.inference import OnnxModel
 from stereo_screw_tracker.core.refiner import sigma_scale
+from training.onnx_export import OPSET, export, git_commit
 from training.screw_refiner.card import model_card
 from training.screw_refiner.evaluate import CORE, EVALUATE, chosen, milliseconds
-from training.screw_refiner.train import NETS, SHIPPED
-from training.spine_unet.export import OPSET, export, git_commit
+from training.screw_refiner.network import HeadNet, RodNet
+from training.weights import half_precision, save_checkpoint
+
+NETS = {"head": HeadNet, "rod": RodNet}
+NAMES = {"head": "screw_refiner", "rod": "rod_refiner"}
 
 
-def save_half(state: dict, path: Path) -> None:
-    """The weights that a later run resumes from, at half their size."""
-
-    def half(weights: dict) -> dict:
-        return {k: v.half() if v.dtype == torch.float32 else v for k, v in weights.items()}
-
-    kept = {k: state[k] for k in ("step", "samples", "seed")}
-    torch.save({**kept, "net": half(state["net"]), "ema": half(state["ema"])}, path)
-
-
-def main() -> None:
-    """Export, verify, calibrate, evaluate and write the cards."""
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("kind", choices=sorted(NETS))
-    p.add_argument("--run", type=Path, required=True)
-    p.add_argument("--data", type=Path, default=Path("training/data_stereo/validation"))
-    p.add_argument("--out", type=Path, help="default models/screw_refiner.onnx or rod_refiner.onnx")
-    p.add_argument("--command", action="append", default=[], help="training command, for the card")
-    p.add_argument("--history", default="", help="what the command does not tell, for the card")
-    p.add_argument("--limit", type=int, default=0)
-    args = p.parse_args()
+def publish(
+    state: dict, validation: Path, models: Path, command: str, history: str, kind: str
+) -> dict:
+    """Export, verify, calibrate, evaluate, write to `models`; returns the JSON card."""
     torch.set_num_threads(1)
-    core = CORE[args.kind]
-    out = args.out or SHIPPED[args.kind].with_suffix(".onnx")
-    state = torch.load(args.run / "checkpoint.pt", map_location="cpu", weights_only=True)
-    net = NETS[args.kind]()
+    core = CORE[kind]
+    out = models / f"{NAMES[kind]}.onnx"
+    net = NETS[kind]()
     net.load_state_dict(state["ema"])
     part = out.with_suffix(".part.onnx")
     shape = (core.BATCH, 2, core.CROP_SIZE, core.CROP_SIZE)
@@ -64,19 +46,19 @@ def main() -> None:
         "opset": OPSET,
         "parameters": sum(v.numel() for v in net.parameters()),
         "training": {
-            "command": args.command,
-            "history": args.history,
+            "command": [command],
+            "history": history,
             "seed": state["seed"],
             "commit": git_commit("stereo_screw_tracker"),
             "steps": state["step"],
             "samples": state["samples"],
-            "pairs": state["report"].get("pairs"),
+            "pairs": state["views"],
         },
         "torch_difference": difference,
         "sigma_scale": dict.fromkeys(core.SCALED, 1.0),
     }
     part.replace(out)
-    save_half(state, out.with_suffix(".pt"))
+    save_checkpoint(out.with_suffix(".pt"), half_precision(state))
     card_path = out.with_suffix(".json")
 
     def write() -> OnnxModel:
@@ -84,8 +66,8 @@ def main() -> None:
         return OnnxModel(out, core.MODEL_INPUT, ONNX_FP32)  # the class that runs it in use
 
     network = write()
-    pairs = chosen(args.data, args.limit)
-    evaluate = EVALUATE[args.kind]
+    pairs = chosen(validation, 0)
+    evaluate = EVALUATE[kind]
     card["sigma_scale"] = {
         name: round(value, 4) for name, value in evaluate(network, pairs[::2])[1].items()
     }
@@ -94,14 +76,9 @@ def main() -> None:
     card["validation"]["pairs"] = len(pairs)
     # Judged where the factors were not fitted.
     card["validation"]["within"] = evaluate(network, pairs[1::2], scale)[0]["within"]
-    card["validation"]["ms"] = round(
-        milliseconds(args.kind, OnnxModel(out, core.MODEL_INPUT, ONNX_FP32, 2), pairs), 1
-    )
+    two = OnnxModel(out, core.MODEL_INPUT, ONNX_FP32, 2)
+    card["validation"]["ms"] = round(milliseconds(kind, two, pairs), 1)
     write()
-    text = model_card(args.kind, card, out.stat().st_size / 1e6)
-    out.with_name(f"{out.stem.upper()}_CARD.md").write_text(text, encoding="utf-8")
-    print(json.dumps(card["validation"]))
-
-
-if __name__ == "__main__":
-    main()
+    text = model_card(kind, card, out.stat().st_size / 1e6)
+    (models / f"{out.stem.upper()}_CARD.md").write_text(text, encoding="utf-8")
+    return card

@@ -6,7 +6,7 @@ from __future__ import annotations
 TEMPLATE = """\
 # Model card: spine_unet
 
-Research software, not a medical device. Made by `training/spine_unet/export.py` from `spine_unet.json`.
+Research software, not a medical device. Made by `training/school.py` from `spine_unet.json`.
 
 **What it does.** For one RGB-D frame, per cell of a {size} x {size} metric grid: bone probability
 (bone under a thin film of tissue included), clean-bone probability (film under 0.4 mm), and on bone
@@ -36,7 +36,7 @@ Commit {commit}, {steps} steps of batch 16. The averaged weights of the last ste
 **Numbers** on {v[views]:.0f} views of held-out anatomies (other parametric seeds, and the mean
 shape undeformed, which training saw only deformed), sensor model on, no hint, whole `Segmenter.run`:
 
-    python -m training.spine_unet.evaluate models/spine_unet.onnx --data training/data/validation
+    python -m training.spine_unet.evaluate models/spine_unet.onnx --data training/data/views/validation
 
 | what | value |
 |---|---|

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of the whole segmenter on views of anatomies that training never saw.
 
-    python -m training.spine_unet.evaluate models/spine_unet.onnx --data training/data/validation
+    python -m training.spine_unet.evaluate models/spine_unet.onnx --data training/data/views/validation
 
 The measured depth and the plain colour go through `Segmenter.run` without a hint: search, close
 look, upright pass. A refused view counts as one in which nothing was found.
@@ -146,7 +146,7 @@ def main() -> None:
     """Evaluate an exported model."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("model", type=Path)
-    p.add_argument("--data", type=Path, default=Path("training/data/validation"))
+    p.add_argument("--data", type=Path, default=Path("training/data/views/validation"))
     p.add_argument("--limit", type=int, default=0)
     p.add_argument("--threads", type=int, default=1)
     args = p.parse_args()

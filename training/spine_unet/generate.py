@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render training or validation views; run it again to resume or to add more.
 
-    python -m training.spine_unet.generate --split train --anatomies 2000 --out training/data
+    python -m training.spine_unet.generate --split train --anatomies 2000
 
-Writes OUT/SPLIT/<anatomy>/<view>.npz. An anatomy whose folder exists is done and skipped.
+Writes DATA/views/SPLIT/<anatomy>/<view>.npz. An anatomy whose folder exists is done and skipped.
 """
 
 from __future__ import annotations
@@ -153,34 +153,55 @@ def validation_anatomy(index: int, split: dict, data: Path) -> tuple[str, Anatom
     return "parametric", make_anatomy(np.random.default_rng(split["seeds"][0] + index), LEVELS)
 
 
+MAKE = {"train": training_anatomy, "validation": validation_anatomy}
+SCENES_VIEWS = {"train": (3, 8), "validation": (1, 4)}  # operations per anatomy, frames of each
+
+
+@cache
+def split_list(split: str) -> dict:
+    """The seeds and surfaces of a list in splits.yaml."""
+    return yaml.safe_load(SPLITS.read_text(encoding="utf-8"))[split]
+
+
+def unit_exists(folder: Path, index: int) -> bool:
+    """Whether anatomy `index` has been rendered to `folder`."""
+    return any(folder.glob(f"{index:05d}_*"))
+
+
+def make_unit(folder: Path, split: str, index: int, real: Path, scenes_views=None) -> int:
+    """Render anatomy `index` to a folder of its own below `folder`; returns the number of views.
+
+    Raises ValueError where the anatomy or its operation cannot be made.
+    """
+    seeds = split_list(split)
+    kind, anatomy = MAKE[split](index, seeds, real)
+    rng = np.random.default_rng([seeds["seeds"][0] + index, 1])
+    views = views_of(anatomy, rng, *(scenes_views or SCENES_VIEWS[split]))
+    write_anatomy(folder / f"{index:05d}_{kind}", views)
+    return len(views)
+
+
 def main() -> None:
     """Generate until the asked number of anatomies exists."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--split", choices=("train", "validation"), required=True)
+    p.add_argument("--split", choices=tuple(MAKE), required=True)
     p.add_argument("--anatomies", type=int, default=1000)
     p.add_argument("--first", type=int, default=0, help="index of the first anatomy")
-    p.add_argument("--scenes", type=int, default=2, help="operations per anatomy")
-    p.add_argument("--views", type=int, default=5, help="frames per operation")
-    p.add_argument("--data", type=Path, default=Path("../shared/data"), help="real surfaces")
-    p.add_argument("--out", type=Path, default=Path("training/data"))
+    p.add_argument("--real", type=Path, default=Path("../shared/data"), help="real surfaces")
+    p.add_argument("--data", type=Path, default=Path("training/data"), help="where views go")
     args = p.parse_args()
     cv2.setNumThreads(1)
-    split = yaml.safe_load(SPLITS.read_text(encoding="utf-8"))[args.split]
-    make = training_anatomy if args.split == "train" else validation_anatomy
     start, made = time.perf_counter(), 0
+    folder = args.data / "views" / args.split
     for index in range(args.first, args.first + args.anatomies):
-        if list((args.out / args.split).glob(f"{index:05d}_*")):
+        if unit_exists(folder, index):
             continue
         try:
-            kind, anatomy = make(index, split, args.data)
-            rng = np.random.default_rng([split["seeds"][0] + index, 1])
-            views = views_of(anatomy, rng, args.scenes, args.views)
+            made += make_unit(folder, args.split, index, args.real)
         except ValueError as error:
             print(f"{index:05d}: skipped: {error}", flush=True)
             continue
-        write_anatomy(args.out / args.split / f"{index:05d}_{kind}", views)
-        made += len(views)
-        print(f"{index:05d}_{kind}: {made / (time.perf_counter() - start):.2f} views/s", flush=True)
+        print(f"{index:05d}: {made / (time.perf_counter() - start):.2f} views/s", flush=True)
 
 
 if __name__ == "__main__":

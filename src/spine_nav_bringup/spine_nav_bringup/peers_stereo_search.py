@@ -35,7 +35,7 @@ from .core.progress import Progress
 from .core.runtime import fix_opencv_threads
 
 MODULE = "spine_nav_bringup.peers_stereo_search"
-DATA = Path("training/data_stereo/validation")
+DATA = Path("training/data/pairs/validation")
 PAIRS = 24
 CANDIDATES = 12
 VARIANTS = 6  # of each, in what costs no new depth map

@@ -6,7 +6,6 @@ Needs the `train` extra (pip install -e .[train]); skipped without it.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,13 +17,14 @@ from spine_perception.core.backends import ONNX_FP32
 from spine_perception.core.inference import OnnxNetwork, read_card
 
 TRAINING = Path(__file__).resolve().parents[3] / "training"
-if not (TRAINING / "spine_unet" / "train.py").is_file():
+if not (TRAINING / "spine_unet" / "pupil.py").is_file():
     pytest.skip("training/ is not part of this installation", allow_module_level=True)
 torch = pytest.importorskip("torch", reason="training needs the `train` extra (torch)")
 pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
 sys.path.insert(0, str(TRAINING.parent))
 
-from training.spine_unet import dataset, evaluate, export, network, train
+from training.course import Course
+from training.spine_unet import dataset, network, pupil
 
 K = Intrinsics(160, 120, 400.0, 400.0, 79.5, 59.5)
 
@@ -64,31 +64,6 @@ def data(tmp_path_factory) -> Path:
         for seed in seeds:
             dataset.save_view(folder / split / "a" / f"{seed}.npz", _view(seed))
     return folder
-
-
-def _arguments(data: Path, run: Path, steps: int, *more: str):
-    words = [
-        "--data",
-        data,
-        "--run",
-        run,
-        "--steps",
-        steps,
-        "--batch",
-        4,
-        "--size",
-        64,
-        "--workers",
-        0,
-        "--report",
-        4,
-        "--validate",
-        1000,
-        "--val-views",
-        1,
-        "--no-bf16",
-    ]
-    return train.parser().parse_args([*map(str, words), *more])
 
 
 def test_a_view_survives_the_disk(data):
@@ -138,41 +113,44 @@ def test_augmentation_keeps_the_input_finite_and_labels_only_what_is_seen(seed):
     assert np.isfinite(sample.vectors).all()
 
 
-def test_training_resumes_and_the_export_agrees(data, tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    first = train.train(_arguments(data, run, 4))
-    second = train.train(_arguments(data, run, 12, "--resume"))
-    assert (first["step"], second["step"]) == (4, 12)
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [4, 8, 12]
-    assert sum(second["loss"].values()) < sum(first["loss"].values())
+def _course(tmp_path: Path) -> Course:
+    course = Course(pupil.PUPIL, tmp_path / "home", tmp_path / "none")
+    course.mode = (False, True)
+    return course
 
-    model = tmp_path / "spine_unet.onnx"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "export.py",
-            "--run",
-            str(run),
-            "--data",
-            str(data / "validation"),
-            "--out",
-            str(model),
-            "--command",
-            "smoke test",
-        ],
-    )
-    export.main()
-    card = read_card(model)
-    assert card["training"]["steps"] == 12
+
+def test_training_resumes_and_the_export_agrees(data, tmp_path):
+    first = _course(tmp_path)
+    stream = pupil.Views(data / "train", np.random.default_rng(0), sizes=((64, 4),), shares=(1.0,))
+    first.learn(stream, 10.0, stop=lambda: first.step >= 4)
+    second = _course(tmp_path)
+    assert (second.step, second.samples, second.views) == (4, 16, 4)
+    second.learn(stream, 10.0, stop=lambda: second.step >= 12)
+    assert second.step == 12
+    assert sum(second.losses.values()) < sum(first.losses.values())
+
+    models = tmp_path / "models"
+    models.mkdir()
+    card = pupil.PUPIL.publish(second.state(), data / "validation", models, "smoke test", "")
+    assert card["training"]["steps"] == 12 and card["validation"]["views"] == 2
+    model = models / "spine_unet.onnx"
+    assert read_card(model) == card
     onnx_network = OnnxNetwork(model, ONNX_FP32)
     net = network.SpineUNet()
-    net.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["ema"])
+    net.load_state_dict(torch.load(second.checkpoint, weights_only=True)["ema"])
     net.eval()
     x = np.random.default_rng(0).normal(size=(1, 11, 224, 224)).astype(np.float32)
     with torch.no_grad():
         expected = net(torch.from_numpy(x))
     for got, wanted in zip(onnx_network(x), expected, strict=True):
         assert got == pytest.approx(wanted[0].numpy(), abs=1e-3)
-    assert evaluate.evaluate(onnx_network, data / "validation")["views"] == 2
+    # What is committed begins the next machine's course where this one ended.
+    other = Course(pupil.PUPIL, tmp_path / "elsewhere", models)
+    assert (other.step, other.samples, other.views_before) == (12, 48, 4)
+    kept = other.net.state_dict()["mask_head.0.weight"]
+    assert torch.allclose(kept, second.net.state_dict()["mask_head.0.weight"], atol=1e-3)
+
+
+def test_without_views_the_stream_says_what_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="spine_unet.generate"):
+        pupil.Views(tmp_path, np.random.default_rng(0)).batch()

@@ -6,8 +6,8 @@ Needs the `train` extra (pip install -e .[train]); skipped without it.
 
 from __future__ import annotations
 
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,17 +15,15 @@ import numpy as np
 import pytest
 
 TRAINING = Path(__file__).resolve().parents[3] / "training"
-if not (TRAINING / "screw_finder" / "train.py").is_file():
+if not (TRAINING / "screw_finder" / "pupil.py").is_file():
     pytest.skip("training/ is not part of this installation", allow_module_level=True)
 torch = pytest.importorskip("torch", reason="training needs the `train` extra (torch)")
 pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
 sys.path.insert(0, str(TRAINING.parent))
 
-from stereo_screw_tracker.core.finder import Finder
 from stereo_screw_tracker.core.finder_grid import CELL_PX, SLOPE_SCALE, cell_centres
-from training.screw_finder import dataset, export, network
-from training.screw_finder import evaluate as evaluation
-from training.screw_finder import train as training
+from training.course import Course
+from training.screw_finder import dataset, network, pupil
 
 F, BASELINE_M, WIDE, HIGH = 600.0, 0.08, 640, 480
 
@@ -193,33 +191,33 @@ def test_the_correlation_is_the_product_at_each_disparity():
         assert not got[:, d, :, :d].any()  # outside the other view
 
 
-def _arguments(data: Path, run: Path, steps: int, *more: str):
-    words = ["--data", data, "--run", run, "--steps", steps, "--batch", 2, "--report", 3,
-             "--no-bf16", "--val-pairs", 1, "--lr", 0.005, "--rows", 64]  # fmt: skip
-    return training.parser().parse_args([*map(str, words), *more])
+@pytest.mark.parametrize("pupil_", (pupil.PUPIL, pupil.MONO), ids=lambda p: p.name)
+def test_training_resumes_and_the_export_agrees(data, tmp_path, pupil_):
+    fast = replace(pupil_, rate=0.03)
+    stream = pupil.Pairs(data / "train", np.random.default_rng(0), batch=2, rows=64)
 
+    def course() -> Course:
+        new = Course(fast, tmp_path, tmp_path / "none")
+        new.mode = (False, True)
+        return new
 
-@pytest.mark.parametrize("mono", (False, True))
-def test_training_resumes_and_the_export_agrees(data, tmp_path, monkeypatch, mono):
-    run, flag = tmp_path / "run", ["--mono"] if mono else []
-    first = training.train(_arguments(data, run, 3, *flag))
-    second = training.train(_arguments(data, run, 48, "--resume", *flag))
-    assert (first["step"], second["step"]) == (3, 48)
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(3, 49, 3))
-    assert all(second["loss"][name] < first["loss"][name] for name in ("head", "rod"))
+    first = course()
+    first.learn(stream, 10.0, stop=lambda: first.step >= 3)
+    second = course()
+    assert second.step == 3
+    second.learn(stream, 10.0, stop=lambda: second.step >= 45)
+    second.learn(stream, 10.0, stop=lambda: second.step >= 48)
+    assert all(second.losses[name] < first.losses[name] for name in ("head", "rod"))
 
-    monkeypatch.setattr(sys, "argv", [
-        "export", "--run", str(run), "--data", str(data / "validation"),
-        "--models", str(tmp_path), "--command", "smoke test",
-    ])  # fmt: skip
-    export.main()
-    path = tmp_path / ("screw_finder_mono.onnx" if mono else "screw_finder.onnx")
-    finder = (export.MonoFinder if mono else Finder).load(path, threads=1)
-    assert finder.network.card["training"]["steps"] == 48
-    assert (tmp_path / "SCREW_FINDER_CARD.md").exists() != mono
-    kept = torch.load(path.with_suffix(".pt"), weights_only=True)
-    assert (kept["step"], kept["mono"]) == (48, mono)
-    chosen = finder.network.card["thresholds"]
-    report = evaluation.evaluate(finder.network, data / "validation", 0, chosen, mono)
+    card = fast.publish(second.state(), data / "validation", tmp_path, "smoke test", "")
+    path = tmp_path / f"{fast.name}.onnx"
+    assert card["training"]["steps"] == 48
+    assert (tmp_path / "SCREW_FINDER_CARD.md").exists() != (pupil_ is pupil.MONO)
+    assert Course(fast, tmp_path / "elsewhere", tmp_path).step == 48
+    report = fast.judge(path, data / "validation", 0)
     assert (report["pairs"], report["heads"]) == (2, 6)
+
+
+def test_without_pairs_the_stream_says_what_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="screw_finder.generate"):
+        pupil.Pairs(tmp_path, np.random.default_rng(0)).batch()

@@ -15,20 +15,21 @@ import numpy as np
 import pytest
 
 from spine_nav_common.core.types import Intrinsics
+from spine_perception.core.backends import ONNX_FP32
 from stereo_screw_tracker.core import refiner, rod_refiner
 from stereo_screw_tracker.core.crops import head_crops, project, rod_crops
 from stereo_screw_tracker.core.types import StereoCamera
 
 TRAINING = Path(__file__).resolve().parents[3] / "training"
-if not (TRAINING / "screw_refiner" / "train.py").is_file():
+if not (TRAINING / "screw_refiner" / "pupil.py").is_file():
     pytest.skip("training/ is not part of this installation", allow_module_level=True)
 torch = pytest.importorskip("torch", reason="training needs the `train` extra (torch)")
 pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
 sys.path.insert(0, str(TRAINING.parent))
 
-from training.screw_refiner import augment, dataset, export, network
+from training.course import Course
+from training.screw_refiner import augment, dataset, network, pupil
 from training.screw_refiner import evaluate as evaluation
-from training.screw_refiner import train as training
 
 CAMERA = StereoCamera(Intrinsics(320, 240, 320.0, 320.0, 160.0, 120.0), 0.08)
 
@@ -93,7 +94,7 @@ def pair(data) -> dataset.StereoPair:
 
 @pytest.fixture
 def plain(monkeypatch):
-    monkeypatch.setattr(training, "photometric", lambda x, _: (x, np.zeros(len(x), bool)))
+    monkeypatch.setattr(pupil, "photometric", lambda x, _: (x, np.zeros(len(x), bool)))
 
 
 def _at(crop: np.ndarray, u: float, v: float) -> float:
@@ -102,7 +103,7 @@ def _at(crop: np.ndarray, u: float, v: float) -> float:
 
 
 def test_the_spot_is_where_the_label_says_in_both_eyes_of_every_mirrored_crop(pair, plain):
-    batch = training.head_batch([pair], 120, np.random.default_rng(0))
+    batch = pupil.head_batch([pair], 120, np.random.default_rng(0))
     x, target = batch.x.numpy(), batch.target.numpy()
     rows = np.flatnonzero(batch.present.numpy() == 1.0)
     assert len(rows) > 40
@@ -115,7 +116,7 @@ def test_the_spot_is_where_the_label_says_in_both_eyes_of_every_mirrored_crop(pa
 
 
 def test_the_stripe_is_where_the_label_says_in_every_mirrored_rod_crop(pair, plain):
-    batch = training.rod_batch([pair], 150, np.random.default_rng(0))
+    batch = pupil.rod_batch([pair], 150, np.random.default_rng(0))
     x, target, present = batch.x.numpy(), batch.target.numpy(), batch.present.numpy()
     assert (present == 1.0).sum() > 80
     assert (present == 0.0).sum() > 20
@@ -228,68 +229,38 @@ def test_correlation_peaks_at_the_shift_between_the_eyes(shift):
     assert got.shape == (9,) and int(got.argmax()) == shift + 4
 
 
-def _arguments(kind: str, data: Path, run: Path, *more: str):
-    words = [
-        kind,
-        "--data",
-        data,
-        "--run",
-        run,
-        "--steps",
-        3,
-        "--batch",
-        8,
-        "--each",
-        4,
-        "--report-s",
-        60,
-        "--val-pairs",
-        1,
-        "--no-bf16",
-        *more,
-    ]
-    return training.parser().parse_args([*map(str, words)])
-
-
 @pytest.mark.parametrize("kind", ["head", "rod"])
-def test_training_resumes_and_the_export_runs_in_the_core(data, tmp_path, kind, monkeypatch):
-    run, core = tmp_path / "run", evaluation.CORE[kind]
-    first = training.train(_arguments(kind, data, run))
-    assert first["step"] == 3 and all(np.isfinite(v) for v in first["loss"].values())
-    assert training.train(_arguments(kind, data, run, "--resume"))["step"] == 6
-    model = tmp_path / "models" / core.MODEL_NAME
-    model.parent.mkdir()
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "export",
-            kind,
-            "--run",
-            str(run),
-            "--data",
-            str(data / "validation"),
-            "--out",
-            str(model),
-            "--command",
-            "smoke test",
-        ],
-    )
-    export.main()
-    card = json.loads(model.with_suffix(".json").read_text())
+def test_training_resumes_and_the_export_runs_in_the_core(data, tmp_path, kind):
+    core, taught = evaluation.CORE[kind], {"head": pupil.HEAD, "rod": pupil.ROD}[kind]
+    stream = pupil.Crops(data / "train", np.random.default_rng(0), kind, batch=8)
+
+    def course(home: str = "home") -> Course:
+        new = Course(taught, tmp_path / home, tmp_path)
+        new.mode = (False, True)
+        return new
+
+    first = course()
+    first.learn(stream, 10.0, stop=lambda: first.step >= 3)
+    assert first.step == 3 and all(np.isfinite(v) for v in first.losses.values())
+    second = course()
+    second.learn(stream, 10.0, stop=lambda: second.step >= 6)
+    assert second.step == 6
+    card = taught.publish(second.state(), data / "validation", tmp_path, "smoke test", "")
     assert card["training"]["steps"] == 6 and card["torch_difference"] < 1e-3
     assert all(0 < v for v in card["sigma_scale"].values())
+    model = tmp_path / core.MODEL_NAME
+    assert json.loads(model.with_suffix(".json").read_text()) == card
     assert "smoke test" in model.with_name(f"{model.stem.upper()}_CARD.md").read_text()
-    loaded = {"head": refiner.HeadRefiner, "rod": rod_refiner.RodRefiner}[kind](model, threads=1)
+    loaded = {"head": refiner.HeadRefiner, "rod": rod_refiner.RodRefiner}[kind](model, ONNX_FP32)
     loaded.warm_up()
-    # The half-precision weights begin the next run where this one ended.
-    monkeypatch.setitem(training.SHIPPED, kind, model.with_suffix(".pt"))
-    assert training.train(_arguments(kind, data, tmp_path / "new", "--resume"))["step"] == 9
+    # The half-precision weights begin the next machine's course where this one ended.
+    other = course("elsewhere")
+    assert (other.step, other.samples) == (6, 48)
 
 
 def test_without_data_training_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="screw_finder.generate"):
-        training.train(_arguments("head", tmp_path, tmp_path / "run"))
+        pupil.Crops(tmp_path, np.random.default_rng(0), "head").batch()
 
 
 def test_the_calibration_factor_makes_95_percent_of_the_errors_fit():
