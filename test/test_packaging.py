@@ -30,6 +30,7 @@ ROSDEP = {
     "cv2": "python3-opencv",
     "matplotlib": "python3-matplotlib",
     "mcap": None,
+    "numba": "python3-numba",
     "numpy": "python3-numpy",
     "onnxruntime": "python3-onnxruntime-pip",
     "open3d": "python3-open3d-pip",

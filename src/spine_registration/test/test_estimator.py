@@ -53,16 +53,18 @@ def test_the_gradient_is_that_of_the_log_likelihood(model, noise):
     pixels = support.bone_pixels(model, truth, rng, noise_m=0.5e-3)
     T = support.bent(model, truth, rng, 0.7, 1.0)
     L = len(T)
-    data = es._Sorted(pixels, es.assign(model, T, pixels, 4e-3), noise, L)
-    here = es._linearise(model, T, data, noise)
+    level = es.assign(model, T, pixels, 4e-3)
+    here = es._linearise(model, T, pixels, level, noise)
+    weight = pixels.area_m2 / noise.correlation_area_m2 * here.seen
     anchor = es.anchors(model, T)
 
     def log_likelihood(xi):
-        lin = es._linearise(model, es.exp_about(xi.reshape(L, 6), anchor) @ T, data, noise)
+        moved = es.exp_about(xi.reshape(L, 6), anchor) @ T
+        lin = es._linearise(model, moved, pixels, level, noise)
         lik = point_likelihood(
-            lin.distance, here.sigma, noise.tissue_scale_m, data.clean, data.bone
+            lin.distance, here.sigma, noise.tissue_scale_m, pixels.clean, pixels.bone
         )
-        return float((data.weight * here.seen * lik.log_density).sum(dtype=float))
+        return float((weight * lik.log_density).sum(dtype=float))
 
     gradient = here.g.ravel()  # of the energy, which is minus the log likelihood
     steps = np.tile([3e-4] * 3 + [9e-3] * 3, L)

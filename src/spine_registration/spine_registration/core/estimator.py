@@ -9,14 +9,14 @@ vertebra against its neighbours are told apart by their covariance, not by thres
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from spine_nav_common.core.geometry import skew
 
-from .likelihood import OUTLIER_WIDTH_M, PointLikelihood, point_likelihood
-from .model import SpineModel
+from . import kernels
+from .model import GRID_M, SpineModel
 from .observation import BonePixels
 
 MAX_SIGMA_M = 4e-3
@@ -133,105 +133,71 @@ def assign(
     With `vote_weight` the network's centre votes help, which a coarse pose needs: the cost is
     |distance| + vote_weight * |vote - anchor|.
     """
-    anchor = anchors(model, T).astype(np.float32)
-    best = np.full(len(pixels.points_m), np.inf, np.float32)
-    level = np.full(len(pixels.points_m), -1)
-    for k in range(len(model.levels)):
-        offset = pixels.points_m - anchor[k]
-        near = np.flatnonzero(np.einsum("ij,ij->i", offset, offset) < REACH_M**2)
-        if len(near) == 0:
-            continue
-        s, n = model.surface(pixels.points_m[near], T[k], k)
-        cost = np.abs(s)
-        ok = (cost < gate_m) & (np.einsum("ij,ij->i", n, pixels.ray[near]) < 0.25)
-        if vote_weight > 0.0:
-            vote = np.linalg.norm(pixels.centre_vote_m[near] - anchor[k], axis=1)
-            cost = cost + vote_weight * np.nan_to_num(vote, nan=0.02)
-        ok &= cost < best[near]
-        at = near[ok]
-        best[at] = cost[ok]
-        level[at] = k
-    return level
+    p = _contiguous(pixels)
+    return kernels.assign(
+        p.points_m, p.ray, p.centre_vote_m, np.ascontiguousarray(T), anchors(model, T), REACH_M, gate_m,
+        vote_weight, *_grids(model),
+    )  # fmt: skip
 
 
-class _Sorted:
-    """Pixels that belong to some level, sorted by level; `bounds` cuts them."""
+def _contiguous(pixels: BonePixels) -> BonePixels:
+    """One memory layout, so that the kernels are compiled once and not in the middle of a run."""
+    arrays = {
+        f.name: np.require(getattr(pixels, f.name), np.float32, ("C", "W"))
+        for f in fields(BonePixels) if f.name != "count"
+    }  # fmt: skip
+    return BonePixels(**arrays, count=pixels.count)
 
-    def __init__(self, pixels: BonePixels, level: np.ndarray, noise: Noise, L: int):
-        order = np.argsort(level, kind="stable")
-        cut = np.searchsorted(level[order], np.arange(L + 1))
-        self.order = order[cut[0] :]  # -1 sorts first
-        self.bounds = cut - cut[0]
-        self.points, self.ray = pixels.points_m[self.order], pixels.ray[self.order]
-        self.bone, self.clean = pixels.bone[self.order], pixels.clean[self.order]
-        self.area = pixels.area_m2[self.order]
-        self.weight = self.area * np.float32(1.0 / noise.correlation_area_m2)
 
-    def parts(self) -> list[slice]:
-        return [slice(a, b) for a, b in zip(self.bounds[:-1], self.bounds[1:])]
+def _grids(model: SpineModel) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    return model.field, model.offset, model.shape, model.origin_m, GRID_M
 
 
 @dataclass(frozen=True)
 class _Linear:
+    """Normal equations per level (the data's energy), and per pixel: signed distance, deviation
+    along the normal, log density, responsibility of bone, 1 where the surface is seen."""
+
     H: np.ndarray
     g: np.ndarray
     distance: np.ndarray
     sigma: np.ndarray
+    log_density: np.ndarray
+    bone: np.ndarray
     seen: np.ndarray
-    likelihood: PointLikelihood
 
 
-def _linearise(model: SpineModel, T: np.ndarray, data: _Sorted, noise: Noise) -> _Linear:
-    """Normal equations per level."""
-    L = len(model.levels)
-    anchor = anchors(model, T).astype(np.float32)
-    s = np.empty(len(data.points), np.float32)
-    J = np.empty((len(data.points), 6), np.float32)
-    n = J[:, :3]  # the sign of J cancels in H and is minded in g
-    for k, part in enumerate(data.parts()):
-        q = data.points[part]
-        s[part], n[part] = model.surface(q, T[k], k)
-        arm = q - anchor[k]
-        x, y, z = n[part].T
-        J[part, 3] = arm[:, 1] * z - arm[:, 2] * y
-        J[part, 4] = arm[:, 2] * x - arm[:, 0] * z
-        J[part, 5] = arm[:, 0] * y - arm[:, 1] * x
-    cosine = -np.einsum("ij,ij->i", n, data.ray)
-    seen = np.isfinite(s) & (cosine > 0.05)
-    s[~seen] = 0.0
-    # Stereo depth on a slope is worse than its frontal noise seen along the normal.
-    sigma = np.float32(noise.sigma_m) * (2.5 - 1.5 * np.clip(cosine, 0.0, 1.0))
-    lik = point_likelihood(s, sigma, noise.tissue_scale_m, data.clean, data.bone)
-    weight = data.weight * seen
-    WJ = J * (weight * lik.curvature)[:, None]
-    pull = weight * lik.score
-    H, grad = np.zeros((L, 6, 6)), np.zeros((L, 6))
-    for k, part in enumerate(data.parts()):
-        H[k] = WJ[part].T @ J[part]
-        grad[k] = -(pull[part] @ J[part])
-    return _Linear(H, grad, s, sigma, seen, lik)
+def _linearise(
+    model: SpineModel, T: np.ndarray, pixels: BonePixels, level: np.ndarray, noise: Noise
+) -> _Linear:
+    """Normal equations of the pixels that have a level."""
+    pixel = np.empty((5, len(level)))
+    H, g = kernels.linearise(
+        pixels.points_m, pixels.ray, pixels.bone, pixels.clean,
+        pixels.area_m2 / noise.correlation_area_m2, level, T, anchors(model, T), noise.sigma_m,
+        noise.tissue_scale_m, *_grids(model), pixel,
+    )  # fmt: skip
+    return _Linear(H, g, *pixel)
 
 
-def _fits(data: _Sorted, lin: _Linear) -> tuple[LevelFit, ...]:
-    fits = []
-    for part in data.parts():
-        inlier = lin.likelihood.bone[part] * lin.seen[part]
-        total = max(float(inlier.sum()), 1e-9)
-        fits.append(
-            LevelFit(
-                points=len(inlier),
-                area_mm2=float(1e6 * (data.area[part] * lin.seen[part]).sum()),
-                inlier_share=float(inlier.mean()) if len(inlier) else 0.0,
-                rms_mm=float(1e3 * np.sqrt((inlier * lin.distance[part] ** 2).sum() / total)),
-            )
-        )
-    return tuple(fits)
+def _fits(pixels: BonePixels, level: np.ndarray, lin: _Linear, L: int) -> tuple[LevelFit, ...]:
+    owner = level + 1  # 0: none
+    points, area, inliers, squares = (
+        np.bincount(owner, weight, L + 1)[1:]
+        for weight in (None, pixels.area_m2 * lin.seen, lin.bone, lin.bone * lin.distance**2)
+    )
+    share = inliers / np.maximum(points, 1)
+    rms = np.sqrt(squares / np.maximum(inliers, 1e-9))
+    return tuple(
+        LevelFit(int(points[k]), float(1e6 * area[k]), float(share[k]), float(1e3 * rms[k]))
+        for k in range(L)
+    )
 
 
 def _sensor_noise(lin: _Linear, noise: Noise) -> float:
     """Frontal noise of the sensor, metres, from the points inside the bone: tissue only ever lies
     outside, so the inner half shows the noise alone."""
-    inner = lin.seen & (lin.distance < 0) & (lin.distance > -4 * MAX_SIGMA_M)
+    inner = (lin.distance < 0) & (lin.distance > -4 * MAX_SIGMA_M)
     if inner.sum() <= 50:
         return noise.sigma_m
     ratio = lin.distance[inner] / lin.sigma[inner]
@@ -262,17 +228,17 @@ def estimate(
         level: (M,) assignment to begin with, where iteration 0 is not among them.
     """
     L = len(model.levels)
+    pixels = _contiguous(pixels)
     T = prior.T_camera_ct.copy() if T_start is None else T_start.copy()
     converged = False
-    if level is not None:
-        data = _Sorted(pixels, level, noise, L)
     for it, gate in enumerate(gates_m):
         if it in reassign_at:
             vote = vote_weights[it] if it < len(vote_weights) else 0.0
             level = assign(model, T, pixels, gate, vote)
-            data = _Sorted(pixels, level, noise, L)
         here = replace(noise, sigma_m=sigmas_m[it] if it < len(sigmas_m) else noise.sigma_m)
-        lin = _linearise(model, T, data, here)
+        if level is None:
+            raise ValueError("no assignment: pass `level` or reassign at iteration 0")
+        lin = _linearise(model, T, pixels, level, here)
         anchor = anchors(model, T)
         deviation = twist_between(T, prior.T_camera_ct, anchor).ravel()
         rhs = -(lin.g.ravel() + prior.information @ deviation)
@@ -282,22 +248,18 @@ def estimate(
         step /= max(1.0, size[0].max() / 8e-3, size[1].max() / 0.15)
         T = exp_about(step, anchor) @ T
         converged = bool(size[0].max() < 5e-5 and size[1].max() < 1e-3)
-    lin = _linearise(model, T, data, noise)
+    assert level is not None
+    lin = _linearise(model, T, pixels, level, noise)
     deviation = twist_between(T, prior.T_camera_ct, anchors(model, T)).ravel()
-    # Pixels that no level explains are the data's evidence against a hypothesis.
-    share = np.clip(pixels.bone, 0.05, 0.97)
-    log_likelihood = (
-        pixels.area_m2 / noise.correlation_area_m2 * np.log((1.0 - share) / OUTLIER_WIDTH_M)
-    )
-    log_likelihood[data.order] = data.weight * lin.seen * lin.likelihood.log_density
     return Estimate(
         T_camera_ct=T,
         covariance=np.linalg.inv(_with_data(prior.information, lin.H)),
         data_information=lin.H,
         anchor_camera_m=anchors(model, T),
-        fits=_fits(data, lin),
+        fits=_fits(pixels, level, lin, L),
         level_of_pixel=level,
-        pixel_log_likelihood=log_likelihood,
+        # Pixels that no level explains are the data's evidence against a hypothesis.
+        pixel_log_likelihood=pixels.area_m2 / noise.correlation_area_m2 * lin.log_density,
         prior_energy=float(0.5 * deviation @ prior.information @ deviation),
         sigma_m=_sensor_noise(lin, noise),
         iterations=len(gates_m),

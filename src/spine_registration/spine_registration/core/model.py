@@ -16,6 +16,8 @@ from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.landmarks import dorsal_centre
 from spine_nav_common.core.types import LEVELS, Case, Mesh
 
+from . import kernels
+
 GRID_M = 1.5e-3
 """Grid step. Distance and gradient of the nearest node give a first-order value whose error is
 below h^2/(8 R), 0.06 mm on a process of 5 mm radius, for one memory access per point."""
@@ -62,21 +64,10 @@ class SpineModel:
             (M,) float32 metres, NaN outside the level's grid; (M, 3) float32 unit normals, camera
             frame.
         """
-        R = T_camera_ct[:3, :3]
-        start = (R.T @ T_camera_ct[:3, 3] + self.origin_m[level]) / GRID_M
-        g = points_m @ (R / GRID_M).astype(np.float32) - start.astype(np.float32)
-        nearest = np.rint(g)
-        nx, ny, nz = self.shape[level].tolist()
-        inside = (nearest >= 0).all(axis=1) & (nearest < (nx, ny, nz)).all(axis=1)
-        index = nearest @ np.array([ny * nz, nz, 1], np.float32)  # exact: grids are below 2^24
-        index = np.where(inside, index, 0.0).astype(np.int64)
-        node = self.field[index + self.offset[level]]
-        gradient = node[:, 1:]
-        distance = node[:, 0] + np.float32(GRID_M) * np.einsum("ij,ij->i", g - nearest, gradient)
-        distance[~inside] = np.nan
-        normal = gradient @ R.T.astype(np.float32)
-        normal /= np.maximum(np.sqrt(np.einsum("ij,ij->i", normal, normal)), 1e-6)[:, None]
-        return distance, normal
+        return kernels.surface(
+            points_m, T_camera_ct, self.field, self.offset[level], self.shape[level],
+            self.origin_m[level], GRID_M,
+        )  # fmt: skip
 
 
 def build_model(case: Case) -> SpineModel:

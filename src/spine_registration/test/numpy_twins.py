@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the compiled kernels compute, in plain NumPy: slower, and easy to read."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import erfcx
+
+from spine_registration.core.estimator import REACH_M, Noise, anchors
+from spine_registration.core.kernels import MIN_COSINE, OUTLIER_WIDTH_M
+from spine_registration.core.model import GRID_M, SpineModel
+from spine_registration.core.observation import BonePixels
+
+
+def surface(
+    model: SpineModel, points_m: np.ndarray, T: np.ndarray, level: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Twin of `SpineModel.surface`."""
+    R = T[:3, :3]
+    g = ((points_m - T[:3, 3]) @ R - model.origin_m[level]) / GRID_M
+    nearest = np.rint(g)
+    nx, ny, nz = model.shape[level].tolist()
+    inside = (nearest >= 0).all(axis=1) & (nearest < (nx, ny, nz)).all(axis=1)
+    index = np.where(inside, nearest @ np.array([ny * nz, nz, 1]), 0.0).astype(int)
+    node = model.field[index + model.offset[level]]
+    distance = node[:, 0] + GRID_M * np.einsum("ij,ij->i", g - nearest, node[:, 1:])
+    distance[~inside] = np.nan
+    normal = node[:, 1:] @ R.T
+    return distance, normal / np.maximum(np.linalg.norm(normal, axis=1), 1e-6)[:, None]
+
+
+def density(
+    s: np.ndarray, sigma: np.ndarray, tissue: float, clean: np.ndarray, bone: np.ndarray
+) -> np.ndarray:
+    """Twin of `kernels.densities`: log density, score, curvature, responsibility of bone."""
+    z = s / sigma
+    gauss = np.exp(-0.5 * z * z) / (sigma * np.sqrt(2.0 * np.pi))
+    ratio = sigma / tissue
+    # Exponential convolved with a Gaussian; erfcx keeps it finite where exp would overflow,
+    # and the far right tail takes the plain exponential.
+    arg = (ratio - z) / np.sqrt(2.0)
+    tail = np.exp(np.minimum(0.5 * ratio * ratio - s / tissue, 50.0))
+    covered = np.where(
+        arg > -4.0,
+        0.5 / tissue * np.exp(-0.5 * z * z) * erfcx(np.maximum(arg, -4.0)),
+        tail / tissue,
+    )
+    share_clean = 0.15 + 0.7 * clean
+    share = np.clip(bone, 0.05, 0.97)
+    p_gauss = share * share_clean * gauss
+    p_tissue = share * (1.0 - share_clean) * covered
+    total = p_gauss + p_tissue + (1.0 - share) / OUTLIER_WIDTH_M
+    slope = -p_gauss * z / sigma + share * (1.0 - share_clean) * (gauss - covered) / tissue
+    curvature = (p_gauss + 0.35 * p_tissue) / total / sigma**2
+    return np.array([np.log(total), -slope / total, curvature, (p_gauss + p_tissue) / total])
+
+
+def assign(
+    model: SpineModel, T: np.ndarray, pixels: BonePixels, gate_m: float, vote_weight: float
+) -> np.ndarray:
+    """Twin of `estimator.assign`."""
+    anchor = anchors(model, T)
+    best = np.full(len(pixels.points_m), np.inf)
+    level = np.full(len(pixels.points_m), -1)
+    for k in range(len(model.levels)):
+        near = np.linalg.norm(pixels.points_m - anchor[k], axis=1) < REACH_M
+        s, n = surface(model, pixels.points_m, T[k], k)
+        vote = np.linalg.norm(pixels.centre_vote_m - anchor[k], axis=1)
+        cost = np.abs(s) + vote_weight * np.nan_to_num(vote, nan=0.02)
+        facing = np.einsum("ij,ij->i", n, pixels.ray)
+        ok = near & (np.abs(s) < gate_m) & (facing < 0.25) & (cost < best)
+        best[ok], level[ok] = cost[ok], k
+    return level
+
+
+def linearise(
+    model: SpineModel, T: np.ndarray, pixels: BonePixels, level: np.ndarray, noise: Noise
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Twin of `kernels.linearise`: H (L, 6, 6), g (L, 6), pixel (5, M)."""
+    L, M = len(model.levels), len(level)
+    weight = pixels.area_m2 / noise.correlation_area_m2
+    H, g, pixel = np.zeros((L, 6, 6)), np.zeros((L, 6)), np.zeros((5, M))
+    pixel[1] = noise.sigma_m
+    pixel[2] = np.log((1.0 - np.clip(pixels.bone, 0.05, 0.97)) / OUTLIER_WIDTH_M)
+    for k, anchor in enumerate(anchors(model, T)):
+        s, n = surface(model, pixels.points_m, T[k], k)
+        cosine = -np.einsum("ij,ij->i", n, pixels.ray)
+        mine = (level == k) & np.isfinite(s) & (cosine > MIN_COSINE)
+        sigma = noise.sigma_m * (2.5 - 1.5 * np.clip(cosine[mine], 0.0, 1.0))
+        of = density(s[mine], sigma, noise.tissue_scale_m, pixels.clean[mine], pixels.bone[mine])
+        log_density, score, curvature, bone = of
+        pixel[:, mine] = s[mine], sigma, log_density, bone, np.ones(mine.sum())
+        J = np.hstack([n[mine], np.cross(pixels.points_m[mine] - anchor, n[mine])])
+        H[k] = (J * (weight[mine] * curvature)[:, None]).T @ J
+        g[k] = -((weight[mine] * score) @ J)
+    return H, g, pixel

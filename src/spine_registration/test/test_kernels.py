@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled loops against their NumPy twins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy_twins as twins
+import pytest
+import registration_support as support
+from scipy.special import erfcx
+
+from spine_registration.core import estimator as es
+from spine_registration.core import kernels
+
+
+@pytest.fixture(scope="module")
+def situation(model):
+    """A spine seen from a pose that is a little wrong; some pixels have no vote."""
+    rng = np.random.default_rng(21)
+    truth = support.bent(model, support.rigid_pose(model, 70.0, (20.0, -10.0)), rng)
+    pixels = support.bone_pixels(model, truth, rng, tissue_m=1e-3)
+    pixels.centre_vote_m[::7] = np.nan
+    return support.bent(model, truth, rng, 2.0, 4.0), pixels
+
+
+def test_erfcx_is_as_exact_as_it_says():
+    x = np.r_[np.linspace(-4.0, 30.0, 2001), 1e3, 1e6]
+    got = np.array([kernels.erfcx(v) for v in x])
+    assert np.abs(got / erfcx(x) - 1.0).max() < 1.3e-7
+
+
+def test_the_density_is_its_twin():
+    rng = np.random.default_rng(1)
+    s = rng.normal(0, 4e-3, 4000)
+    args = (s, rng.uniform(0.2e-3, 4e-3, 4000), 1e-3, *rng.uniform(size=(2, 4000)))
+    # erfcx differs by 1e-7; the score (1/m, some thousands) is a difference of two such numbers.
+    np.testing.assert_allclose(kernels.densities(*args), twins.density(*args), rtol=2e-6, atol=1e-3)
+
+
+def test_the_surface_is_its_twin(model, situation):
+    T, pixels = situation
+    for k in range(len(model.levels)):
+        got = model.surface(pixels.points_m, T[k], k)
+        want = twins.surface(model, pixels.points_m, T[k], k)
+        assert np.isnan(got[0]).any()
+        np.testing.assert_array_equal(np.isnan(got[0]), np.isnan(want[0]))
+        np.testing.assert_allclose(got[0], want[0], atol=1e-8)
+        inside = np.isfinite(want[0])
+        np.testing.assert_allclose(got[1][inside], want[1][inside], atol=1e-5)
+
+
+@pytest.mark.parametrize(("gate_m", "vote"), [(15e-3, 0.4), (4e-3, 0.0)])
+def test_the_assignment_is_its_twin(model, situation, gate_m, vote):
+    T, pixels = situation
+    got = es.assign(model, T, pixels, gate_m, vote)
+    np.testing.assert_array_equal(got, twins.assign(model, T, pixels, gate_m, vote))
+    assert set(np.unique(got)) == {-1, *range(len(model.levels))}
+
+
+def test_the_normal_equations_are_their_twin(model, situation, noise):
+    T, pixels = situation
+    level = es.assign(model, T, pixels, 6e-3)
+    lin = es._linearise(model, T, pixels, level, noise)
+    H, g, pixel = twins.linearise(model, T, pixels, level, noise)
+    np.testing.assert_allclose(lin.H, H, rtol=1e-4, atol=1e-5 * np.abs(H).max())
+    np.testing.assert_allclose(lin.g, g, rtol=1e-4, atol=1e-5 * np.abs(g).max())
+    got = (lin.distance, lin.sigma, lin.log_density, lin.bone, lin.seen)
+    np.testing.assert_allclose(got, pixel, rtol=1e-4, atol=1e-6)
+
+
+def test_bone_that_faces_away_counts_as_an_outlier(model, situation, noise):
+    """It explains nothing: not better than a pixel that no level claims."""
+    T, pixels = situation
+    level = es.assign(model, T, pixels, 6e-3)
+    none = es._linearise(model, T, pixels, np.full_like(level, -1), noise)
+    away = es._linearise(model, T, replace(pixels, ray=-pixels.ray), level, noise)
+    hidden = (away.seen == 0) & (level >= 0)
+    assert hidden.mean() > 0.5
+    np.testing.assert_array_equal(away.log_density[hidden], none.log_density[hidden])
+    assert (none.log_density != 0.0).all()
+
+
+def test_any_memory_layout_gives_the_same(model, situation, noise):
+    T, pixels = situation
+    prior = es.Prior(T, 1e3 * np.eye(6 * len(T)))
+    strided = replace(
+        pixels,
+        points_m=np.asfortranarray(pixels.points_m),
+        bone=np.repeat(pixels.bone, 2)[::2],
+        area_m2=pixels.area_m2.astype(float),
+    )
+    a, b = (es.estimate(model, p, prior, noise) for p in (pixels, strided))
+    assert a.T_camera_ct.tobytes() == b.T_camera_ct.tobytes()
