@@ -12,6 +12,7 @@ import ros_support
 import stereo_support as support
 
 from spine_nav_bringup import replay
+from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.outputs import (
     read_json,
     read_poses,
@@ -113,3 +114,57 @@ def test_a_fault_in_the_stereo_part_keeps_the_poses(case, tmp_path):
     assert len(read_poses(tmp_path / "out" / "poses.csv")) == COUNT * 2
     assert len(read_screws(tmp_path / "out" / "screws.csv")) == 8
     assert read_json(tmp_path / "out" / "summary.json")["stopped"] == "stopped by an error"
+
+
+def _broken(folder: Path, scene: str, mid_run: bool = False) -> Path:
+    """A recording of both cameras, one of them of no use: no camera calibration, or wrong unit."""
+
+    class Writer(RecordingWriter):
+        def write(self, topic, msgtype, msg, stamp_ns):
+            if scene == "stereo" and topic == "/stereo/right/camera_info":
+                msg = replace(msg, p=np.zeros(12))
+            if scene == "rgbd" and not mid_run and topic.endswith("color/camera_info"):
+                msg = replace(msg, k=np.zeros(9))
+            super().write(topic, msgtype, msg, stamp_ns)
+
+    with Writer(folder, compress=False) as writer:
+        for index in range(COUNT + 3):
+            frame = ros_support.frame(index)
+            if mid_run:  # no depth at first, then depth of another unit
+                far = np.nan if index < COUNT else 12.0
+                frame = replace(frame, depth_m=np.full_like(frame.depth_m, far))
+            writer.write_rgbd(frame)
+            writer.write_stereo(support.frame(index))
+    return folder
+
+
+@pytest.mark.parametrize("scene", ["rgbd", "stereo"])
+def test_one_broken_camera_is_told_and_the_other_is_used(case, tmp_path, scene):
+    recording = _broken(tmp_path / "rec", scene)
+    outcome, _ = run(recording, case, tmp_path / "out")
+    poses = read_poses(tmp_path / "out" / "poses.csv")
+    assert len(poses) == (0 if scene == "rgbd" else (COUNT + 3) * 2)
+    assert (tmp_path / "out" / "screws.csv").exists() == (scene == "rgbd")
+    assert outcome.exit_code == 1
+    part = {"rgbd": "the RGB-D part", "stereo": "the stereo part"}[scene]
+    assert part in outcome.stopped and "calibrat" in outcome.stopped
+    (note,) = read_json(tmp_path / "out" / "summary.json")["notes"]
+    assert note in outcome.text() and "camera_info" in note
+
+
+def test_a_camera_that_breaks_in_mid_run_leaves_the_other_one(case, tmp_path):
+    outcome, _ = run(_broken(tmp_path / "rec", "rgbd", mid_run=True), case, tmp_path / "out")
+    assert len(read_poses(tmp_path / "out" / "poses.csv")) >= 2
+    assert len(read_screws(tmp_path / "out" / "screws.csv")) == (COUNT + 3) * 8
+    assert outcome.exit_code == 1 and "wrong unit" in outcome.stopped
+
+
+def test_both_cameras_broken_is_wrong_input(case, tmp_path):
+    with RecordingWriter(tmp_path / "rec", compress=False) as writer:
+        for index in range(COUNT):
+            writer.write_rgbd(ros_support.frame(index, replace(ros_support.CAMERA, fx=0.0)))
+            pair = support.frame(index)
+            writer.write_stereo(replace(pair, intrinsics=replace(pair.intrinsics, fx=0.0)))
+    with pytest.raises(InputError, match="camera_info"):
+        run(tmp_path / "rec", case, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -62,9 +62,10 @@ def nodes_with(tracker):
                 given.pop("navigation"), namespace, ros_support.fake_loader([], register_after=0)
             )
         core = NodeCore(StereoCore(tracker, "fake", "0" * 64))
-        nodes["stereo_tracker"] = StereoTrackerNode(
-            given.pop("stereo_tracker"), namespace, lambda _: core
-        )
+        if "stereo_tracker" in given:
+            nodes["stereo_tracker"] = StereoTrackerNode(
+                given.pop("stereo_tracker"), namespace, lambda _: core
+            )
         return {**nodes, **live.default_nodes(given, namespace)}
 
     return make
@@ -160,3 +161,17 @@ def test_a_camera_of_others_is_listened_to(case, tmp_path, source, names):
     assert isinstance(seen["rod_guidance"], RodGuidance)
     assert seen["stereo_tracker"].config.left_topic == "/zed/left"
     assert read_screws(tmp_path / "out" / "screws.csv") == []
+
+
+def test_a_recording_with_one_broken_camera_plays_the_other_and_ends_with_1(case, tmp_path):
+    with RecordingWriter(tmp_path / "rec", compress=False) as writer:
+        for index in range(COUNT):
+            writer.write_rgbd(ros_support.frame(index))
+            writer.write_stereo(replace(support.frame(index), baseline_m=0.0))
+    outcome = run(case, f"replay:{tmp_path / 'rec'}", tmp_path / "out", support.FakeTracker())
+    assert len(read_poses(tmp_path / "out" / "poses.csv")) == COUNT * len(ros_support.LEVELS)
+    assert not (tmp_path / "out" / "screws.csv").exists()
+    assert outcome.exit_code == 1
+    assert "the stereo part cannot be used" in outcome.stopped and "no baseline" in outcome.stopped
+    notes = read_json(tmp_path / "out" / "summary.json")["notes"]
+    assert any("no baseline" in note for note in notes)

@@ -172,7 +172,10 @@ def _recording_options(parser: argparse.ArgumentParser) -> None:
         help="one parameter, stronger than --config; repeat for more",
     )  # fmt: skip
     parser.add_argument(
-        "--remap", type=Path, metavar="FILE", help="YAML: contract topic -> topic of the recording"
+        "--remap",
+        type=Path,
+        metavar="FILE",
+        help="YAML: the topic that is looked for, a colon, the topic in the recording",
     )
     parser.add_argument(
         "--models", type=Path, metavar="DIR", help="folder of the stereo networks, not the shipped"

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.outputs import write_summary
-from spine_nav_common.core.recording import load_remap, open_recording, recording_sha256
+from spine_nav_common.core.recorded_scenes import open_scenes
+from spine_nav_common.core.recording import load_remap, recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.parameters import ParameterError, digest, flatten, load_file, parse_assignment
 from spine_nav_common.ros.runtime import (
@@ -135,7 +136,6 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     if kind == "replay":
         own["camera_source"]["recording"] = recording
         scenes = _playable(recording, names)  # refused now rather than by a node
-        own["camera_source"]["scenes"] = scenes
         if options.remap is not None:
             own["camera_source"]["remap"] = str(options.remap)
     else:
@@ -162,13 +162,8 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def _playable(recording: str, remap: dict[str, str]) -> tuple[str, ...]:
-    """Which of `rgbd` and `stereo` a recording holds; each is checked. Raises RecordingError."""
-    scenes = open_recording(recording, remap).scenes or ("rgbd",)
-    if "rgbd" in scenes:
-        open_recording(recording, remap).rgbd_frames()
-    if "stereo" in scenes:
-        open_recording(recording, remap).stereo_frames()
-    return scenes
+    """Which of `rgbd` and `stereo` of a recording can be used. Raises RecordingError for none."""
+    return tuple(open_scenes(recording, remap).recordings)
 
 
 def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str, Any]:
@@ -367,7 +362,7 @@ class _Run:
             provider=next(iter(self.computing.values())).provider,
             stopped=self.stopped,
             confirmed=[],
-            notes=[*(self.case.notes if self.case else ())],
+            notes=[*dict.fromkeys(note for node in self.nodes.values() for note in node.notes)],
             ended_by=[*self.signals, "the end of the source or of the time"][0],
             config={name: flatten(config) for name, config in configs.items()},
             **more,

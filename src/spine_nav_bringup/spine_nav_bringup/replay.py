@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.outputs import ImplantWriter, ResultWriter, write_summary
-from spine_nav_common.core.recording import load_remap, open_recording, recording_sha256
+from spine_nav_common.core.recorded_scenes import open_scenes
+from spine_nav_common.core.recording import Recording, load_remap, recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.backends import AUTO
@@ -170,31 +172,36 @@ def replay(
     stereo_settings = stereo_config(config, mine, command="replay")
     loaded = load_case(case)
     names = load_remap(remap) if remap else None
-    source, pairs = open_recording(recording, names), open_recording(recording, names)
+    found = open_scenes(recording, names)
     rgbd, stereo = None, None
-    if source.has_rgbd or not source.has_stereo:
-        frames = source.rgbd_frames()
+    if found.rgbd is not None:
         segmenter = segmenter or load_segmenter(model, backend or AUTO)
-        rgbd = _Rgbd(frames, Navigator(loaded, segmenter, settings), segmenter)
-    if pairs.has_stereo:
-        stereo_pairs = pairs.stereo_frames()
+        rgbd = _Rgbd(found.rgbd, Navigator(loaded, segmenter, settings), segmenter)
+    if found.stereo is not None:
         stereo = stereo_core or load_core(stereo_settings, models, backend or AUTO)
     run, screws, stopped = Run(), StereoRun(), "stopped by an error"
     registered = RegisteredFrames()
     try:
         with ResultWriter(out) as writer:
-            for frame, result in results(rgbd.navigator, rgbd.frames, run, confirm) if rgbd else ():
-                writer.write(result)
-                registered.note(frame, result)
-                if progress is not None:
-                    progress(run.frames, None, "")
-                if watch is not None:
-                    watch(frame, result)
-            if stereo is not None:
+            try:
+                for frame, result in (
+                    results(rgbd.navigator, rgbd.frames, run, confirm) if rgbd else ()
+                ):
+                    writer.write(result)
+                    registered.note(frame, result)
+                    if progress is not None:
+                        progress(run.frames, None, "")
+                    if watch is not None:
+                        watch(frame, result)
+            except RecordingError as error:  # a fault that shows in mid-run, as depth's unit
+                if stereo is None:
+                    raise
+                found.broken["rgbd"] = str(error)
+            if stereo is not None and found.stereo is not None:
                 with ImplantWriter(out, writer.timings) as implants:
                     for _ in track(
                         stereo.tracker,
-                        stereo_pairs,
+                        found.stereo,
                         implants,
                         screws,
                         loaded,
@@ -203,7 +210,7 @@ def replay(
                     ):
                         if progress is not None:
                             progress(run.frames + screws.frames, None, "stereo")
-        stopped = source.truncated or pairs.truncated or ""
+        stopped = found.incomplete
         if rgbd is None:
             stopped = stopped or unusable(screws)
     except KeyboardInterrupt:
@@ -215,7 +222,7 @@ def replay(
         if stereo is not None:
             more["stereo"] = {
                 **stereo_summary(screws),
-                "drops": {**pairs.counts, "reasons": dict(pairs.reasons)},
+                "drops": _drops(found.recordings["stereo"]),
             }
         summary = write_summary(
             out,
@@ -227,10 +234,10 @@ def replay(
                 "case": loaded.sha256,
                 "recording": recording_sha256(recording),
             },
-            drops={**source.counts, "reasons": dict(source.reasons)},
+            drops=_drops(found.recordings.get("rgbd")),
             frames=run.frames,
             stopped=stopped,
-            truncated=source.truncated or pairs.truncated,
+            truncated=next((r.truncated for r in found.recordings.values() if r.truncated), None),
             confirmed=run.confirmed,
             events=run.events,
             provider=rgbd.segmenter.provider if rgbd else stereo.provider if stereo else "",
@@ -239,10 +246,19 @@ def replay(
                 **({"stereo": flatten(stereo_settings)} if stereo else {}),
             },
             status_counts_per_level=_per_level(out, loaded),
-            notes=[*loaded.notes],
+            notes=[*loaded.notes, *found.notes, *found.broken.values()],
             **more,
         )
     return Outcome(summary, stopped)
+
+
+def _drops(recording: Recording | None) -> dict[str, Any]:
+    if recording is None:
+        return {
+            **dict.fromkeys(("read", "duplicated", "late", "unpaired", "bad"), 0),
+            "reasons": {},
+        }
+    return {**recording.counts, "reasons": dict(recording.reasons)}
 
 
 def _per_level(out: Path, case: Case) -> dict[str, dict[str, int]]:

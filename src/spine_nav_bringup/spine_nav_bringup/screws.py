@@ -274,7 +274,7 @@ def find_screws(
             truncated=source.truncated,
             provider=core.provider,
             config=flatten(settings),
-            **stereo_summary(run, loaded.notes if loaded else ()),
+            **stereo_summary(run, [*(loaded.notes if loaded else ()), *source.notes]),
         )
     plans, refusals = rod_plans(run.last, out / SCREWS, settings.cranial)
     if run.last_frame is not None:

@@ -223,7 +223,9 @@ def load_file(path: Path, nodes: Iterable[str]) -> dict[str, dict[str, Any]]:
     except yaml.YAMLError as error:
         raise ParameterError(f"{path}: is no YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(tree, dict):
-        raise ParameterError(f"{path}: holds no sections; see config/replay.yaml for the form")
+        raise ParameterError(
+            f"{path}: holds no sections; write NODE: {{ros__parameters: {{NAME: VALUE}}}}"
+        )
     sections: dict[str, dict[str, Any]] = {node: {} for node in nodes}
     for key in sorted(tree, key=lambda k: str(k) != _WILDCARD):
         section = tree[key]

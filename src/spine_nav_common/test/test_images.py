@@ -90,7 +90,7 @@ def test_last_row_may_lack_its_padding():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"encoding": "bayer_rggb8"}, "bayer_rggb8"),
+        ({"encoding": "bayer_rggb16"}, "bayer_rggb16.*8 bits"),
         ({"encoding": ""}, "encoding"),
         ({"data": np.zeros(80, np.uint8)}, "80 bytes"),
         ({"data": np.zeros(0, np.uint8)}, "0 bytes"),

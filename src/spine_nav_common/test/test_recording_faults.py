@@ -123,7 +123,7 @@ def test_rgbd_recording_is_no_stereo_recording(tmp_path, rgbd, stereo):
         ({COLOUR_INFO: fields(k=np.zeros(9))}, [COLOUR_INFO, "zero", "calibrated"]),
         ({COLOUR_INFO: fields(k=np.full(9, np.nan))}, [COLOUR_INFO, "NaN"]),
         ({COLOUR_INFO: fields(width=640, height=480)}, [COLOUR, "48x32", "640x480"]),
-        ({COLOUR: fields(encoding="bayer_rggb8")}, [COLOUR, "bayer_rggb8"]),
+        ({COLOUR: fields(encoding="bayer_rggb16")}, [COLOUR, "bayer_rggb16", "8 bits"]),
         ({COLOUR: fields(data=np.zeros(3, np.uint8))}, [COLOUR, "3 bytes"]),
         ({DEPTH: fields(encoding="rgb8", step=144)}, [DEPTH, "rgb8"]),
         ({DEPTH: pixels(np.full((24, 40), 500, np.uint16), "16UC1")},

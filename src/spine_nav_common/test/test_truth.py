@@ -89,5 +89,5 @@ def test_damaged_truth_is_refused(tmp_path, truth, change, words):
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
 def test_no_truth(tmp_path, text):
     (tmp_path / "truth.json").write_text(text)
-    with pytest.raises(TruthError, match="contracts section 3"):
+    with pytest.raises(TruthError, match="spinenav simulate"):
         load_truth(tmp_path / "truth.json")

@@ -177,7 +177,7 @@ def _percentile(values: Any, share: float) -> float:
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seed", type=int, default=2026)
     arguments.add_argument("--rods", type=int, default=100, help="for each number of screws")
     arguments.add_argument("--measure-mm", type=float, default=0.8, help="error of the centreline")

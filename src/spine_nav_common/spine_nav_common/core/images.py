@@ -26,6 +26,9 @@ class _Encoding:
     dtype: str
     channels: int
     to_rgb: int | None = None  # cv2 conversion code; None = already mono or RGB
+    # what the geometry must be a multiple of, (height, width): colour is shared by neighbours
+    multiple: tuple[int, int] = (1, 1)
+    chroma_plane: bool = False  # half as many rows again follow the image (NV12)
 
 
 _ENCODINGS = {
@@ -39,7 +42,22 @@ _ENCODINGS = {
     "16UC1": _Encoding("u2", 1),
     "mono16": _Encoding("u2", 1),
     "32FC1": _Encoding("f4", 1),
+    **{
+        name: _Encoding("u1", 2, code, (1, 2))
+        for code, names in (
+            (cv2.COLOR_YUV2RGB_UYVY, ("yuv422", "uyvy")),
+            (cv2.COLOR_YUV2RGB_YUY2, ("yuv422_yuy2", "yuyv")),
+        )
+        for name in names
+    },
+    "nv12": _Encoding("u1", 1, cv2.COLOR_YUV2RGB_NV12, (2, 2), chroma_plane=True),
+    "nv21": _Encoding("u1", 1, cv2.COLOR_YUV2RGB_NV21, (2, 2), chroma_plane=True),
+    "bayer_rggb8": _Encoding("u1", 1, cv2.COLOR_BayerRGGB2RGB, (2, 2)),
+    "bayer_bggr8": _Encoding("u1", 1, cv2.COLOR_BayerBGGR2RGB, (2, 2)),
+    "bayer_gbrg8": _Encoding("u1", 1, cv2.COLOR_BayerGBRG2RGB, (2, 2)),
+    "bayer_grbg8": _Encoding("u1", 1, cv2.COLOR_BayerGRBG2RGB, (2, 2)),
 }
+READABLE = ", ".join(_ENCODINGS)
 
 
 def decode_image(msg: Any) -> np.ndarray:
@@ -48,6 +66,8 @@ def decode_image(msg: Any) -> np.ndarray:
     Args:
         msg: has encoding, height, width, step, is_bigendian, data (Image), or format and data
             (CompressedImage: jpeg, png, tiff, and image_transport's compressedDepth).
+
+    YUV is taken as video range BT.601, as cameras send it; Bayer colour is interpolated.
 
     Returns:
         uint8 for colour and mono, uint16 for 16UC1 and mono16, float32 for 32FC1; native byte
@@ -60,23 +80,33 @@ def decode_image(msg: Any) -> np.ndarray:
         return _decode_compressed(str(msg.format), _bytes(msg.data))
     encoding = _ENCODINGS.get(msg.encoding)
     if encoding is None:
-        raise ImageError(f"image encoding {msg.encoding!r} is not supported")
+        raise ImageError(_unknown(str(msg.encoding)))
     height, width, step = int(msg.height), int(msg.width), int(msg.step)
     dtype = np.dtype((">" if msg.is_bigendian else "<") + encoding.dtype)
     row = width * encoding.channels * dtype.itemsize
     data = _bytes(msg.data)
     if height < 1 or width < 1:
         raise ImageError(f"image is {width}x{height}")
+    if height % encoding.multiple[0] or width % encoding.multiple[1]:
+        raise ImageError(f"image {width}x{height} {msg.encoding} has an odd size")
+    rows = height * 3 // 2 if encoding.chroma_plane else height
     # the last row may lack its padding
-    if step < row or data.size < (height - 1) * step + row:
+    if step < row or data.size < (rows - 1) * step + row:
         raise ImageError(
             f"image {width}x{height} {msg.encoding} with step {step} holds {data.size} bytes"
         )
-    shape = (height, width, encoding.channels) if encoding.channels > 1 else (height, width)
+    shape = (rows, width, encoding.channels) if encoding.channels > 1 else (rows, width)
     strides = (step, *((encoding.channels * dtype.itemsize,) if encoding.channels > 1 else ()))
     image = np.ndarray(shape, dtype, data.data, strides=(*strides, dtype.itemsize))
     image = image.astype(dtype.newbyteorder("="), copy=False)
     return image if encoding.to_rgb is None else cv2.cvtColor(image, encoding.to_rgb)
+
+
+def _unknown(encoding: str) -> str:
+    remedy = "set the camera driver to rgb8 or mono8"
+    if "bayer" in encoding or encoding.endswith("16"):
+        remedy = "set the camera driver to 8 bits per pixel"
+    return f"image encoding {encoding!r} is not supported: {remedy} (read are {READABLE})"
 
 
 def _bytes(data: Any) -> np.ndarray:
@@ -96,7 +126,14 @@ def _decode_compressed(form: str, data: np.ndarray) -> np.ndarray:
     if image.ndim == 3:
         code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
         return cv2.cvtColor(image, code)
-    return image
+    source = encoding.strip()
+    if not source.startswith("bayer_"):
+        return image
+    # image_transport compresses the mosaic as if it were a grey image
+    known = _ENCODINGS.get(source)
+    if known is None or known.to_rgb is None or image.dtype != np.uint8:
+        raise ImageError(_unknown(source))
+    return cv2.cvtColor(image, known.to_rgb)
 
 
 def _decode_compressed_depth(encoding: str, data: np.ndarray) -> np.ndarray:
@@ -124,7 +161,10 @@ def decode_colour(msg: Any) -> np.ndarray:
     """(H, W, 3) uint8 RGB of a colour or mono message. Raises ImageError for any other image."""
     image = decode_image(msg)
     if image.dtype != np.uint8:
-        raise ImageError(f"a colour image has 8 bits, this one is {image.dtype}")
+        raise ImageError(
+            f"a colour image has 8 bits per channel, this one is {image.dtype}: set the camera"
+            " driver to rgb8"
+        )
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
 
 
@@ -151,7 +191,9 @@ def encode_image(image: np.ndarray, encoding: str) -> dict[str, Any]:
     """
     known = _ENCODINGS.get(encoding)
     channels = image.shape[2] if image.ndim == 3 else 1
-    if known is None or channels != known.channels or image.dtype != np.dtype(known.dtype):
+    if known is None or known.multiple != (1, 1):
+        raise ImageError(f"images are not written as {encoding}")
+    if channels != known.channels or image.dtype != np.dtype(known.dtype):
         raise ImageError(f"{image.dtype} image of shape {image.shape} is no {encoding}")
     image = np.ascontiguousarray(image, np.dtype("<" + known.dtype))
     return {

@@ -18,6 +18,7 @@ import yaml
 
 from .errors import RecordingError
 from .images import (
+    READABLE,
     CameraModel,
     ImageError,
     decode_camera_info,
@@ -26,10 +27,11 @@ from .images import (
     decode_image,
 )
 from .pairing import STEREO_SLOP_NS, Pair, Pairer
+from .recorded_clock import lacks_clock, receive_slop_ns
 from .recording_writer import TYPES, RecordingWriter
 from .rectify import RgbdRectifier, StereoRig, stereo_rig
 from .storage import StorageCut, open_storage, recording_sha256
-from .types import RgbdFrame, StereoFrame
+from .types import Rejected, RgbdFrame, StereoFrame
 
 __all__ = [
     "Recording",
@@ -61,9 +63,11 @@ _ROLES = {
     "left info": ("/stereo/left/camera_info",),
     "right info": ("/stereo/right/camera_info",),
 }
+_FIRST_NAMES = tuple(names[0] for names in _ROLES.values())
 _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _PROBE_IMAGES = 3
 _PERIOD_STAMPS = 16
+_ZERO_REACH_NS = 10_000_000_000  # a clock that shows more than this did not start at zero just now
 _DEFAULT_SLOP_NS = 16_666_667  # half a frame at 30 Hz, where there is one frame only
 _DEPTH_RANGE_M = (0.1, 3.0)  # the median depth of a scene on an operating table
 _ALIGNED_PX = 2.0
@@ -92,7 +96,8 @@ def load_remap(path: str | Path) -> dict[str, str]:
                 path,
                 name,
                 "nothing reads this topic",
-                "the left name is one of contracts section 2, the right one the recording's",
+                f"write a topic that is looked for on the left ({', '.join(_FIRST_NAMES)}), the"
+                " recording's name for it on the right",
             )
         # which of the two is ours is never in doubt, so either order is understood
         remap.update({name: other} if name in known else {other: name})
@@ -115,7 +120,8 @@ class Recording:
         counts: of the last iteration. `read`: frames given; of these `unpaired`: RGB-D frames
             without depth, and `bad`: frames with an image that could not be used (its part is
             black, or NaN depth). Given no frame: `duplicated`, `late`, and for stereo `unpaired`
-            and `bad` too.
+            and `bad` too; `unstamped` where images with a stamp of zero came among stamped ones.
+        notes: what was guessed or left out, in words for the user.
         reasons: how often each reason occurred, in words.
         slop_ns: largest difference of stamps within a pair (half a frame period; 5 ms in stereo).
         truncated: why the recording ended early, or None.
@@ -130,6 +136,9 @@ class Recording:
         self.slop_ns = _DEFAULT_SLOP_NS
         self.reasons: Counter[str] = Counter()
         self.counts: dict[str, int] = {}
+        self.notes: list[str] = []
+        self._by_receipt = False  # the driver's stamps are of no use
+        self._zero_is_time = True  # a clock that starts with the recording, as simulated ones do
         self._reset()
         if not self.topics:
             raise RecordingError(path, "", "the recording is empty", "record the camera's topics")
@@ -167,7 +176,7 @@ class Recording:
         unit = _UnitCheck(self.path, depth)
         for image in self._probe(depth, decode_depth):
             unit.check(image)
-        self._estimate_slop(colour)
+        self._choose_clock(colour, depth)
 
         def frames() -> Iterator[RgbdFrame]:
             rectify = RgbdRectifier()
@@ -206,7 +215,7 @@ class Recording:
                 f"image sizes (h, w) {sorted(shapes)} do not fit camera_info",
                 "record left, right and camera_info of one mode",
             )
-        self._estimate_slop(left)
+        self._choose_clock(left, right)
         self.slop_ns = min(self.slop_ns, STEREO_SLOP_NS)
 
         def frames() -> Iterator[StereoFrame]:
@@ -252,6 +261,10 @@ class Recording:
 
     def _messages(self, *topics: str) -> Iterator[tuple[str, Any]]:
         """(topic, message) of these topics; what cannot be deserialised is None."""
+        return ((topic, message) for topic, message, _ in self._received(*topics))
+
+    def _received(self, *topics: str) -> Iterator[tuple[str, Any, int]]:
+        """(topic, message or None, receive time in ns) of these topics."""
         try:
             for raw in self._storage.messages(topics):
                 try:
@@ -259,7 +272,7 @@ class Recording:
                 except Exception as error:  # noqa: BLE001 - rosbags raises what its decoder meets
                     self.reasons[f"{raw.topic}: message damaged ({type(error).__name__})"] += 1
                     message = None
-                yield raw.topic, message
+                yield raw.topic, message, raw.log_ns
         except StorageCut as cut:
             self.truncated = str(cut)
 
@@ -294,7 +307,7 @@ class Recording:
                 self.path,
                 topic,
                 self._with_cut(problem),
-                "record the encodings of contracts section 2",
+                f"record images that this program reads ({READABLE}, or compressed)",
             )
         return images
 
@@ -336,12 +349,44 @@ class Recording:
                     remedy,
                 )
 
-    def _estimate_slop(self, topic: str) -> None:
-        stamps = [
-            _stamp_ns(m) for _, m in islice(self._messages(topic), _PERIOD_STAMPS) if m is not None
-        ]
-        periods = np.diff(sorted(set(stamps)))
-        self.slop_ns = int(np.median(periods)) // 2 if len(periods) else _DEFAULT_SLOP_NS
+    def _choose_clock(self, first: str, second: str) -> None:
+        """Header stamps rule, unless a driver gives none: then the recorder's receive times, if
+        these tell which images belong together. Sets slop_ns."""
+        heads = {
+            topic: [
+                (_stamp_ns(message), received_ns)
+                for _, message, received_ns in islice(self._received(topic), _PERIOD_STAMPS)
+                if message is not None
+            ]
+            for topic in (first, second)
+        }
+        clockless = [t for t, head in heads.items() if lacks_clock([stamp for stamp, _ in head])]
+        self._by_receipt = bool(clockless)
+        others = [stamp for head in heads.values() for stamp, _ in head if stamp > 0]
+        self._zero_is_time = self._by_receipt or min(others, default=0) < _ZERO_REACH_NS
+        if not clockless:
+            periods = np.diff(sorted({stamp for stamp, _ in heads[first]}))
+            self.slop_ns = int(np.median(periods)) // 2 if len(periods) else _DEFAULT_SLOP_NS
+            return
+        slop_ns = receive_slop_ns(*([received for _, received in head] for head in heads.values()))
+        stamp_ns = heads[clockless[0]][0][0]
+        problem = f"the camera's driver gives no time: every header stamp is {stamp_ns}"
+        if isinstance(slop_ns, Rejected):
+            raise RecordingError(
+                self.path,
+                clockless[0],
+                f"{problem}, and the recorder's receive times are no help: {slop_ns.reason}",
+                "let the driver stamp its images with the time of exposure and record again",
+            )
+        self.slop_ns = slop_ns
+        self._note(
+            f"{self.path}: {clockless[0]}: {problem}; the recorder's receive times are used instead,"
+            " so that stamps, ages and pairs are only as true as these"
+        )
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     # -- the stream
 
@@ -375,11 +420,16 @@ class Recording:
                     del models[old]
                 yield pair, models.get(known, model)
 
-        for topic, message in self._messages(*{first, second, info or first}):
+        unstamped = 0
+        for topic, message, received_ns in self._received(*{first, second, info or first}):
             if message is None:
                 continue
-            stamp_ns = _stamp_ns(message)
-            if topic == first:
+            stamp_ns = received_ns if self._by_receipt else _stamp_ns(message)
+            if stamp_ns == 0 and not self._zero_is_time and topic in (first, second):
+                unstamped += 1
+                self.counts["unstamped"] = unstamped
+                self.reasons[f"{topic}: image without a stamp"] += 1
+            elif topic == first:
                 pairer.add_first(stamp_ns, message)
             elif topic == second:
                 pairer.add_second(stamp_ns, message)
@@ -393,6 +443,8 @@ class Recording:
             yield from release(_INFO_WAIT)
         waiting.extend(pairer.ready(end=True))
         self.reasons.update(pairer.reasons)
+        if unstamped:
+            self._note(f"{self.path}: {unstamped} images without a stamp were left out")
         yield from release(0)
 
     def _bad(self, reason: str) -> None:

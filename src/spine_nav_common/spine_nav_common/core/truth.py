@@ -25,6 +25,11 @@ __all__ = [
     "write_truth",
 ]
 
+_REMEDY = (
+    "write truth.json as `spinenav simulate` does: levels, exposed, plan, and per frame stamp_ns,"
+    " T_camera_ct_m and visible_px of every level"
+)
+
 
 @dataclass(frozen=True)
 class TruthFrame:
@@ -118,11 +123,9 @@ def load_truth(path: str | Path) -> Truth:
             seen = _seen(entry.get("seen"), len(centreline))
             rods.append(TruthRod(int(entry["stamp_ns"]), str(entry["side"]), centreline, seen))
     except KeyError as error:
-        raise TruthError(
-            path, where, f"{error} is missing", "write it as contracts section 3 says"
-        ) from error
+        raise TruthError(path, where, f"{error} is missing", _REMEDY) from error
     except (OSError, TypeError, AttributeError, ValueError) as error:
-        raise TruthError(path, where, str(error), "write it as contracts section 3 says") from error
+        raise TruthError(path, where, str(error), _REMEDY) from error
     return Truth(levels, exposed, plan, frames, tuple(screws), tuple(rods))
 
 

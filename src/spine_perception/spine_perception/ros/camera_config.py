@@ -28,7 +28,7 @@ class CameraSourceConfig:
     seconds: float = param(10.0, "virtual: length; 0 = without end", "s", 0.0, 3600.0)
     prerender: bool = param(True, "virtual: render all frames before the first is published")
     recording: str = param("", "replay: rosbag2 folder, .mcap or .db3; realsense: file to play")
-    remap: str = param("", "replay: YAML file, contract topic to topic of the recording")
+    remap: str = param("", "replay: YAML file, the topic looked for: the topic in the recording")
     scenes: tuple[str, ...] = param(
         ("rgbd", "stereo"), "replay: what to play of that which the recording holds"
     )

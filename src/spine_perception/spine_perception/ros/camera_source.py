@@ -61,6 +61,7 @@ class CameraSource(SpineNode):
 
     def configure(self) -> None:
         self.source = self._maker(self.config)
+        self.tell(getattr(self.source, "notes", ()))
         self._streams = {
             scene: tuple(
                 (

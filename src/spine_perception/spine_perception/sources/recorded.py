@@ -7,9 +7,11 @@ import heapq
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from spine_nav_common.core.recording import load_remap, open_recording
+from spine_nav_common.core.recorded_scenes import open_scenes
+from spine_nav_common.core.recording import load_remap
 from spine_nav_common.core.types import Rejected, RgbdFrame, StereoFrame
 
 _LOOP_GAP_NS = 66_666_667
@@ -38,31 +40,27 @@ class Recorded:
         scenes: Sequence[str] = ("rgbd", "stereo"),
     ) -> None:
         names = load_remap(remap) if remap else None
-        there = open_recording(path, names).scenes
-        # A recording without either is asked for RGB-D, which says what is missing.
-        self.scenes = tuple(s for s in there if s in scenes) or ("rgbd",)
-        # Each stream is read by its own reader: a recording keeps one position and one count.
-        self._recordings = {scene: open_recording(path, names) for scene in self.scenes}
+        self._open = partial(open_scenes, path, names, tuple(scenes))
+        self._found = self._open()  # checks topics and sizes before the start
+        self.scenes = tuple(self._found.recordings)
         self._loop = loop
         self._stop = threading.Event()
-        self._first = self._streams()  # checks topics and sizes before the start
-
-    def _streams(self) -> list[Iterator[RgbdFrame | StereoFrame]]:
-        return [
-            recording.rgbd_frames() if scene == "rgbd" else recording.stereo_frames()
-            for scene, recording in self._recordings.items()
-        ]
 
     @property
     def truncated(self) -> str | None:
-        """Why the recording ended early, or None."""
-        return next((r.truncated for r in self._recordings.values() if r.truncated), None)
+        """Why less came than the recording should hold, or None."""
+        return self._found.incomplete or None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was guessed in the recording, and what of it is broken, in words for the user."""
+        return (*self._found.notes, *self._found.broken.values())
 
     def frames(self) -> Iterator[RgbdFrame | StereoFrame | Rejected]:
         """See FrameSource."""
-        streams, offset_ns, first_ns, last_ns = self._first, 0, None, 0
+        offset_ns, first_ns, last_ns = 0, None, 0
         while True:
-            for frame in heapq.merge(*streams, key=lambda f: f.stamp_ns):
+            for frame in heapq.merge(*self._found.streams, key=lambda f: f.stamp_ns):
                 if self._stop.is_set():
                     return
                 first_ns = frame.stamp_ns if first_ns is None else first_ns
@@ -71,7 +69,7 @@ class Recorded:
             if not self._loop or first_ns is None:
                 return
             offset_ns += last_ns - first_ns + _LOOP_GAP_NS
-            streams = self._streams()
+            self._found = self._open()
 
     def close(self) -> None:
         """See FrameSource."""
