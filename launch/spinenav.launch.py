@@ -41,7 +41,7 @@ STEREO_TOPICS = {
     "left_info_topic": "left/camera_info",
     "right_info_topic": "right/camera_info",
 }
-SCENES = {  # what each source can show; as in spine_nav_bringup.core.graph
+SCENES = {  # what each source can show; as in spine_nav_common.core.graph
     "virtual": "rgbd",
     "replay": "rgbd,stereo",
     "realsense": "rgbd",

@@ -21,8 +21,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from spine_nav_bringup.bench_stereo_scenes import StereoFolder, calibrate_stereo, write_scenes
-from spine_nav_bringup.core.progress import Progress
 from spine_nav_bringup.screws import load_core
+from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.truth import TruthScrew
 from spine_nav_common.core.types import Rejected
 from stereo_screw_tracker.core.config import StereoConfig

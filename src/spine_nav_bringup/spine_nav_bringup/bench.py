@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from rod_bending_ar.core.benchmark import run_benchmark
+from spine_nav_common.core import jsonl
 from spine_nav_common.core.errors import InputError
+from spine_nav_common.core.progress import Progress
+from spine_nav_common.core.run import versions
 from spine_nav_common.parameters import digest
 from spine_registration.core.config import NavigatorConfig
 from stereo_screw_tracker.core.config import StereoConfig
@@ -29,9 +32,6 @@ from .bench_calibration import calibration_sets
 from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
 from .bench_stereo import foreign_record, judged_record, stereo_timing_record
 from .bench_timing import timing_record
-from .core import jsonl
-from .core.progress import Progress
-from .core.run import versions
 from .replay import load_segmenter
 from .results import render, table_text
 from .screws import load_core

@@ -16,6 +16,7 @@ import numpy as np
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.metrics import PoseError, Report, evaluate, pool_reports, pose_error
 from spine_nav_common.core.outputs import POSES, PoseRow, read_poses
+from spine_nav_common.core.run import Progress
 from spine_nav_common.core.statistics import statistics
 from spine_nav_common.core.truth import Truth, load_truth
 from spine_nav_common.core.types import Case, Rejected, RgbdFrame, Status
@@ -24,7 +25,6 @@ from spine_registration.core.navigator import Navigator
 
 from . import peers
 from .bench_scenes import SceneFolder
-from .core.run import Progress
 from .replay import replay
 from .results import OURS
 

@@ -25,6 +25,7 @@ from spine_nav_common.core.implant_metrics import (
     score_screws,
 )
 from spine_nav_common.core.outputs import RodCurve, ScrewRow
+from spine_nav_common.core.run import Progress
 from spine_nav_common.core.statistics import statistics
 from spine_nav_common.core.truth import Truth
 from spine_nav_common.core.types import Rejected, StereoFrame
@@ -43,7 +44,6 @@ from .bench_stereo_scenes import (
     write_scenes,
 )
 from .bench_timing import percentiles
-from .core.run import Progress
 from .results import OURS
 from .screws import find_screws
 

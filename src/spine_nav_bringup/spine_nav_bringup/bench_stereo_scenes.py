@@ -15,8 +15,10 @@ from itertools import islice
 from pathlib import Path
 
 from spine_nav_common.core.errors import InputError
+from spine_nav_common.core.jsonl import sha256_of
 from spine_nav_common.core.outputs import read_json, write_json
 from spine_nav_common.core.recording import open_recording
+from spine_nav_common.core.run import Progress
 from spine_nav_common.core.surface import MESH_FORMATS
 from spine_nav_common.core.truth import Truth, load_truth
 from spine_nav_common.core.types import StereoFrame
@@ -26,8 +28,6 @@ from spine_nav_sim.core.splits import anatomy_seeds
 from spine_nav_sim.core.stereo_config import StereoConfig
 
 from .bench_scenes import simulation_hash
-from .core.jsonl import sha256_of
-from .core.run import Progress
 
 JUDGED, WITH_REAL_SCREWS, PER_REAL_ANATOMY = 30, 12, 3
 PAIRS = 5

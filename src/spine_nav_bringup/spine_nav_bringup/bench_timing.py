@@ -15,6 +15,7 @@ import numpy as np
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.outputs import POSES, SUMMARY, read_json, read_poses
+from spine_nav_common.core.run import Progress
 from spine_nav_common.core.types import Case, RgbdFrame, Status
 from spine_nav_sim.core.scene_config import SceneConfig
 from spine_nav_sim.core.splits import anatomy_seeds
@@ -23,7 +24,6 @@ from spine_registration.core.navigator import Navigator
 
 from .bench_accuracy import ours_from_scratch
 from .bench_scenes import SceneFolder, virtual_scene
-from .core.run import Progress
 from .pictures import write_update_time
 
 ALL_LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .core.runtime import fix_threads
+from spine_nav_common.core.runtime import fix_threads
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 DESCRIPTION = (
@@ -42,9 +42,8 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _simulate(args: argparse.Namespace) -> int:
+    from spine_nav_common.core.progress import Progress
     from spine_nav_sim.core.operation import simulate
-
-    from .core.progress import Progress
 
     progress = Progress("simulate")
     simulate(
@@ -61,7 +60,8 @@ def _simulate(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from .core.progress import Progress
+    from spine_nav_common.core.progress import Progress
+
     from .replay import replay
 
     progress = Progress("replay")
@@ -84,7 +84,8 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _live(args: argparse.Namespace) -> int:
-    from .core.progress import Progress
+    from spine_nav_common.core.progress import Progress
+
     from .live import LiveOptions, run_live
 
     progress = Progress("live")
@@ -144,7 +145,8 @@ def _rod_plan(args: argparse.Namespace) -> int:
 
 
 def _screws(args: argparse.Namespace) -> int:
-    from .core.progress import Progress
+    from spine_nav_common.core.progress import Progress
+
     from .screws import find_screws
 
     progress = Progress("screws")

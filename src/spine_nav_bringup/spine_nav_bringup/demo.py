@@ -21,6 +21,8 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.metrics import evaluate, format_report, mean_distance_mm
 from spine_nav_common.core.outputs import POSES, SUMMARY, PoseRow, read_json, read_poses, write_json
+from spine_nav_common.core.png import write_png
+from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.truth import Truth, load_truth
 from spine_nav_common.core.types import (
@@ -34,8 +36,6 @@ from spine_nav_common.core.types import (
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.scene_config import SceneConfig
 
-from .core.png import write_png
-from .core.progress import Progress
 from .demo_stereo import run_stereo
 from .overlay import draw_overlay, project_px
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from spine_nav_common.core.geometry import q_xyzw_from_rotation
 from spine_nav_common.core.recording import RecordingWriter
+from spine_nav_common.core.run import Progress
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, RgbdFrame, Status
 
 from .core.annotation import STATUS_COLOUR
-from .core.run import Progress
 from .overlay import STUB_M, draw_overlay, simplify
 
 MESH_FACES = 500

@@ -27,14 +27,14 @@ from spine_nav_common.core.outputs import (
     read_screws,
     write_json,
 )
+from spine_nav_common.core.png import write_png
+from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.truth import load_truth
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.stereo_config import StereoConfig
 from stereo_screw_tracker.core.types import Head3D, RodFit, ScrewTrack, StereoResult
 
-from .core.png import write_png
-from .core.progress import Progress
 from .rod import describe
 from .screws import OVERLAY, find_screws, load_core, rod_plans, stereo_config
 from .stereo_overlay import draw_stereo

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
 from spine_nav_common.core.outputs import write_summary
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.recording import load_remap, recording_sha256
+from spine_nav_common.core.run import versions
 from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.parameters import ParameterError, digest, flatten, load_file, parse_assignment
 from spine_nav_common.ros.runtime import (
@@ -37,8 +39,6 @@ from spine_nav_common.ros.topics import (
     RIGHT_INFO,
 )
 
-from .core.graph import NODES, USE_CASES, use_case_values
-from .core.run import versions
 from .replay import Outcome
 
 if TYPE_CHECKING:

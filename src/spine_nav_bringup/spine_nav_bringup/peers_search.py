@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from spine_nav_common.core import jsonl
 from spine_nav_common.core.metrics import PoseError
+from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.truth import Truth, TruthFrame
 from spine_nav_common.core.types import Case, Rejected
 from spine_nav_sim.core.anatomy import make_anatomy
@@ -30,8 +32,6 @@ from spine_nav_sim.core.splits import anatomy_seeds
 from . import peers
 from .bench_accuracy import judge
 from .bench_scenes import scene_config
-from .core import jsonl
-from .core.progress import Progress
 from .replay import load_segmenter
 
 SCENES = 8

@@ -22,17 +22,17 @@ from typing import Any
 
 import numpy as np
 
+from spine_nav_common.core import jsonl
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.implant_metrics import score_screws
 from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.progress import Progress
+from spine_nav_common.core.runtime import fix_opencv_threads
 from spine_nav_common.core.truth import Truth, TruthFrame, TruthScrew
 from spine_nav_common.core.types import Intrinsics, StereoFrame
 
 from . import peers_stereo as peers
 from .bench_stereo import heads_document
-from .core import jsonl
-from .core.progress import Progress
-from .core.runtime import fix_opencv_threads
 
 MODULE = "spine_nav_bringup.peers_stereo_search"
 DATA = Path("training/data/pairs/validation")

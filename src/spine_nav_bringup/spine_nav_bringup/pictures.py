@@ -10,9 +10,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from spine_nav_common.core.png import write_png
 from spine_nav_common.core.types import Status
 
-from .core.png import write_png
 from .core.text import draw_text, shade_box, text_size
 
 matplotlib.use("Agg")

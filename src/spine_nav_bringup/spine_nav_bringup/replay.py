@@ -17,6 +17,8 @@ from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.outputs import ImplantWriter, ResultWriter, write_summary
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.recording import Recording, load_remap, recording_sha256
+from spine_nav_common.core.run import Progress, core_config, versions
+from spine_nav_common.core.runtime import fix_opencv_threads
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.backends import AUTO
@@ -25,8 +27,6 @@ from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import Navigator
 from stereo_screw_tracker.core.load import StereoCore
 
-from .core.run import Progress, core_config, versions
-from .core.runtime import fix_opencv_threads
 from .screws import (
     STEREO_NODE,
     RegisteredFrames,

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spine_nav_common.core import jsonl
+
 from . import results_stereo
-from .core import jsonl
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 
 LABEL_NOISE = (

@@ -21,12 +21,15 @@ from rod_bending_ar.core.row import SIDES, saddle_rows
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.outputs import SCREWS, ImplantWriter, ScrewRow, write_summary
+from spine_nav_common.core.png import write_png
 from spine_nav_common.core.recording import (
     Recording,
     load_remap,
     open_recording,
     recording_sha256,
 )
+from spine_nav_common.core.run import Progress, core_config, versions
+from spine_nav_common.core.runtime import fix_opencv_threads
 from spine_nav_common.core.types import (
     Case,
     NavigationResult,
@@ -43,9 +46,6 @@ from stereo_screw_tracker.core.load import StereoCore, TracksScrews, load_tracke
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
 from stereo_screw_tracker.core.types import RodFit, ScrewTrack, StereoResult
 
-from .core.png import write_png
-from .core.run import Progress, core_config, versions
-from .core.runtime import fix_opencv_threads
 from .stereo_overlay import draw_stereo, head_name
 
 OVERLAY = "overlay.png"

@@ -9,7 +9,7 @@ import pytest
 from spine_nav_bringup.bench_accuracy import Attempts, judge, occlusion, start_frames
 from spine_nav_bringup.bench_scenes import foreign_scenes, judged_scenes
 from spine_nav_bringup.bench_timing import growth_exponent, percentiles, sub_case
-from spine_nav_bringup.core import jsonl
+from spine_nav_common.core import jsonl
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.outputs import PoseRow
 from spine_nav_common.core.truth import Truth, TruthFrame

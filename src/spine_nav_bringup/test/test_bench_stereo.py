@@ -36,9 +36,9 @@ from spine_nav_bringup.bench_stereo_scenes import (
     write_scenes,
 )
 from spine_nav_bringup.cli import build_parser
-from spine_nav_bringup.core import jsonl
 from spine_nav_bringup.results import render, table_text
 from spine_nav_bringup.results_common import OURS, targets_table
+from spine_nav_common.core import jsonl
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.implant_metrics import HeadError, RodError, RodScore, ScrewScore
 from spine_nav_common.core.truth import Truth, TruthFrame, TruthRod, TruthScrew

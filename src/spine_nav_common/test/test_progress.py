@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 
-from spine_nav_bringup.core.progress import Progress
+from spine_nav_common.core.progress import Progress
 
 
 class Terminal(io.StringIO):
