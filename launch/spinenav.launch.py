@@ -90,7 +90,7 @@ def nodes(context: LaunchContext) -> list:
         "rgbd": [
             ("spine_registration", "navigation", case, model, topics),
             ("spine_nav_bringup", "case_server", case),
-            ("spine_nav_bringup", "overlay", case, overlay_topics),
+            ("rod_bending_ar", "overlay", case, overlay_topics),
         ],
         "stereo": [
             ("stereo_screw_tracker", "stereo_tracker", case, models, stereo_topics),

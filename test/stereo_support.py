@@ -11,8 +11,15 @@ import cv2
 import numpy as np
 
 from spine_nav_common.core.recording_writer import RecordingWriter
-from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
-from stereo_screw_tracker.core.types import Head3D, RodFit, ScrewTrack, StereoResult
+from spine_nav_common.core.types import (
+    Head3D,
+    Intrinsics,
+    Rejected,
+    RodFit,
+    ScrewTrack,
+    StereoFrame,
+    StereoResult,
+)
 
 CAMERA = Intrinsics(160, 120, 150.0, 150.0, 79.5, 59.5)
 BASELINE_M = 0.06

@@ -19,8 +19,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
+from rod_bending_ar.ros.overlay_node import OverlayNode
 from spine_nav_bringup.ros.case_server import CaseServer
-from spine_nav_bringup.ros.overlay_node import OverlayNode
 from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Supervisor
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_common.ros import qos, topics

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from spine_nav_bringup.bench_stereo_scenes import StereoFolder, calibrate_stereo, write_scenes
-from spine_nav_bringup.screws import load_core
+from spine_nav_bench.bench_stereo_scenes import StereoFolder, calibrate_stereo, write_scenes
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.truth import TruthScrew
 from spine_nav_common.core.types import Rejected
 from stereo_screw_tracker.core.config import StereoConfig
+from stereo_screw_tracker.core.load import load_core
 from stereo_screw_tracker.core.tracker import StereoTracker
 
 NEAR_MM = 20.0

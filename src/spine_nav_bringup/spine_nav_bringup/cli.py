@@ -127,9 +127,18 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from .bench import run_bench
+    from spine_nav_bench.bench import run_bench
+    from spine_nav_bench.commands import Commands
 
-    return run_bench(args)
+    from .replay import Outcome, replay
+    from .screws import find_screws
+
+    def live(case: Path, source: str, out: Path) -> Outcome:
+        from .live import LiveOptions, run_live  # needs ROS 2, which most parts do without
+
+        return run_live(LiveOptions(case=case, source=source, out=out))
+
+    return run_bench(args, Commands(replay, find_screws, live))
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rod_bending_ar.overlay import draw_overlay, project_px
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.metrics import evaluate, format_report, mean_distance_mm
@@ -37,7 +38,6 @@ from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.scene_config import SceneConfig
 
 from .demo_stereo import run_stereo
-from .overlay import draw_overlay, project_px
 
 DONE, FAILED = 0, 1
 EXPOSED = ("L1", "L2", "L3", "L4", "L5")
@@ -157,9 +157,8 @@ def affordable_rate(operation: Path) -> float:
     """Speed of play at which the nodes keep up on this machine, 0.1 to 1 (the camera's own)."""
     from itertools import islice
 
+    from spine_perception.core.segmenter import load_segmenter
     from spine_registration.core.navigator import Navigator
-
-    from .replay import load_segmenter
 
     navigator = Navigator(load_case(operation / "case"), load_segmenter())
     stamps, spent = [], []
@@ -178,8 +177,9 @@ def affordable_rate(operation: Path) -> float:
 
 def show(operation: Path, run: Path, case: Case, truth: Truth, out: Path, title: str) -> list[Path]:
     """Write the pictures and the Foxglove recording; returns their paths."""
+    from rod_bending_ar.pictures import write_error_over_time, write_strip
+
     from .demo_recording import write_foxglove
-    from .pictures import write_error_over_time, write_strip
 
     rows = read_poses(run / POSES)
     results = results_of(rows)
@@ -286,7 +286,7 @@ def _at(stamp_ns: int, stamps: list[int], why: str) -> str:
 
 def traces(rows: Sequence[PoseRow], truth: Truth, case: Case) -> list[Any]:
     """True error and predicted bound over time, one trace per exposed level."""
-    from .pictures import Trace
+    from rod_bending_ar.pictures import Trace
 
     start = min(truth.frames)
     found = []

@@ -14,13 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from rod_bending_ar.core.annotation import STATUS_COLOUR
+from rod_bending_ar.overlay import STUB_M, draw_overlay, simplify
 from spine_nav_common.core.geometry import q_xyzw_from_rotation
 from spine_nav_common.core.recording import RecordingWriter
 from spine_nav_common.core.run import Progress
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, RgbdFrame, Status
-
-from .core.annotation import STATUS_COLOUR
-from .overlay import STUB_M, draw_overlay, simplify
 
 MESH_FACES = 500
 JPEG_QUALITY = 88

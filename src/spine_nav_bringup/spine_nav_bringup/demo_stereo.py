@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rod_bending_ar.core.plan import RodPlan
+from rod_bending_ar.stereo_overlay import draw_stereo
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.metrics import Report, evaluate, format_report
 from spine_nav_common.core.outputs import (
@@ -31,13 +32,13 @@ from spine_nav_common.core.png import write_png
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.truth import load_truth
+from spine_nav_common.core.types import Head3D, RodFit, ScrewTrack, StereoResult
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.stereo_config import StereoConfig
-from stereo_screw_tracker.core.types import Head3D, RodFit, ScrewTrack, StereoResult
+from stereo_screw_tracker.core.load import load_core
 
 from .rod import describe
-from .screws import OVERLAY, find_screws, load_core, rod_plans, stereo_config
-from .stereo_overlay import draw_stereo
+from .screws import OVERLAY, find_screws, rod_plans, stereo_config
 
 SECONDS = 1.2
 # a rig as one would mount it for this: 10 cm baseline, 45 cm above the wound

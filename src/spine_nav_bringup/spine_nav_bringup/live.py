@@ -168,13 +168,13 @@ def _playable(recording: str, remap: dict[str, str]) -> tuple[str, ...]:
 
 def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str, Any]:
     """The real nodes, by name, in order of start."""
+    from rod_bending_ar.ros.overlay_node import OverlayNode
     from rod_bending_ar.ros.rod_guidance import RodGuidance
     from spine_perception.ros.camera_source import CameraSource
     from spine_registration.ros.navigation import NavigationNode
     from stereo_screw_tracker.ros.stereo_tracker import StereoTrackerNode
 
     from .ros.case_server import CaseServer
-    from .ros.overlay_node import OverlayNode
 
     kinds = {
         "navigation": NavigationNode,

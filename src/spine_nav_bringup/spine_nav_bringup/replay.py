@@ -18,20 +18,18 @@ from spine_nav_common.core.outputs import ImplantWriter, ResultWriter, write_sum
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.recording import Recording, load_remap, recording_sha256
 from spine_nav_common.core.run import Progress, core_config, versions
-from spine_nav_common.core.runtime import fix_opencv_threads
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.backends import AUTO
-from spine_perception.core.segmenter import Segmenter
+from spine_perception.core.segmenter import Segmenter, load_segmenter
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import Navigator
-from stereo_screw_tracker.core.load import StereoCore
+from stereo_screw_tracker.core.load import StereoCore, load_core
 
 from .screws import (
     STEREO_NODE,
     RegisteredFrames,
     StereoRun,
-    load_core,
     stereo_config,
     stereo_lines,
     stereo_summary,
@@ -100,14 +98,6 @@ class Outcome:
 def navigator_config(file: Path | None, assignments: Sequence[str]) -> NavigatorConfig:
     """NavigatorConfig from a ROS 2 parameters file and `--set`; raises ParameterError."""
     return core_config(NavigatorConfig, "navigation.navigator", file, assignments, "replay")
-
-
-def load_segmenter(model: Path | None = None, backend: str = AUTO) -> Segmenter:
-    """The network named, or the one that is shipped; warm, with a fixed thread count."""
-    fix_opencv_threads()
-    segmenter = Segmenter.load(model, backend)
-    segmenter.warm_up()
-    return segmenter
 
 
 def results(

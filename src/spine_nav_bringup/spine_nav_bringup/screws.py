@@ -18,6 +18,7 @@ import numpy as np
 from rod_bending_ar.core.errors import RodError
 from rod_bending_ar.core.plan import RodPlan, plan_rod
 from rod_bending_ar.core.row import SIDES, saddle_rows
+from rod_bending_ar.stereo_overlay import draw_stereo, head_name
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.outputs import SCREWS, ImplantWriter, ScrewRow, write_summary
@@ -29,24 +30,23 @@ from spine_nav_common.core.recording import (
     recording_sha256,
 )
 from spine_nav_common.core.run import Progress, core_config, versions
-from spine_nav_common.core.runtime import fix_opencv_threads
 from spine_nav_common.core.types import (
     Case,
     NavigationResult,
     Rejected,
     RgbdFrame,
+    RodFit,
+    ScrewTrack,
     Status,
     StereoFrame,
+    StereoResult,
 )
 from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.backends import AUTO
 from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.levels import LevelNames
-from stereo_screw_tracker.core.load import StereoCore, TracksScrews, load_tracker
+from stereo_screw_tracker.core.load import StereoCore, TracksScrews, load_core
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
-from stereo_screw_tracker.core.types import RodFit, ScrewTrack, StereoResult
-
-from .stereo_overlay import draw_stereo, head_name
 
 OVERLAY = "overlay.png"
 STEREO_NODE = "stereo_tracker"
@@ -134,12 +134,6 @@ def stereo_config(
     """StereoConfig from a ROS 2 parameters file, `--set` and `--cranial`; raises ParameterError."""
     config = core_config(StereoConfig, f"{STEREO_NODE}.tracker", file, assignments, command)
     return replace(config, cranial=cranial) if cranial else config
-
-
-def load_core(config: StereoConfig, models: Path | None = None, backend: str = AUTO) -> StereoCore:
-    """A warm tracker with fixed thread counts. Raises ModelError."""
-    fix_opencv_threads()
-    return load_tracker(config, models, backend)
 
 
 def stereo_frames(source: Recording) -> Iterator[StereoFrame]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from rod_bending_ar.ros.guidance_config import RodGuidanceConfig
+from rod_bending_ar.ros.overlay_node import OverlayConfig
 from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
 from spine_nav_common.parameters import to_yaml
 from spine_perception.ros.camera_source import CameraSourceConfig
@@ -17,7 +18,6 @@ from spine_registration.ros.navigation_core import NavigationConfig
 from stereo_screw_tracker.ros.stereo_config import StereoTrackerConfig
 
 from .ros.case_server import CaseServerConfig
-from .ros.overlay_node import OverlayConfig
 
 CONFIGS = {
     "navigation": NavigationConfig,

@@ -8,9 +8,9 @@ import pytest
 import trimesh
 from rosbags.highlevel import AnyReader
 
+from rod_bending_ar.pictures import write_error_over_time, write_strip, write_update_time
 from spine_nav_bringup.demo import choose_moments, close_up, results_of, traces, verdict
 from spine_nav_bringup.demo_recording import write_foxglove
-from spine_nav_bringup.pictures import write_error_over_time, write_strip, write_update_time
 from spine_nav_common.core.outputs import PoseRow
 from spine_nav_common.core.truth import Truth, TruthFrame
 from spine_nav_common.core.types import (

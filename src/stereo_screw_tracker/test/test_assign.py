@@ -20,10 +20,9 @@ from rod_bending_ar.core.row import saddle_rows
 from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.geometry import transform
 from spine_nav_common.core.outputs import ScrewRow
-from spine_nav_common.core.types import Case, Mesh, ScrewPlan
+from spine_nav_common.core.types import Case, Head3D, Mesh, ScrewPlan
 from stereo_screw_tracker.core.assign import Labels, assign
 from stereo_screw_tracker.core.config import AssignConfig
-from stereo_screw_tracker.core.types import Head3D
 
 CONFIG = AssignConfig()
 TRUE_SIDES = ("left",) * 5 + ("right",) * 5

@@ -6,11 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spine_nav_common.core.types import Case, Mesh, Rejected, ScrewPlan
+from spine_nav_common.core.types import Case, Head3D, Mesh, Rejected, ScrewPlan
 from stereo_screw_tracker.core.assign import assign
 from stereo_screw_tracker.core.config import AssignConfig
 from stereo_screw_tracker.core.plan_match import PlanMatch, match_plan
-from stereo_screw_tracker.core.types import Head3D
 
 LEVELS = ("L1", "L2", "L3", "L4", "L5")
 UP = np.array([0.0, 0.0, 1.0])  # cranial in LPS

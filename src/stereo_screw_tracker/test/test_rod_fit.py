@@ -19,17 +19,11 @@ from screw_support import (
     seeds_along,
 )
 
-from spine_nav_common.core.types import Rejected
+from spine_nav_common.core.types import Head3D, Rejected, RodFit, ScrewTrack
 from stereo_screw_tracker.core.config import RodConfig
 from stereo_screw_tracker.core.rod_fit import FittedRod, fit_rod
 from stereo_screw_tracker.core.rod_group import SeedCurve, group_rods
-from stereo_screw_tracker.core.types import (
-    Head3D,
-    RodFit,
-    RodMeasurements,
-    RodSeeds,
-    ScrewTrack,
-)
+from stereo_screw_tracker.core.types import RodMeasurements, RodSeeds
 
 CONFIG = RodConfig()
 MIDDLE = np.array([0.0, 0.0, 0.5])

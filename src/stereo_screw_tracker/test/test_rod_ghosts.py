@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 from screw_support import CAMERA
 
+from spine_nav_common.core.types import Head3D, RodFit, ScrewTrack
 from stereo_screw_tracker.core.rod_fit import FittedRod
 from stereo_screw_tracker.core.rod_ghosts import without_ghosts
 from stereo_screw_tracker.core.triangulate import project_pair
-from stereo_screw_tracker.core.types import Head3D, RodFit, ScrewTrack
 
 Y = np.linspace(-0.07, 0.07, 180)
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from screw_support import CAMERA, SECOND, heads_m, observe, posterior
 
 from spine_nav_common.core.geometry import exp_so3, transform, transform_points
+from spine_nav_common.core.types import Head3D
 from stereo_screw_tracker.core.config import TrackConfig
 from stereo_screw_tracker.core.constellation import match, solve_motion
 from stereo_screw_tracker.core.tracks import Step, Tracks, advance
 from stereo_screw_tracker.core.triangulate import triangulate_head
-from stereo_screw_tracker.core.types import Head3D
 
 CONFIG = TrackConfig()
 STEP = SECOND // 15

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spine_nav_common.core.types import Head3D, ScrewTrack, StereoResult
 from stereo_screw_tracker.core.levels import LevelNames
-from stereo_screw_tracker.core.types import Head3D, ScrewTrack, StereoResult
 
 EXPOSED = ("L3", "L4", "L5")
 

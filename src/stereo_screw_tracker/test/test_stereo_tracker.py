@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from screw_support import CAMERA, SECOND, World, frame, heads_m, image, observe, rod_m
 
-from spine_nav_common.core.types import Rejected
+from spine_nav_common.core.types import Rejected, StereoResult
 from stereo_screw_tracker.core.confidence import ConfidenceModel
 from stereo_screw_tracker.core.config import RodConfig, StereoConfig, TrackConfig
 from stereo_screw_tracker.core.tracker import StereoTracker
-from stereo_screw_tracker.core.types import HeadObservation, StereoResult
+from stereo_screw_tracker.core.types import HeadObservation
 
 STEP = SECOND // 15
 

@@ -139,3 +139,55 @@ class NavigationResult:
     timings_ms: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     labels: np.ndarray | None = None  # (H, W) uint8, contract section 6
+
+
+@dataclass(frozen=True)
+class Head3D:
+    """A triangulated head. point_m (3,), covariance_m2 (3, 3), axis (3,) unit out of the bone.
+
+    epipolar_px: how far left and right rows differ.
+    """
+
+    point_m: np.ndarray
+    covariance_m2: np.ndarray
+    axis: np.ndarray
+    axis_sigma_rad: float
+    confidence: float
+    epipolar_px: float
+
+
+@dataclass(frozen=True)
+class ScrewTrack:
+    """A head followed over frames. hidden: not measured in this frame but held."""
+
+    track_id: int
+    head: Head3D
+    bound95_mm: float
+    level: str = ""
+    side: str = ""
+    hidden: bool = False
+    age: int = 1
+
+
+@dataclass(frozen=True)
+class RodFit:
+    """One rod as a smooth 3D curve: points (N, 3) at most 1 mm apart from end to end.
+
+    sigma_mm (N,): standard error of the curve (3D, root of the covariance's trace); seen (N,) bool.
+    """
+
+    centreline_m: np.ndarray
+    sigma_mm: np.ndarray
+    seen: np.ndarray
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class StereoResult:
+    """All screws and rods of one frame; timings in ms per stage; events in words for the user."""
+
+    stamp_ns: int
+    screws: tuple[ScrewTrack, ...]
+    rods: tuple[RodFit, ...]
+    timings_ms: dict[str, float]
+    events: tuple[str, ...] = ()

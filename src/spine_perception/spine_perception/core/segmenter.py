@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from spine_nav_common.core.runtime import fix_opencv_threads
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 
 from .backends import AUTO
@@ -35,6 +36,7 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "SegmentsFrames",
+    "load_segmenter",
 ]
 
 SEARCH_PITCH_M = 0.0026  # the coarsest pitch that training shows
@@ -260,6 +262,14 @@ def _search_grids(frame: RgbdFrame) -> list[Grid]:
         for v in _tile_centres(k.height, reach)
         for u in _tile_centres(k.width, reach)
     ]
+
+
+def load_segmenter(model: Path | None = None, backend: str = AUTO) -> Segmenter:
+    """The network named, or the one that is shipped; warm, with a fixed thread count."""
+    fix_opencv_threads()
+    segmenter = Segmenter.load(model, backend)
+    segmenter.warm_up()
+    return segmenter
 
 
 def _pitch_covering(extent_px: float, depth: float, k: Intrinsics) -> float:

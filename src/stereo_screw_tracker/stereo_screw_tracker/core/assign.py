@@ -18,11 +18,10 @@ from rod_bending_ar.core.row import CRANIAL, sided_rows
 from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.geometry import check_transform, transform_points
 from spine_nav_common.core.outputs import ScrewRow
-from spine_nav_common.core.types import Case, Rejected
+from spine_nav_common.core.types import Case, Head3D, Rejected
 
 from .config import AssignConfig
 from .plan_match import match_plan
-from .types import Head3D
 
 # Where a head stands without a plan: pedicles lie about this far from the middle (morphometry of
 # lumbar vertebrae: 24 to 40 mm between pedicle centres).

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spine_nav_common.core.types import Rejected
+from spine_nav_common.core.types import Head3D, Rejected
 
 from .config import GhostConfig
 from .triangulate import OUT_OF_DEPTH, triangulate_head
-from .types import Head3D, HeadObservation, StereoCamera
+from .types import HeadObservation, StereoCamera
 
 SWAPPED = (
     "left and right are swapped: heads have the wrong disparity; exchange the two image topics"

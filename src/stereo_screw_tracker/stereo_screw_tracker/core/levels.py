@@ -12,10 +12,9 @@ from dataclasses import replace
 
 from rod_bending_ar.core.errors import RodError
 from rod_bending_ar.core.row import saddle_rows
-from spine_nav_common.core.types import LEVEL_CODE
+from spine_nav_common.core.types import LEVEL_CODE, StereoResult
 
 from .output import screw_rows
-from .types import StereoResult
 
 
 class LevelNames:

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from spine_nav_common.core.types import Case, Rejected, StereoFrame
+from spine_nav_common.core.runtime import fix_opencv_threads
+from spine_nav_common.core.types import Case, Rejected, StereoFrame, StereoResult
 from spine_perception.core.backends import AUTO
 
 from .config import StereoConfig
@@ -22,7 +23,6 @@ from .refiner import HeadRefiner
 from .rod_refiner import MODEL_NAME as RODS
 from .rod_refiner import RodRefiner
 from .tracker import StereoTracker
-from .types import StereoResult
 
 
 class TracksScrews(Protocol):
@@ -100,6 +100,12 @@ def load_tracker(
         part.warm_up()
     tracker = StereoTracker(config, n.finder, n.heads, n.rods)
     return StereoCore(tracker, n.provider, joint_sha256(n.hashes.values()))
+
+
+def load_core(config: StereoConfig, models: Path | None = None, backend: str = AUTO) -> StereoCore:
+    """A warm tracker with fixed thread counts. Raises ModelError."""
+    fix_opencv_threads()
+    return load_tracker(config, models, backend)
 
 
 def joint_sha256(hashes: Iterable[str]) -> str:

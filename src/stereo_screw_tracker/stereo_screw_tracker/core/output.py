@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from spine_nav_common.core.outputs import RodCurve, ScrewRow
-
-from .types import StereoResult
+from spine_nav_common.core.types import StereoResult
 
 
 def screw_rows(result: StereoResult) -> list[ScrewRow]:

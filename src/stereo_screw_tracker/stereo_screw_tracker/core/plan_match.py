@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from spine_nav_common.core.types import LEVEL_CODE, Case, Rejected, ScrewPlan
+from spine_nav_common.core.types import LEVEL_CODE, Case, Head3D, Rejected, ScrewPlan
 
 from .config import AssignConfig
-from .types import Head3D
 
 _ABOVE_ENTRY_M = 0.011  # saddle over entry point: stand-off of a few mm, ball and half a rod
 _FEWEST = 4

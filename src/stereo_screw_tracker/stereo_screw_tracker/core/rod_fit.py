@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spine_nav_common.core.types import Rejected
+from spine_nav_common.core.types import Head3D, Rejected, RodFit, ScrewTrack
 
 from .config import RodConfig
 from .rod_group import SeedCurve
 from .rod_spline import Anchor, SplineFit, fit_spline
-from .types import Head3D, RodFit, RodMeasurements, ScrewTrack, StereoCamera
+from .types import RodMeasurements, StereoCamera
 
 Measure = Callable[[np.ndarray, np.ndarray], RodMeasurements]
 """(points (K, 3) metres, tangents (K, 3) unit) -> what is seen there."""

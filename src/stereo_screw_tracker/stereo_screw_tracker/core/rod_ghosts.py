@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
+from spine_nav_common.core.types import ScrewTrack
+
 from .rod_fit import FittedRod
 from .triangulate import project_pair
-from .types import ScrewTrack, StereoCamera
+from .types import StereoCamera
 
 _SAME_PLACE_MM = 4.0  # as for heads: what covers one place in an image is one thing
 _HOLDS_MM = 6.0

@@ -10,7 +10,14 @@ from typing import Protocol
 
 import numpy as np
 
-from spine_nav_common.core.types import Case, Rejected, StereoFrame
+from spine_nav_common.core.types import (
+    Case,
+    Head3D,
+    Rejected,
+    ScrewTrack,
+    StereoFrame,
+    StereoResult,
+)
 
 from .assign import Labels, assign
 from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
@@ -25,15 +32,7 @@ from .rod_ghosts import without_ghosts
 from .rod_group import group_rods
 from .tracks import NS, Step, Tracks, advance, align, predict
 from .triangulate import camera_of, project_pair
-from .types import (
-    Head3D,
-    HeadObservation,
-    RodMeasurements,
-    RodSeeds,
-    ScrewTrack,
-    StereoCamera,
-    StereoResult,
-)
+from .types import HeadObservation, RodMeasurements, RodSeeds, StereoCamera
 
 Place = tuple[np.ndarray, np.ndarray, float]
 """A place (2,) in the left image and one in the right, and the finder's score."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from spine_nav_common.core.geometry import transform_points
+from spine_nav_common.core.types import Head3D
 
 from .config import TrackConfig
 from .constellation import Match, Motion, match
 from .ghosts import uncertainty_m
-from .types import Head3D
 
 NS = 1e-9
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
+from spine_nav_common.core.types import Head3D, Intrinsics, Rejected, StereoFrame
 
-from .types import Head3D, HeadObservation, StereoCamera
+from .types import HeadObservation, StereoCamera
 
 OUT_OF_DEPTH = "is outside"
 # d(u_l, v_l, u_r, v_r) / d(u, v, d)

@@ -18,7 +18,7 @@ from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
-from spine_nav_common.core.types import Rejected, Status
+from spine_nav_common.core.types import Rejected, Status, StereoResult
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.frames import image_type
@@ -30,7 +30,6 @@ from spine_nav_common.ros.runtime import run_node
 from spine_nav_common.ros.stereo_frames import RawPair, RigCache, StereoPairer
 from stereo_screw_tracker.core.levels import LevelNames
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
-from stereo_screw_tracker.core.types import StereoResult
 
 from .stereo_config import NodeCore, StereoTrackerConfig, load_node_core
 from .stereo_output import StereoOutput

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from spine_nav_bringup import peers
+from spine_nav_bench import peers
 from spine_nav_common.core.types import Case, Rejected
 from spine_nav_sim.core.anatomy import make_anatomy
 

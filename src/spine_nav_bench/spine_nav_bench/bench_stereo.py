@@ -28,11 +28,10 @@ from spine_nav_common.core.outputs import RodCurve, ScrewRow
 from spine_nav_common.core.run import Progress
 from spine_nav_common.core.statistics import statistics
 from spine_nav_common.core.truth import Truth
-from spine_nav_common.core.types import Rejected, StereoFrame
+from spine_nav_common.core.types import Rejected, StereoFrame, StereoResult
 from spine_perception.core.backends import THREADS
 from stereo_screw_tracker.core.load import StereoCore, TracksScrews
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
-from stereo_screw_tracker.core.types import StereoResult
 
 from . import peers_stereo
 from .bench_stereo_scenes import (
@@ -44,8 +43,8 @@ from .bench_stereo_scenes import (
     write_scenes,
 )
 from .bench_timing import percentiles
+from .commands import FindScrews
 from .results import OURS
-from .screws import find_screws
 
 FIRST, ALL = "first", "all"
 RANGES_M = (0.0, 0.45, 0.55, np.inf)
@@ -374,18 +373,28 @@ def judged_record(
 
 
 def foreign_record(
-    root: Path, core: StereoCore, runs: Path, smoke: bool, progress: Progress | None = None
+    root: Path,
+    core: StereoCore,
+    find_screws: FindScrews,
+    runs: Path,
+    smoke: bool,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Recordings made elsewhere through `spinenav screws`, peers on the same pairs."""
     scenes = foreign_stereo(root)[: 1 if smoke else None]
     peers = peers_stereo.load_peers()
     record = stereo_record(
-        scenes, lambda scene, _: screws_command(scene, core, runs / scene.name), peers, progress
+        scenes,
+        lambda scene, _: screws_command(scene, core, find_screws, runs / scene.name),
+        peers,
+        progress,
     )
     return record | peer_settings(peers)
 
 
-def screws_command(scene: StereoFolder, core: StereoCore, out: Path) -> Answer:
+def screws_command(
+    scene: StereoFolder, core: StereoCore, find_screws: FindScrews, out: Path
+) -> Answer:
     """What `spinenav screws RECORDING --case CASE` answers; its files stay in `out`."""
     core.tracker.reset()
     given: list[tuple[int, StereoResult | Rejected]] = []

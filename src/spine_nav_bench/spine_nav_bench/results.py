@@ -284,7 +284,7 @@ def table_text(record: Record) -> str:
 
 
 def main() -> int:
-    """`python -m spine_nav_bringup.results`: write docs/results.md anew from its lines."""
+    """`python -m spine_nav_bench.results`: write docs/results.md anew from its lines."""
     folder = Path("docs/results")
     (folder.parent / "results.md").write_text(render(folder), encoding="utf-8")
     return 0

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from spine_nav_bringup import peers_stereo as peers
-from spine_nav_bringup import peers_stereo_search as tuning
+from spine_nav_bench import peers_stereo as peers
+from spine_nav_bench import peers_stereo_search as tuning
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.truth import Truth, TruthFrame, TruthScrew
 from spine_nav_common.core.types import Intrinsics, StereoFrame

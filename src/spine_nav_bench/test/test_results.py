@@ -7,9 +7,9 @@ import copy
 
 import pytest
 
-from spine_nav_bringup import results_stereo
-from spine_nav_bringup.results import LABEL_NOISE, TARGETS, render
-from spine_nav_bringup.results_common import NOT_MEASURED, targets_table
+from spine_nav_bench import results_stereo
+from spine_nav_bench.results import LABEL_NOISE, TARGETS, render
+from spine_nav_bench.results_common import NOT_MEASURED, targets_table
 from spine_nav_common.core import jsonl
 
 STAT = {"mean": 0.9, "median": 0.8, "p95": 1.7, "count": 100}

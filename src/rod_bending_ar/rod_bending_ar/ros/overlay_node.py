@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from spine_nav_bringup.overlay import draw_overlay
+from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.images import ImageError, decode_camera_info, decode_colour
 from spine_nav_common.core.types import NavigationResult
@@ -161,7 +161,7 @@ class OverlayNode(SpineNode):
 
 
 def main() -> int:
-    """`ros2 run spine_nav_bringup overlay`."""
+    """`ros2 run rod_bending_ar overlay`."""
     return run_node(OverlayNode)
 
 

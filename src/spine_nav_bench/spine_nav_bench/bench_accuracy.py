@@ -25,7 +25,7 @@ from spine_registration.core.navigator import Navigator
 
 from . import peers
 from .bench_scenes import SceneFolder
-from .replay import replay
+from .commands import Replay
 from .results import OURS
 
 START_SHARES = (0.0,)  # where in a recording the registrations from scratch start
@@ -220,7 +220,11 @@ def occlusion(rows: Sequence[PoseRow], truth: Truth, exposed: Sequence[str]) -> 
 
 
 def run_ours(
-    scenes: Sequence[SceneFolder], segmenter: Any, runs: Path, progress: Progress | None
+    scenes: Sequence[SceneFolder],
+    segmenter: Any,
+    replay: Replay,
+    runs: Path,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """Replay every scene, evaluate it, and pool. Rows stay in `runs`."""
     reports: list[Report] = []
@@ -258,7 +262,11 @@ def run_ours(
 
 
 def accuracy_record(
-    scenes: Sequence[SceneFolder], segmenter: Any, runs: Path, progress: Progress | None = None
+    scenes: Sequence[SceneFolder],
+    segmenter: Any,
+    replay: Replay,
+    runs: Path,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Everything that the tables of accuracy need, as one JSON record."""
     parameters = peers.load_parameters()
@@ -268,7 +276,7 @@ def accuracy_record(
         if progress is not None:
             progress(i + 1, len(scenes), f"from scratch: {scene.name}")
     return {
-        "run": run_ours(scenes, segmenter, runs, progress),
+        "run": run_ours(scenes, segmenter, replay, runs, progress),
         "scratch": {name: attempts.document() for name, attempts in table.items()},
         "peer_parameters": {name: peers.settings_of(name, p) for name, p in parameters.items()},
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rod_bending_ar.pictures import write_update_time
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.outputs import POSES, SUMMARY, read_json, read_poses
 from spine_nav_common.core.run import Progress
@@ -24,7 +25,7 @@ from spine_registration.core.navigator import Navigator
 
 from .bench_accuracy import ours_from_scratch
 from .bench_scenes import SceneFolder, virtual_scene
-from .pictures import write_update_time
+from .commands import Live
 
 ALL_LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
 FIVE = ("L1", "L2", "L3", "L4", "L5")
@@ -136,13 +137,11 @@ def growth_exponent(levels: Sequence[int], median_ms: Sequence[float]) -> float:
     return float(np.polyfit(np.log(levels), np.log(median_ms), 1)[0])
 
 
-def node_latency(scene: SceneFolder, out: Path) -> dict[str, Any] | None:
+def node_latency(scene: SceneFolder, live: Live, out: Path) -> dict[str, Any] | None:
     """Camera stamp to published pose through the ROS 2 nodes; None where rclpy is absent."""
     if importlib.util.find_spec("rclpy") is None:
         return None
-    from .live import LiveOptions, run_live
-
-    outcome = run_live(LiveOptions(case=scene.case, source=f"replay:{scene.recording}", out=out))
+    outcome = live(scene.case, f"replay:{scene.recording}", out)
     rows = read_poses(out / POSES)
     latency = {r.stamp_ns: r.latency_ms for r in rows if r.latency_ms is not None}
     summary = read_json(out / SUMMARY)
@@ -159,6 +158,7 @@ def node_latency(scene: SceneFolder, out: Path) -> dict[str, Any] | None:
 def timing_record(
     cache: Path,
     segmenter: Any,
+    live: Live,
     plot: Path | None,
     *,
     seconds: float,
@@ -191,7 +191,7 @@ def timing_record(
         if plot is not None:
             plot.parent.mkdir(parents=True, exist_ok=True)
             write_update_time(plot, levels, median, [row["update_ms"]["p99"] for row in timed])
-    record["nodes"] = node_latency(five, cache / "timing-5-live") if nodes else None
+    record["nodes"] = node_latency(five, live, cache / "timing-5-live") if nodes else None
     record["rendering_s"] = rendering_s
     record["seeds"] = [five.seed, seven.seed]
     return record

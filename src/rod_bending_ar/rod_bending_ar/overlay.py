@@ -23,13 +23,7 @@ from spine_nav_common.core.types import (
     Status,
 )
 
-from .core.annotation import (
-    STATUS_COLOUR,
-    label_layout,
-    paint_banner,
-    paint_label,
-    paint_legend,
-)
+from .core.annotation import STATUS_COLOUR, label_layout, paint_banner, paint_label, paint_legend
 
 PLAN_COLOUR = (90, 235, 255)
 ENTRY_COLOUR = (255, 255, 255)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from spine_nav_bringup import overlay
-from spine_nav_bringup.core.annotation import STATUS_COLOUR
-from spine_nav_bringup.overlay import PLAN_COLOUR, draw_overlay, entry_ellipse_px
+from rod_bending_ar import overlay
+from rod_bending_ar.core.annotation import STATUS_COLOUR
+from rod_bending_ar.overlay import PLAN_COLOUR, draw_overlay, entry_ellipse_px
 from spine_nav_common.core.types import (
     Case,
     Intrinsics,

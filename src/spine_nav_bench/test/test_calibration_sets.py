@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spine_nav_bringup.bench_calibration import (
+from spine_nav_bench.bench_calibration import (
     CHESSBOARD,
     DAVINCI,
     LAPAROSCOPE,

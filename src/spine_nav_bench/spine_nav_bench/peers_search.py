@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches the peers' parameters on training anatomies and writes peer_parameters.json.
 
-`python -m spine_nav_bringup.peers_search`. The same number of candidates for every peer: the
+`python -m spine_nav_bench.peers_search`. The same number of candidates for every peer: the
 defaults and random draws; the better third is tried on more frames, and the most levels right
 wins, then the smallest median TRE. Real anatomies, judged anatomies and foreign scenes are never
 touched.
@@ -28,11 +28,11 @@ from spine_nav_sim.core.anatomy import make_anatomy
 from spine_nav_sim.core.operation import ALL_LEVELS, stamp
 from spine_nav_sim.core.scene import make_scene
 from spine_nav_sim.core.splits import anatomy_seeds
+from spine_perception.core.segmenter import load_segmenter
 
 from . import peers
 from .bench_accuracy import judge
 from .bench_scenes import scene_config
-from .replay import load_segmenter
 
 SCENES = 8
 CANDIDATES = 12

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spine_nav_bringup.bench_accuracy import Attempts, judge, occlusion, start_frames
-from spine_nav_bringup.bench_scenes import foreign_scenes, judged_scenes
-from spine_nav_bringup.bench_timing import growth_exponent, percentiles, sub_case
+from spine_nav_bench.bench_accuracy import Attempts, judge, occlusion, start_frames
+from spine_nav_bench.bench_scenes import foreign_scenes, judged_scenes
+from spine_nav_bench.bench_timing import growth_exponent, percentiles, sub_case
 from spine_nav_common.core import jsonl
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.outputs import PoseRow

@@ -23,18 +23,18 @@ from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.run import versions
 from spine_nav_common.parameters import digest
+from spine_perception.core.segmenter import load_segmenter
 from spine_registration.core.config import NavigatorConfig
 from stereo_screw_tracker.core.config import StereoConfig
-from stereo_screw_tracker.core.load import StereoCore
+from stereo_screw_tracker.core.load import StereoCore, load_core
 
 from .bench_accuracy import accuracy_record
 from .bench_calibration import calibration_sets
 from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
 from .bench_stereo import foreign_record, judged_record, stereo_timing_record
 from .bench_timing import timing_record
-from .replay import load_segmenter
+from .commands import Commands
 from .results import render, table_text
-from .screws import load_core
 
 RGBD = ("accuracy", "foreign", "timing")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing")
@@ -72,8 +72,8 @@ class Loaded:
         }
 
 
-def run_bench(args: argparse.Namespace) -> int:
-    """Measure, append the lines, and print the tables (or the lines with --json)."""
+def run_bench(args: argparse.Namespace, commands: Commands) -> int:
+    """Measure `commands`, append the lines, and print the tables (or the lines with --json)."""
     loaded = Loaded()
     lines = []
     for part in _parts(args):
@@ -88,7 +88,7 @@ def run_bench(args: argparse.Namespace) -> int:
         }
         progress = Progress(f"bench {part}")
         started = time.monotonic()
-        record = {"part": part, **base, **_measure(part, args, loaded, progress)}
+        record = {"part": part, **base, **_measure(part, args, loaded, commands, progress)}
         record["wall_s"] = round(time.monotonic() - started, 1)
         progress.close()
         lines.append(record)
@@ -119,11 +119,11 @@ def _parts(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _measure(
-    part: str, args: argparse.Namespace, loaded: Loaded, progress: Progress
+    part: str, args: argparse.Namespace, loaded: Loaded, commands: Commands, progress: Progress
 ) -> dict[str, Any]:
     cache = CACHE / ("smoke" if args.smoke else "scenes")
     if part in RGBD:
-        return _measure_rgbd(part, args, loaded, cache, progress)
+        return _measure_rgbd(part, args, loaded, commands, cache, progress)
     if part == "rod":
         return {"rods": run_benchmark(ROD_SEED, 5 if args.smoke else RODS), "seeds": [ROD_SEED]}
     if part == "calibration":
@@ -131,21 +131,28 @@ def _measure(
     if part == "stereo_timing":
         return stereo_timing_record(cache, loaded.stereo, smoke=args.smoke, progress=progress)
     if part == "stereo_foreign":
-        return foreign_record(args.scenes, loaded.stereo, CACHE / "runs", args.smoke, progress)
+        return foreign_record(
+            args.scenes, loaded.stereo, commands.find_screws, CACHE / "runs", args.smoke, progress
+        )
     return judged_record(
         cache, loaded.stereo, args.implants, args.anatomy, smoke=args.smoke, progress=progress
     )
 
 
 def _measure_rgbd(
-    part: str, args: argparse.Namespace, loaded: Loaded, cache: Path, progress: Progress
+    part: str,
+    args: argparse.Namespace,
+    loaded: Loaded,
+    commands: Commands,
+    cache: Path,
+    progress: Progress,
 ) -> dict[str, Any]:
     seconds = SMOKE_SECONDS if args.smoke else SECONDS
     segmenter = loaded.segmenter
     if part == "timing":
         short = {"attempts": 2, "steps": 4, "counts": (1, 2), "nodes": False}
         return timing_record(
-            cache, segmenter, None if args.smoke else PLOT, seconds=seconds, progress=progress,
+            cache, segmenter, commands.live, None if args.smoke else PLOT, seconds=seconds, progress=progress,
             **(short if args.smoke else {}),
         )  # fmt: skip
     if part == "foreign":
@@ -153,7 +160,7 @@ def _measure_rgbd(
     else:
         count = {"count": 1} if args.smoke else {}
         scenes = judged_scenes(cache, args.anatomy, seconds=seconds, progress=progress, **count)
-    record = accuracy_record(scenes, segmenter, CACHE / "runs", progress)
+    record = accuracy_record(scenes, segmenter, commands.replay, CACHE / "runs", progress)
     record["scene_names"] = [s.name for s in scenes]
     record["seeds"] = [s.seed for s in scenes]
     record["anatomies"] = sorted({s.anatomy for s in scenes})

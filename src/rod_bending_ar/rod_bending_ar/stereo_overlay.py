@@ -14,8 +14,14 @@ import numpy as np
 
 from rod_bending_ar.core.forward import arc_positions_mm, point_at
 from rod_bending_ar.core.plan import RodPlan
-from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
-from stereo_screw_tracker.core.types import RodFit, ScrewTrack, StereoResult
+from spine_nav_common.core.types import (
+    Intrinsics,
+    Rejected,
+    RodFit,
+    ScrewTrack,
+    StereoFrame,
+    StereoResult,
+)
 
 from .core.annotation import Label, banner_height, paint_banner, paint_label
 from .core.text import draw_text, text_size

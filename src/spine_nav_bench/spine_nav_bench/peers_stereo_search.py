@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches the stereo peers' parameters on validation pairs, writes peer_stereo_parameters.json.
 
-`python -m spine_nav_bringup.peers_stereo_search`, after `training/screw_finder/generate.py --split
+`python -m spine_nav_bench.peers_stereo_search`, after `training/screw_finder/generate.py --split
 validation`: the pairs on which our own thresholds are chosen too, with screws of training designs.
 The same number of candidates for both peers: the defaults and random draws. The offset from the
 surface to the saddle point is fitted with each. The most visible heads right less false ones wins,
@@ -34,7 +34,7 @@ from spine_nav_common.core.types import Intrinsics, StereoFrame
 from . import peers_stereo as peers
 from .bench_stereo import heads_document
 
-MODULE = "spine_nav_bringup.peers_stereo_search"
+MODULE = "spine_nav_bench.peers_stereo_search"
 DATA = Path("training/data/pairs/validation")
 PAIRS = 24
 CANDIDATES = 12

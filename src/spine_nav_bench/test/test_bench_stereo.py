@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spine_nav_bringup import bench_stereo_scenes, results_stereo
-from spine_nav_bringup.bench import Loaded, _parts
-from spine_nav_bringup.bench_stereo import (
+from spine_nav_bench import bench_stereo_scenes, results_stereo
+from spine_nav_bench.bench import Loaded, _parts
+from spine_nav_bench.bench_stereo import (
     ALL,
     FIRST,
     at_half_metre_mm,
@@ -25,7 +25,7 @@ from spine_nav_bringup.bench_stereo import (
     stereo_record,
     wilson,
 )
-from spine_nav_bringup.bench_stereo_scenes import (
+from spine_nav_bench.bench_stereo_scenes import (
     JUDGED,
     StereoFolder,
     calibrate_stereo,
@@ -35,17 +35,24 @@ from spine_nav_bringup.bench_stereo_scenes import (
     timed_stereo,
     write_scenes,
 )
+from spine_nav_bench.results import render, table_text
+from spine_nav_bench.results_common import OURS, targets_table
 from spine_nav_bringup.cli import build_parser
-from spine_nav_bringup.results import render, table_text
-from spine_nav_bringup.results_common import OURS, targets_table
 from spine_nav_common.core import jsonl
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.implant_metrics import HeadError, RodError, RodScore, ScrewScore
 from spine_nav_common.core.truth import Truth, TruthFrame, TruthRod, TruthScrew
-from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
+from spine_nav_common.core.types import (
+    Head3D,
+    Intrinsics,
+    Rejected,
+    RodFit,
+    ScrewTrack,
+    StereoFrame,
+    StereoResult,
+)
 from spine_nav_sim.core.implants import FAMILIES_JUDGE, FAMILIES_TRAIN
 from spine_nav_sim.core.splits import anatomy_seeds
-from stereo_screw_tracker.core.types import Head3D, RodFit, ScrewTrack, StereoResult
 
 OUT = np.array([0.0, 0.0, -1.0])
 HEADS = np.array([[0.00, 0, 0.5], [0.03, 0, 0.5], [0.06, 0, 0.5], [0.09, 0, 0.5]])
