@@ -11,6 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from . import kernels
 from .grid import PITCH_M
 
 CHANNELS: tuple[str, ...] = (
@@ -55,28 +56,26 @@ def features(
     depth_m: (h, w) metres on the grid, NaN = none. colour: (h, w, 3) in 0..1. x, y: (h, w) slopes
     of the cells' rays, x/z and y/z. affine: (2, 3) cell to pixel. focal: (fx, fy) pixels.
     """
-    valid = np.isfinite(depth_m)
-    mask = valid.astype(np.float32)
-    depth = np.where(valid, depth_m, 0.0).astype(np.float32)
     # Range instead of z: a surface across the ray is then level wherever it stands in the image.
-    stretch = np.sqrt(1.0 + x * x + y * y)
-    depth *= stretch
-    reference = reference_range(depth, valid)
-    coarse = _masked_blur(depth, mask, _COARSE, reference)
-    smooth = cv2.blur(_masked_blur(depth, mask, _SMOOTH, coarse), (_SMOOTH, _SMOOTH))
-    normals = ray_normals(smooth / stretch, x, y, affine, focal)
-    fine = _masked_blur(depth, mask, _FINE, coarse)
-    out = np.empty((N_CHANNELS, *depth.shape), np.float32)
-    out[0] = (depth - reference) / _DEPTH_SCALE_M
-    out[1] = 1.0
-    out[2:5] = normals.transpose(2, 0, 1)
-    out[5] = (fine - depth) / _HEIGHT_SCALE_M
-    out[6] = (coarse - depth) / _HEIGHT_SCALE_M
-    out[:7] *= mask
+    range_m, stretch, mask = kernels.ranges(depth_m, x, y)
+    reference = reference_range(range_m, mask > 0)
+    blurred = [cv2.blur(a, (w, w)) for w in (_SMOOTH, _FINE, _COARSE) for a in (range_m, mask)]
+    out = np.empty((N_CHANNELS, *depth_m.shape), np.float32)
+    smooth = kernels.heights(
+        out,
+        range_m,
+        mask,
+        tuple(blurred),
+        (_SMOOTH, _FINE, _COARSE),
+        reference,
+        (_DEPTH_SCALE_M, _HEIGHT_SCALE_M, _CLIP),
+    )
+    smooth = cv2.blur(smooth, (_SMOOTH, _SMOOTH))
+    np.divide(smooth, stretch, out=smooth)
+    _ray_normals(out[2:5], smooth, x, y, mask, affine, focal)
     pitch = reference * np.sqrt(abs(np.linalg.det(affine[:, :2]))) / np.sqrt(focal[0] * focal[1])
-    out[7] = np.log2(pitch / PITCH_M) if pitch > 0 else 0.0
-    np.clip(out[:8], -_CLIP, _CLIP, out=out[:8])
-    out[8:] = np.clip(np.nan_to_num(colour), 0.0, 1.0).transpose(2, 0, 1) * 2.0 - 1.0
+    out[7] = np.clip(np.log2(pitch / PITCH_M), -_CLIP, _CLIP) if pitch > 0 else 0.0
+    kernels.colours(out[8:], colour)
     return out
 
 
@@ -91,15 +90,25 @@ def ray_normals(
 
     n ~ (-dZ/dx, -dZ/dy, Z + x dZ/dx + y dZ/dy) for Z over the slopes x, y; negated to face us.
     """
-    dz_dj = cv2.Sobel(depth_m, cv2.CV_32F, 1, 0, ksize=3, scale=0.125)
-    dz_di = cv2.Sobel(depth_m, cv2.CV_32F, 0, 1, ksize=3, scale=0.125)
-    slopes_from_cells = np.diag(1.0 / np.array(focal)) @ affine[:, :2]
-    inverse = np.linalg.inv(slopes_from_cells).astype(np.float32)
-    dz_dx = dz_dj * inverse[0, 0] + dz_di * inverse[1, 0]
-    dz_dy = dz_dj * inverse[0, 1] + dz_di * inverse[1, 1]
-    normals = np.dstack([dz_dx, dz_dy, -(depth_m + x * dz_dx + y * dz_dy)])
-    normals /= np.maximum(np.linalg.norm(normals, axis=2, keepdims=True), 1e-9)
-    return turn(to_ray_frame(normals, x, y), -roll_of(affine))
+    out = np.empty((3, *depth_m.shape), np.float32)
+    _ray_normals(out, depth_m, x, y, np.ones_like(depth_m), affine, focal)
+    return out.transpose(1, 2, 0)
+
+
+def _ray_normals(
+    out: np.ndarray,
+    depth_m: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    mask: np.ndarray,
+    affine: np.ndarray,
+    focal: tuple[float, float],
+) -> None:
+    dj = cv2.Sobel(depth_m, cv2.CV_32F, 1, 0, ksize=3, scale=0.125)
+    di = cv2.Sobel(depth_m, cv2.CV_32F, 0, 1, ksize=3, scale=0.125)
+    inverse = np.linalg.inv(np.diag(1.0 / np.array(focal)) @ affine[:, :2]).astype(np.float32)
+    turn = np.array([np.cos(roll_of(affine)), np.sin(roll_of(affine))], np.float32)
+    kernels.normals(out, depth_m, dj, di, x, y, mask, inverse, turn)
 
 
 def to_ray_frame(vectors: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -135,13 +144,3 @@ def _tilt(vectors: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     vx, vy, vz = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     k = (rx * vx + ry * vy) / (1.0 + rz)
     return np.stack([vx + rx * (vz - k), vy + ry * (vz - k), rz * vz - rx * vx - ry * vy], axis=-1)
-
-
-def _masked_blur(
-    image: np.ndarray, mask: np.ndarray, window: int, otherwise: np.ndarray | float
-) -> np.ndarray:
-    """Mean over the valid cells of a window, `otherwise` where there are none; image is 0 there."""
-    weight = cv2.blur(mask, (window, window))
-    enough = weight > 0.5 / window**2
-    mean = cv2.blur(image, (window, window)) / np.maximum(weight, 1e-6)
-    return np.where(enough, mean, np.float32(1.0) * otherwise).astype(np.float32, copy=False)

@@ -14,7 +14,8 @@ import numpy as np
 
 from spine_nav_common.core.types import Intrinsics
 
-from .quality import usable_depth
+from . import kernels
+from .quality import FAR_M, NEAR_M
 
 GRID_SIZE = 224
 PITCH_M = 0.0014
@@ -80,19 +81,9 @@ def sample_depth(depth_m: np.ndarray, affine: np.ndarray, size: int) -> np.ndarr
 
     Cells coarser than pixels average the pixels they cover (less noise), except at depth steps.
     """
-    valid = usable_depth(depth_m)
-    clean = np.where(valid, depth_m, 0.0).astype(np.float32)
-    mask = valid.astype(np.float32)
-    nearest = _warp(clean, affine, size, cv2.INTER_NEAREST)
-    k = round(float(np.sqrt(abs(np.linalg.det(affine[:, :2])))))
-    if k >= 2:
-        total = _warp(cv2.blur(clean, (k, k)), affine, size, cv2.INTER_NEAREST)
-        weight = _warp(cv2.blur(mask, (k, k)), affine, size, cv2.INTER_NEAREST)
-        mean = total / np.maximum(weight, 1e-6)
-        smooth = (nearest > 0) & (np.abs(mean - nearest) < _BLEND_LIMIT_M)
-        nearest = np.where(smooth, mean, nearest)
-    nearest[nearest <= 0] = np.nan
-    return nearest
+    depth = np.ascontiguousarray(depth_m, np.float32)
+    box = round(float(np.sqrt(abs(np.linalg.det(affine[:, :2])))))
+    return kernels.sample_depth(depth, affine, size, box, NEAR_M, FAR_M, _BLEND_LIMIT_M)
 
 
 def sample_colour(colour: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
@@ -106,10 +97,8 @@ def camera_points(
     depth_m: np.ndarray, affine: np.ndarray, intrinsics: Intrinsics
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points (h, w, 3) float32 in the camera frame, and the rays' slopes x/z and y/z (h, w)."""
-    u, v = pixel_maps(affine, depth_m.shape[0])
-    x = (u - np.float32(intrinsics.cx)) / np.float32(intrinsics.fx)
-    y = (v - np.float32(intrinsics.cy)) / np.float32(intrinsics.fy)
-    return np.dstack([x * depth_m, y * depth_m, depth_m]), x, y
+    c = intrinsics
+    return kernels.camera_points(depth_m, affine, c.fx, c.fy, c.cx, c.cy)
 
 
 def _warp(image: np.ndarray, affine: np.ndarray, size: int, interpolation: int) -> np.ndarray:

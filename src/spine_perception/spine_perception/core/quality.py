@@ -7,8 +7,10 @@ import numpy as np
 
 from spine_nav_common.core.types import Rejected, RgbdFrame
 
+from . import kernels
+
 NEAR_M, FAR_M = 0.15, 1.5
-_BLACK_P99, _SATURATED_VALUE, _SATURATED_SHARE = 16, 250, 0.9
+_BLACK, _LIT_SHARE, _SATURATED_VALUE, _SATURATED_SHARE = 16, 0.01, 250, 0.9
 _MIN_DEPTH_SHARE = 0.02
 _STEP = 4  # every fourth pixel judges a frame as well as all of them
 
@@ -36,10 +38,11 @@ def check_frame(frame: RgbdFrame) -> Rejected | None:
         )
     if not (np.isfinite([k.fx, k.fy, k.cx, k.cy]).all() and k.fx > 0 and k.fy > 0):
         return Rejected("camera_info has no focal length; calibrate the camera")
-    few = colour[::_STEP, ::_STEP]
-    if np.percentile(few.max(axis=2), 99) < _BLACK_P99:
+    few = np.ascontiguousarray(colour[::_STEP, ::_STEP])
+    lit, saturated = kernels.exposure(few, _BLACK, _SATURATED_VALUE)
+    if lit < _LIT_SHARE * few[..., 0].size:
         return Rejected("colour image is black; check light, lens cap and exposure")
-    if (few.min(axis=2) >= _SATURATED_VALUE).mean() > _SATURATED_SHARE:
+    if saturated > _SATURATED_SHARE * few[..., 0].size:
         return Rejected("colour image is saturated; lower exposure or light")
     few_depth = depth[::_STEP, ::_STEP]
     if usable_depth(few_depth).mean() < _MIN_DEPTH_SHARE:

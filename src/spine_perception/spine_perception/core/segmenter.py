@@ -6,15 +6,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from spine_nav_common.core.runtime import fix_opencv_threads
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 
+from . import kernels
 from .backends import AUTO
 from .colour_segmenter import ColourSegmenter
-from .features import CENTRE_SCALE_M, N_CHANNELS, features, from_ray_frame, roll_of, turn
+from .features import CENTRE_SCALE_M, features, roll_of
 from .grid import (
     GRID_SIZE,
     PITCH_M,
@@ -44,6 +44,7 @@ _BONE = 0.5
 _MIN_BONE_AREA_M2 = 1.5e-4
 _UPRIGHT_RAD = np.radians(35.0)  # training shows most spines within 30 degrees of upright
 _UPRIGHT_PASSES = 3
+_LOGIT_LIMIT = 30.0
 _MARGIN = 1.3  # grid over the extent of bone, so that a vertebra's surroundings are seen too
 
 
@@ -82,8 +83,10 @@ class Segmenter:
         return self._network.model_sha256
 
     def warm_up(self) -> None:
-        """Run once on zeros, so that the first frame is not the slow one."""
-        self._network(np.zeros((1, N_CHANNELS, GRID_SIZE, GRID_SIZE), np.float32))
+        """Look once at a blank wall, so that everything is compiled before the first frame."""
+        colour = np.full((48, 64, 3), 128, np.uint8)
+        depth_m = np.full((48, 64), 0.5, np.float32)
+        self.run(RgbdFrame(0, colour, depth_m, Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)))
 
     def run(self, frame: RgbdFrame, hint: RoiHint | None = None) -> Segmentation | Rejected:
         """Segment one frame.
@@ -151,7 +154,7 @@ class Segmenter:
         clock.append(time.perf_counter())
         masks, vectors = self._network(inputs[None])
         clock.append(time.perf_counter())
-        votes = _decode(vectors, points[::2, ::2], x[::2, ::2], y[::2, ::2], roll_of(affine))
+        votes = _decode(vectors, points, x, y, roll_of(affine))
         if angle != 0.0:
             upright = grid.affine()
             depth = sample_depth(frame.depth_m, upright, GRID_SIZE)
@@ -166,58 +169,25 @@ class Segmenter:
 def _decode(
     vectors: np.ndarray, points: np.ndarray, x: np.ndarray, y: np.ndarray, roll: float
 ) -> np.ndarray:
-    """Network vectors (9, h, w) in ray frames to (h, w, 9) centre (m), cranial, dorsal (unit) in
-    the camera frame, for cells with these points and ray slopes on a grid of this roll."""
-    v = turn(vectors.transpose(1, 2, 0).reshape(*x.shape, 3, 3), roll)
-    offset, cranial, dorsal = (from_ray_frame(v[:, :, part], x, y) for part in range(3))
-    axes = [
-        a / np.maximum(np.linalg.norm(a, axis=2, keepdims=True), 1e-6) for a in (cranial, dorsal)
-    ]
-    centre = points + offset * np.float32(CENTRE_SCALE_M)
-    return np.concatenate([centre, *axes], axis=2).astype(np.float32, copy=False)
+    """Network vectors (9, n/2, n/2) in ray frames to (n/2, n/2, 9) centre (m), cranial, dorsal
+    (unit) in the camera frame, for a grid of this roll whose cells have these points (n, n, 3) and
+    ray slopes (n, n)."""
+    return kernels.decode(vectors, points, x, y, np.cos(roll), np.sin(roll), CENTRE_SCALE_M)
 
 
 def _lay_out(
     masks: np.ndarray, votes: np.ndarray, points: np.ndarray, grid: Grid, angle: float
 ) -> Segmentation:
     """Logits (2, n, n) and votes (n/2, n/2, 9) of the turned grid, on the grid itself."""
-    n = GRID_SIZE
-    turned_from_grid = _cell_turn(-angle)
-    # Full cells 0 and 1 belong to vote cell 0.
-    vote_from_grid = 0.5 * turned_from_grid
-    vote_from_grid[:, 2] -= 0.25
-    flags = cv2.WARP_INVERSE_MAP
-    logits = [
-        m
-        if angle == 0.0
-        else cv2.warpAffine(
-            m, turned_from_grid, (n, n), flags=cv2.INTER_LINEAR | flags, borderValue=-30.0
-        )
-        for m in masks
-    ]
-    centre, cranial, dorsal = (
-        cv2.warpAffine(
-            np.ascontiguousarray(votes[..., k : k + 3]),
-            vote_from_grid,
-            (n, n),
-            flags=cv2.INTER_NEAREST | flags,
-            borderValue=(np.nan, np.nan, np.nan),
-        )
-        for k in (0, 3, 6)
-    )
-    bone, clean = (1.0 / (1.0 + np.exp(-np.clip(m, -30.0, 30.0))) for m in logits)
-    # Without depth there is no point to be bone.
-    bone = np.where(np.isfinite(points[..., 2]), bone, 0.0).astype(np.float32, copy=False)
-    return Segmentation(
-        bone=bone,
-        # Clean bone is bone: the two heads must not contradict each other.
-        clean=np.minimum(bone, clean).astype(np.float32, copy=False),
-        centre_m=centre,
-        cranial=cranial,
-        dorsal=dorsal,
-        points_m=points,
-        grid=grid,
-    )
+    laid = kernels.lay_out(masks, votes, points, _cell_turn(-angle), -_LOGIT_LIMIT)
+    share, centre, cranial, dorsal = laid
+    np.clip(share, -_LOGIT_LIMIT, _LOGIT_LIMIT, out=share)
+    np.exp(np.negative(share, out=share), out=share)
+    np.divide(np.float32(1.0), np.add(share, np.float32(1.0), out=share), out=share)
+    bone = np.where(np.isfinite(points[..., 2]), share[0], np.float32(0.0))
+    # Clean bone is bone: the two heads must not contradict each other.
+    clean = np.minimum(bone, share[1])
+    return Segmentation(bone, clean, centre, cranial, dorsal, points, grid)
 
 
 def _cell_turn(angle: float) -> np.ndarray:
