@@ -8,9 +8,7 @@ compares, the executor thread publishes.
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,60 +17,49 @@ from geometry_msgs.msg import PoseArray
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
-from rod_bending_ar.core.errors import RodError
 from rod_bending_ar.core.guidance import RodGuide, SideGuidance
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
 from spine_nav_common.ros.implants import Implants, implants_from_messages
-from spine_nav_common.ros.lifecycle import ERROR, OK, WARN, SpineNode, StampAge
-from spine_nav_common.ros.mailbox import NewestWins
+from spine_nav_common.ros.lifecycle import ERROR, OK, WARN
 from spine_nav_common.ros.runtime import run_node
+from spine_nav_common.ros.worker_node import WorkerNode
 
 from .guidance_config import RodGuidanceConfig
 from .guidance_output import guidance_markers, guidance_status
 
 WITHDRAWN = "withdrawn: "  # begins the text of a side that nothing is shown of
-_WATCH_S = 0.1
-_BUSY_S = 2.0
 
 
-class RodGuidance(SpineNode):
+class RodGuidance(WorkerNode):
     """See contracts.md, section 6: guidance/bending; guidance/bending/status beside it."""
 
     config_type = RodGuidanceConfig
+    watch_s, busy_s = 0.1, 2.0
 
     def __init__(
         self, values: Mapping[str, Any] | None = None, namespace: str | None = None
     ) -> None:
         super().__init__("rod_guidance", values, namespace)
-        self._lock = threading.Lock()
-        self._worker: NewestWins | None = None
-        self.counts: Counter[str] = Counter()
         self.guidance: tuple[SideGuidance, ...] = ()
 
     def configure(self) -> None:
+        super().configure()
         self._order = self.config.order()
         self._guide = RodGuide(self._order)
         self._markers = self.advertise(MarkerArray, topics.BENDING, qos.LATCHED)
         self._statuses = self.advertise(DiagnosticArray, topics.BENDING_STATUS, qos.STATE)
-        self._age, self._stamp_ns, self._frame_id = StampAge(), 0, ""
-        self._silent = self._trouble = ""
+        self._stamp_ns = 0
         self._newest: Implants | None = None
         self.serve(Trigger, "plan_rod", self._on_plan)
 
     def activate(self) -> None:
-        self._worker = NewestWins(self, self._process, self._on_guidance, "rod_guidance")
+        super().activate()
         self._compared = float("-inf")
         self._status: DiagnosticArray | None = None
         self._poses: PoseArray | None = None
         self.listen(DiagnosticArray, topics.SCREW_STATUS, self._on_status, qos.POSE)
         self.listen(PoseArray, topics.SCREW_POSES, self._on_poses, qos.POSE)
-        self.every(_WATCH_S, self._on_watch)
-
-    def deactivate(self) -> None:
-        self._worker.close()
-        self._worker = None
-        self._withdraw("the rod guidance is not active")
 
     def cleanup(self) -> None:
         self._guide = None
@@ -96,41 +83,38 @@ class RodGuidance(SpineNode):
         try:
             implants = implants_from_messages(status, self._poses)
         except (ValueError, KeyError, IndexError) as error:
-            self._trouble = f"screws cannot be read: {error!r}"
-            self._withdraw(self._trouble)
+            self.trouble = f"screws cannot be read: {error!r}"
+            self.withdraw(self.trouble)
             return
-        self._trouble, self._frame_id = "", status.header.frame_id
-        self._age.note(implants.stamp_ns)
-        self.counts["frames"] += 1
+        self.trouble, self.frame_id = "", status.header.frame_id
+        self.results.note(implants.stamp_ns)
         if implants.reason:
-            self._newest = None
-            self._withdraw(implants.reason)
+            self.withdraw(implants.reason)
             return
         self._newest = implants
-        if self._worker.put(implants) is not None:
-            self.counts["dropped"] += 1
+        self.take(implants)
 
-    def _process(self, implants: Implants) -> tuple[Implants, tuple[SideGuidance, ...], str]:
+    def work(self, implants: Implants) -> tuple[Implants, tuple[SideGuidance, ...], str]:
         due = (time.monotonic() - self._compared) * 1e3 >= self.config.compare_ms
         try:
-            with self._lock:
+            with self.lock:
                 guidance = self._guide.observe(implants.screws, implants.rods, due)
         except Exception as error:  # noqa: BLE001 - one bad frame must not end the guidance
-            with self._lock:
+            with self.lock:
                 self._guide = RodGuide(self._order)
             return implants, (), f"fault in the rod guidance, started anew: {error!r}"
         if due:
             self._compared = time.monotonic()
         return implants, guidance, ""
 
-    def _on_guidance(self, output: tuple[Implants, tuple[SideGuidance, ...], str]) -> None:
+    def done(self, output: tuple[Implants, tuple[SideGuidance, ...], str]) -> None:
         implants, guidance, trouble = output
         if not self.active or self._newest is None:
             return  # withdrawn while it was worked on
-        self._silent, self._trouble, self._stamp_ns = "", trouble, implants.stamp_ns
+        self.withdrawn, self.trouble, self._stamp_ns = "", trouble, implants.stamp_ns
         if trouble:
             self.counts["faults"] += 1
-            self._withdraw(trouble)
+            self.withdraw(trouble)
             return
         self._show(guidance)
 
@@ -140,22 +124,21 @@ class RodGuidance(SpineNode):
             if before.get(g.side) != g.state:
                 self.get_logger().info(f"{g.side} rod, {g.state}: {g.text}")
         self.guidance = guidance
-        top = header(self._stamp_ns, self._frame_id)
+        top = header(self._stamp_ns, self.frame_id)
         self._markers.publish(guidance_markers(guidance, top))
         self._statuses.publish(guidance_status(guidance, top))
 
     # Silence and refusals: nothing that was planned stays on the screen.
 
-    def _on_watch(self) -> None:
-        if self._silent or not self._age.count:
-            return
-        silent_ms = self._age.silent_ms()
-        if silent_ms > self.config.silence_ms:
-            self._newest = None
-            self._withdraw(f"no screws for {silent_ms:.0f} ms")
+    @property
+    def timeout_ms(self) -> float:
+        return self.config.silence_ms
 
-    def _withdraw(self, reason: str) -> None:
-        self._silent = reason
+    def silence(self) -> str:
+        return "no screws"
+
+    def withdraw(self, reason: str) -> None:
+        self.withdrawn, self._newest = reason, None
         sides = self._order.sides
         self._show(tuple(SideGuidance(side, "waiting", WITHDRAWN + reason) for side in sides))
 
@@ -163,41 +146,19 @@ class RodGuidance(SpineNode):
         newest = self._newest
         if newest is None or not newest.screws:
             answer.success = False
-            answer.message = self._silent or "no screw heads in view: show them to both cameras"
+            answer.message = self.withdrawn or "no screw heads in view: show them to both cameras"
             return answer
-        if not self._lock.acquire(timeout=_BUSY_S):
-            answer.success, answer.message = False, f"busy for {_BUSY_S:g} s; ask again"
-            return answer
-        try:
-            answer.message = "; ".join(self._guide.request(newest.screws))
-            answer.success = True
-        except RodError as error:
-            answer.success, answer.message = False, f"{error.problem}; {error.remedy}"
-        finally:
-            self._lock.release()
-        return answer
-
-    @property
-    def alive(self) -> bool:
-        """Whether the worker thread lives, or is not there to live."""
-        return self._worker is None or self._worker.alive
-
-    @property
-    def idle(self) -> bool:
-        """Whether every frame that was taken has been published."""
-        return self._worker is None or self._worker.idle
+        return self.ask(answer, lambda: "; ".join(self._guide.request(newest.screws)))
 
     def health(self) -> tuple[bytes, str, dict[str, object]]:
         values = {**self.counts, **{g.side: f"{g.state}: {g.text}" for g in self.guidance}}
-        if not self.active:
-            return OK, "not active", values
-        if not self.alive:
-            return ERROR, "the worker thread died", values
-        if self._trouble:
-            return ERROR, self._trouble, values
-        if self._silent:
-            return WARN, f"guidance withdrawn: {self._silent}", values
-        return OK, "running" if self._age.count else "waiting for screws", values
+        if self.active and self.alive and self.trouble:
+            return ERROR, self.trouble, values
+        if self.active and self.alive and self.withdrawn:
+            return WARN, f"guidance withdrawn: {self.withdrawn}", values  # no screws: no fault
+        if (ailing := self.ailing(values)) is not None:
+            return ailing
+        return OK, "running" if self.results.count else "waiting for screws", values
 
 
 def main() -> int:

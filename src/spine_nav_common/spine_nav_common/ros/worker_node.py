@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base of the nodes that compute: a worker thread behind a mailbox, and a watch on what it shows.
+
+A worker thread runs `work`, the executor's thread runs everything else: nothing that computes may
+hold up the timer that withdraws what became stale.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from std_srvs.srv import SetBool
+
+from ..core.errors import InputError
+from .lifecycle import ERROR, OK, WARN, SpineNode, StampAge
+from .mailbox import NewestWins
+
+Health = tuple[bytes, str, dict[str, object]]
+_PAUSED = "paused by the user"
+
+
+class WorkerNode(SpineNode):
+    """Takes items (`take`), works on the newest in a thread, shows the outputs, withdraws in silence.
+
+    Subclasses implement `work`, `done`, `withdraw`, `silence` and `timeout_ms`; their `configure`,
+    `activate` and `deactivate` call those of this class first.
+
+    Attributes: withdrawn: why nothing is shown ("" = it is). trouble: what is wrong with the last
+    item. results: arrival and stamps of the outputs. received_ns: stamp of the newest item.
+    """
+
+    watch_s = 0.05
+    busy_s = 1.0  # how long a service waits for the item in work
+    shows = "guidance"  # what is withdrawn, for messages
+
+    def __init__(
+        self, name: str, values: Mapping[str, Any] | None = None, namespace: str | None = None
+    ) -> None:
+        super().__init__(name, values, namespace)
+        self.lock = threading.Lock()  # `work` holds it while it uses what services change
+        self.counts: Counter[str] = Counter()
+        self.received_ns = -1
+        self._worker: NewestWins | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.paused = False
+        self.results = StampAge()
+        self.frame_id = self.withdrawn = self.trouble = ""
+
+    # What a subclass says.
+
+    def work(self, item: Any) -> Any:
+        """In the worker thread: from an item to an output. Handles its own exceptions."""
+        raise NotImplementedError
+
+    def done(self, output: Any) -> None:
+        """On the executor's thread: publish an output, and `note` its stamp."""
+        raise NotImplementedError
+
+    def withdraw(self, reason: str) -> None:
+        """Take what is shown off every screen and set `withdrawn`."""
+        raise NotImplementedError
+
+    def silence(self) -> str:
+        """What is missing when no output comes."""
+        raise NotImplementedError
+
+    @property
+    def timeout_ms(self) -> float:
+        """Without an output for this long, what is shown is withdrawn."""
+        raise NotImplementedError
+
+    # Life.
+
+    def configure(self) -> None:
+        self._forget()
+
+    def activate(self) -> None:
+        self._worker = NewestWins(self, self.work, self.done, self.get_name())
+        self.every(self.watch_s, self._on_watch)
+
+    def deactivate(self) -> None:
+        self.withdraw(f"{self.get_name().replace('_', ' ')} is not active")
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None
+
+    def take(self, item: Any) -> None:
+        """Leave an item with a `stamp_ns` for the worker; the newest wins, the others are counted."""
+        self.counts["received"] += 1
+        self.received_ns = item.stamp_ns
+        if self.paused:
+            self.counts["paused"] += 1
+        elif self._worker is not None and self._worker.put(item) is not None:
+            self.counts["dropped"] += 1
+
+    def note(self, stamp_ns: int) -> str:
+        """Note the stamp of an output; why it must not be shown any more, or ""."""
+        self.results.note(stamp_ns)
+        age_ms = self.results.age_ms(self.now_ns())
+        too_old = 0 < self.config.max_stamp_age_ms < age_ms
+        return f"the image was {age_ms:.0f} ms old" if too_old else ""
+
+    def stages(
+        self, timings_ms: Mapping[str, float], work_ms: float, arrived: float
+    ) -> dict[str, float]:
+        """Durations in ms of one output's way; arrived: of its item, by time.monotonic."""
+        return {
+            **timings_ms,
+            "work": work_ms,
+            "arrival_to_publish": (time.monotonic() - arrived) * 1e3,
+            "stamp_to_publish": self.results.age_ms(self.now_ns()),
+        }
+
+    def _on_watch(self) -> None:
+        # By the monotonic clock: simulated time may stand still.
+        silent_ms = self.results.silent_ms()
+        if self.results.count and not self.withdrawn and silent_ms > self.timeout_ms:
+            self.withdraw(f"{self.silence()} for {silent_ms:.0f} ms")
+
+    # Services.
+
+    def on_pause(self, request: SetBool.Request, answer: SetBool.Response) -> SetBool.Response:
+        """Body of a pause service: nothing is shown or worked on while it lasts."""
+        self.paused = request.data
+        if self.paused and self.active:
+            self.withdraw(_PAUSED)
+        answer.success, answer.message = True, "paused" if self.paused else "running"
+        return answer
+
+    def ask(self, answer: Any, question: Callable[[], str]) -> Any:
+        """Put a question between two items, so that the answer is true when it is given."""
+        if not self.lock.acquire(timeout=self.busy_s):
+            answer.success, answer.message = False, f"busy for {self.busy_s:g} s; ask again"
+            return answer
+        try:
+            answer.message, answer.success = question(), True
+        except InputError as error:
+            answer.success, answer.message = False, f"{error.problem}; {error.remedy}"
+        finally:
+            self.lock.release()
+        return answer
+
+    # Health.
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker thread lives, or is not there to live."""
+        return self._worker is None or self._worker.alive
+
+    @property
+    def idle(self) -> bool:
+        """Whether every item that was taken has been published."""
+        return self._worker is None or self._worker.idle
+
+    def ailing(self, values: dict[str, object]) -> Health | None:
+        """Why nothing is computed or shown, for /diagnostics; None while all is well."""
+        if not self.active:
+            return OK, "not active", values
+        if not self.alive:
+            return ERROR, "the worker thread died", values
+        if self.paused:
+            return WARN, _PAUSED, values
+        if self.withdrawn:
+            return ERROR, f"{self.shows} withdrawn: {self.withdrawn}", values
+        return None
