@@ -94,7 +94,7 @@ def nodes(context: LaunchContext) -> list:
         ],
         "stereo": [
             ("stereo_screw_tracker", "stereo_tracker", case, models, stereo_topics),
-            ("rod_bending_ar", "rod_guidance"),
+            ("rod_bending_ar", "rod_guidance", case),
         ],
     }
     wanted = [entry for scene in scenes for entry in graph[scene]]

@@ -278,6 +278,16 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--cranial", metavar="left|right|up|down", help="where the patient's head lies in the image"
     )
+    plan.add_argument(
+        "--case",
+        type=Path,
+        metavar="CASE",
+        help="its planned screws that are missing are asked for",
+    )
+    plan.add_argument(
+        "--without", action="append", default=[], metavar="LEVEL",
+        help="no screw there on purpose; `any`: plan for the heads as they are; repeat for more",
+    )  # fmt: skip
     plan.add_argument("--material", default="Ti6Al4V", metavar="Ti6Al4V|CoCr|316L")
     plan.add_argument("--diameter", type=_positive, default=5.5, metavar="MM")
     plan.add_argument("--length", type=_positive, metavar="MM", help="of the rod at hand")

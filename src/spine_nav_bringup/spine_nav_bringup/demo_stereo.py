@@ -75,9 +75,10 @@ def run_stereo(out: Path, seed: int) -> StereoDemo:
     progress.close()
     way = track_screws(operation, run)
     summary = read_json(run / SUMMARY)
-    report = evaluate(run, load_truth(operation / "truth.json"), load_case(operation / "case"))
+    case = load_case(operation / "case")
+    report = evaluate(run, load_truth(operation / "truth.json"), case)
     result = last_result(run)
-    plans, refusals = rod_plans(result, run / SCREWS)
+    plans, refusals = rod_plans(result, run / SCREWS, "", case)
     for side, plan in plans.items():
         write_json(out / f"bend_plan_{side}.json", plan.to_dict())
     files = [out / f"bend_plan_{side}.json" for side in plans]
@@ -151,7 +152,7 @@ def _track(row: ScrewRow) -> ScrewTrack:
     head = Head3D(
         row.head_m, np.eye(3) * sigma_m**2, row.axis, float("nan"), row.confidence, float("nan")
     )
-    return ScrewTrack(row.track_id, head, row.bound95_mm, row.level, row.side)
+    return ScrewTrack(row.track_id, head, row.bound95_mm, row.level, row.side, not row.seen)
 
 
 def _fit(rod: RodCurve) -> RodFit:

@@ -118,6 +118,7 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         "case_server": {**case},
         "overlay": {**case},
         "stereo_tracker": {**case},
+        "rod_guidance": {**case},
         "camera_source": {},
     }
     if options.model is not None:

@@ -6,10 +6,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rod_bending_ar.core.complete import parse_without, planned_screws
 from rod_bending_ar.core.material import Bender
 from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
 from rod_bending_ar.core.row import saddle_rows, select_stamp
-from spine_nav_common.core.outputs import read_screws, write_json
+from spine_nav_common.core.case import load_case
+from spine_nav_common.core.outputs import ScrewRow, read_screws, write_json
+from spine_nav_common.parameters import ParameterError
+
+_BACK_NS = 2_000_000_000  # a head that was seen this long ago lies where it lay, and is no other
 
 
 def plan_rods(
@@ -24,7 +29,7 @@ def plan_rods(
 
     Every side is planned before the first file is written. Raises InputError.
     """
-    rows = select_stamp(read_screws(screws), stamp, screws)
+    rows = last_seen(read_screws(screws), stamp, screws)
     plans = [plan_rod(row, order) for row in saddle_rows(rows, screws, side, cranial)]
     files = {out / f"bend_plan_{plan.side}.json": plan for plan in plans}
     for path, plan in files.items():
@@ -32,12 +37,43 @@ def plan_rods(
     return files
 
 
+def last_seen(rows: list[ScrewRow], stamp: str, source: Path) -> list[ScrewRow]:
+    """The rows of the stamp; for 'last' those of the newest frame in which each of its heads was
+    seen, if there is one within two seconds: a head that is only held makes no plan."""
+    chosen = select_stamp(rows, stamp, source)
+    if stamp != "last" or all(row.seen for row in chosen):
+        return chosen
+    ids = {row.track_id for row in chosen}
+    newest = chosen[0].stamp_ns
+    frames: dict[int, list[ScrewRow]] = {}
+    for row in rows:
+        if newest - row.stamp_ns <= _BACK_NS:
+            frames.setdefault(row.stamp_ns, []).append(row)
+    for stamp_ns in sorted(frames, reverse=True):
+        frame = frames[stamp_ns]
+        if {r.track_id for r in frame} == ids and all(r.seen for r in frame):
+            return frame
+    return chosen
+
+
+def _without(given: list[str]) -> tuple[str, ...]:
+    try:
+        return parse_without(",".join(given))
+    except ValueError as error:
+        raise ParameterError(f"--without: {error}") from error
+
+
 def describe(plan: RodPlan) -> str:
     """The plan as lines for a terminal: rod, steps, gaps, what to check."""
     head = (
         f"{plan.side}: {plan.order.material} rod, {plan.order.diameter_mm} mm thick,"
         f" {plan.length_mm:.0f} mm long, {len(plan.steps)} bends;"
-        f" largest gap {plan.seating.max_mm:.2f} mm"
+        f" largest gap {plan.seating.max_mm:.2f} mm as measured"
+        + (
+            f", up to {plan.predicted_gap_mm:.1f} mm as well as the heads are known (95 %)"
+            if len(plan.gaps95_mm)
+            else ""
+        )
     )
     steps = [
         f"  {s.n}. feed {s.feed_mm:.1f} mm, rotate {s.rotate_deg:.1f} deg,"
@@ -55,6 +91,8 @@ def run_rod_plan(args: argparse.Namespace) -> int:
         length_mm=args.length,
         lordosis_deg=args.lordosis,
         bender=Bender(die_radius_mm=args.die),
+        planned=planned_screws(load_case(args.case) if args.case else None),
+        without=_without(args.without),
     )
     files = plan_rods(args.screws, args.out, args.side, args.stamp, args.cranial, order)
     for path, plan in files.items():

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from rod_bending_ar.core.complete import planned_screws
 from rod_bending_ar.core.errors import RodError
-from rod_bending_ar.core.plan import RodPlan, plan_rod
+from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
 from rod_bending_ar.core.row import SIDES, saddle_rows
 from rod_bending_ar.stereo_overlay import draw_stereo, head_name
 from spine_nav_common.core.case import load_case
@@ -185,7 +186,7 @@ def track(
 
     prefix: of the stages in a timings.csv that holds others too.
     """
-    names = LevelNames(case.exposed_levels if case else ())
+    names = LevelNames(case.exposed_levels if case else (), case)
     for frame in frames:
         vertebrae = registered.near(frame) if registered else None
         result = tracker.process(frame, vertebrae, case)
@@ -270,7 +271,7 @@ def find_screws(
             config=flatten(settings),
             **stereo_summary(run, [*(loaded.notes if loaded else ()), *source.notes]),
         )
-    plans, refusals = rod_plans(run.last, out / SCREWS, settings.cranial)
+    plans, refusals = rod_plans(run.last, out / SCREWS, settings.cranial, loaded)
     if run.last_frame is not None:
         picture = draw_stereo(run.last_frame, run.last_result, tuple(plans.values()))
         write_png(out / OVERLAY, picture)
@@ -281,7 +282,7 @@ def find_screws(
         last.screws if last else (),
         last.rods if last else (),
         run.seen,
-        next_step(last, plans, refusals, out),
+        next_step(last, plans, refusals, out, case),
     )
 
 
@@ -316,24 +317,29 @@ def unusable(run: StereoRun) -> str:
 
 
 def rod_plans(
-    result: StereoResult | None, source: Path, cranial: str = ""
+    result: StereoResult | None, source: Path, cranial: str = "", case: Case | None = None
 ) -> tuple[dict[str, RodPlan], dict[str, str]]:
     """Per side the plan of its rod, or why there is none; a side without heads is in neither."""
     plans: dict[str, RodPlan] = {}
     refusals: dict[str, str] = {}
     rows: list[ScrewRow] = screw_rows(result) if result else []
+    order = RodOrder(planned=planned_screws(case))
     sides = [side for side in SIDES if any(r.side == side for r in rows)]
     for side in sides or ([None] if rows else []):
         try:
             for row in saddle_rows(rows, source, side, cranial or None):
-                plans[row.side] = plan_rod(row)
+                plans[row.side] = plan_rod(row, order)
         except RodError as error:
             refusals[side or "rod"] = f"{error.field}: {error.problem}; {error.remedy}"
     return plans, refusals
 
 
 def next_step(
-    result: StereoResult | None, plans: dict[str, RodPlan], refusals: dict[str, str], out: Path
+    result: StereoResult | None,
+    plans: dict[str, RodPlan],
+    refusals: dict[str, str],
+    out: Path,
+    case: Path | None = None,
 ) -> str:
     """What to do now, in one line or a few."""
     if result is None:
@@ -345,5 +351,6 @@ def next_step(
         )
     lines = [f"{side}: no bending plan yet: {reason}" for side, reason in refusals.items()]
     if plans:
-        lines.append(f"next: spinenav rod plan --screws {out / SCREWS} --out {out}")
+        given = f" --case {case}" if case else ""
+        lines.append(f"next: spinenav rod plan --screws {out / SCREWS}{given} --out {out}")
     return "\n".join(lines)

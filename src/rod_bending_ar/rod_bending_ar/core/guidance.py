@@ -38,7 +38,7 @@ class GuidanceOrder:
     sides: those to plan; cranial: where the head lies in the image ("" = from levels or sides);
     steady_frames, steady_mm: heads that kept their distances this long are planned for by
     themselves (0 frames = never); moved_mm: largest change of a head against the others before a
-    plan no longer holds; most_bound_mm: a head known worse than this (95 %) is not planned for.
+    plan no longer holds.
     """
 
     rod: RodOrder
@@ -47,7 +47,6 @@ class GuidanceOrder:
     steady_frames: int = 15
     steady_mm: float = 1.5
     moved_mm: float = 3.0
-    most_bound_mm: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -142,15 +141,19 @@ class RodGuide:
             known = self._planned.get(side)
         if known is None:
             refusal = self._refused.get(side, "")
-            text = refusal or f"{len(row.ids)} heads; hold still, or ask for a plan"
+            held = [name for name, seen in zip(row.names, row.seen, strict=True) if not seen]
+            wait = f"{', '.join(held)} not seen: show it" if held else "hold still"
+            text = refusal or f"{len(row.ids)} heads; {wait}, or ask for a plan"
             return SideGuidance(side, "refused" if refusal else "waiting", text)
         return self._compared(known, row, rods, compare)
 
     def _is_steady(self, row: SaddleRow) -> bool:
         """Whether the same heads have kept their distances for long enough; counts this frame."""
         first, count = self._steady.get(row.side, (row, 0))
-        same = first.ids == row.ids and _changed_mm(first, row) <= self._order.steady_mm
-        first, count = (first, count + 1) if same else (row, 1)
+        # a head that is only held keeps its distances because nobody looks
+        same = all(row.seen) and first.ids == row.ids
+        same = same and _changed_mm(first, row) <= self._order.steady_mm
+        first, count = (first, count + 1) if same else (row, int(all(row.seen)))
         self._steady[row.side] = first, count
         # asked again only after the next steady run: a refusal stays as long as nothing changes
         return count == self._order.steady_frames
@@ -173,7 +176,6 @@ class RodGuide:
         self._planned.pop(row.side, None)  # never an old plan beside a failed new one
         self._refused.pop(row.side, None)
         try:
-            self._check_bounds(row)
             plan = plan_rod(row, self._order.rod)
         except RodError as error:
             text = f"no plan: {error.problem}; {error.remedy}"
@@ -181,16 +183,6 @@ class RodGuide:
             return f"{row.side}: {text}"
         self._planned[row.side] = _Planned(plan, row)
         return f"{row.side}: {plan_text(plan)}"
-
-    def _check_bounds(self, row: SaddleRow) -> None:
-        worst = max(zip(row.bounds_mm, row.names, strict=True), default=(0.0, ""))
-        if worst[0] > self._order.most_bound_mm:
-            raise RodError(
-                _SOURCE,
-                f"side {row.side}",
-                f"{worst[1]} is known within {worst[0]:.1f} mm only",
-                "show it better to both cameras",
-            )
 
     def _compared(
         self, known: _Planned, row: SaddleRow, rods: Sequence[RodCurve], compare: bool
@@ -247,7 +239,7 @@ def judged(plan: RodPlan, T_now_plan: np.ndarray, rod: RodCurve) -> SideGuidance
 
 def plan_text(plan: RodPlan) -> str:
     """One line: rod, number of bends, first bend."""
-    head = f"{plan.length_mm:.0f} mm rod, {len(plan.steps)} bends, gap {plan.seating.max_mm:.1f} mm"
+    head = f"{plan.length_mm:.0f} mm rod, {len(plan.steps)} bends, gap up to {plan.predicted_gap_mm:.1f} mm"
     if not plan.steps:
         return f"{head}; it stays straight"
     s = plan.steps[0]

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import chndtrix
 
+from .complete import check_complete
 from .curve import RodCurve, energy_matrix, ideal_curve
 from .errors import RodError
 from .forward import BendStep, Seating, arc_positions_mm, replay_steps, seat
@@ -20,7 +22,9 @@ from .row import SaddleRow
 # Design choices, docs/rod_bending.md.
 POLYAXIAL_DEG = 25.0
 MAX_MOVED_MM = 15.0
-UNSURE_MM = 3.0  # a head known worse than this (95 %) may leave a gap that the plan does not show
+UNSURE_MM = 3.0  # a head known worse than this (95 %) is worth a second look
+# Isotropic Gaussian: 95 % of lengths in space lie within this many sigma.
+_SIGMA_OF_BOUND = 2.795
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class RodOrder:
     overhang_mm: beyond either outer saddle; lordosis_deg: angle between the rod's ends in the
     sagittal plane, concave to posterior is positive (None: as the screws lie);
     gap_limit_mm: largest gap allowed after bending; plan_gap_mm: largest gap of the plan itself,
-    the rest is kept for the hand's error; saddle_tolerance_mm: of the ideal curve."""
+    the rest is kept for the hand's error; most_gap95_mm: largest gap that the heads' own
+    uncertainty may leave (95 %), the limit at which any pose of this program counts as a failure;
+    saddle_tolerance_mm: of the ideal curve; planned, without: see check_complete."""
 
     material: str = "Ti6Al4V"
     diameter_mm: float = 5.5
@@ -38,8 +44,11 @@ class RodOrder:
     lordosis_deg: float | None = None
     gap_limit_mm: float = 1.0
     plan_gap_mm: float = 0.3
+    most_gap95_mm: float = 4.0
     saddle_tolerance_mm: float = 0.5
     bender: Bender = field(default_factory=Bender)
+    planned: tuple[tuple[str, str], ...] = ()
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ class RodPlan:
     """A rod and its bends. saddles_mm (N, 3): where the rod shall lie, caudal first, camera frame
     (moved if a lordosis was asked for); centreline_mm (M, 3): the bent rod laid into them;
     force_n (N,): spring force on each screw of a rod that keeps the planned gaps;
-    warnings: what the surgeon should check."""
+    warnings: what the surgeon should check; gaps95_mm (N,): 95 % bound of each gap, the heads' own
+    uncertainty included (empty where it is not known)."""
 
     side: str
     order: RodOrder
@@ -61,9 +71,16 @@ class RodPlan:
     min_radius_mm: float
     force_n: np.ndarray
     warnings: tuple[str, ...]
+    gaps95_mm: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def predicted_gap_mm(self) -> float:
+        """Largest gap to expect: what the bends leave and, where known, what the heads' own
+        uncertainty may add (95 %)."""
+        return float(max(self.seating.max_mm, self.gaps95_mm.max(initial=0.0)))
 
     def to_dict(self) -> dict[str, Any]:
-        """bend_plan_<side>.json, contracts section 7."""
+        """bend_plan_<side>.json."""
         return {
             "version": 1,
             "side": self.side,
@@ -85,6 +102,7 @@ class RodPlan:
             "predicted_gap_mm": {
                 "max": round(self.seating.max_mm, 3),
                 "rms": round(self.seating.rms_mm, 3),
+                **({"bound95": round(self.predicted_gap_mm, 3)} if len(self.gaps95_mm) else {}),
             },
             "min_radius_mm": round(self.min_radius_mm, 1),
         }
@@ -95,13 +113,16 @@ def plan_rod(row: SaddleRow, order: RodOrder | None = None) -> RodPlan:
 
     The steps are rounded as the file shows them (0.1 mm, 0.1 degree) before they are replayed.
 
-    Raises RodError: unknown material, impossible diameter or die, rod shorter than the span, curve
+    Raises RodError: a head that is only held or too little known, a screw that is missing from the
+    row, unknown material, impossible diameter or die, rod shorter than the span, curve
     below the least radius, tulip out of its polyaxial range, no bends that reach the saddles.
     """
     order = order or RodOrder()
     material = _material(order, row.source)
     _check_order(order, row.source)
     saddles = _checked_saddles(row)
+    _check_seen(row)
+    check_complete(row, order.planned, order.without)
     # a lordosis turns tulip and rod alike: their angle is judged as the screws lie now
     warnings = _check_tulips(row, ideal_curve(saddles, order.saddle_tolerance_mm))
     if order.lordosis_deg is not None:
@@ -117,6 +138,7 @@ def plan_rod(row: SaddleRow, order: RodOrder | None = None) -> RodPlan:
             f"take a rod of {math.ceil(needed)} mm or more",
         )
     length, steps, seating, centreline = _fewest_bends(row, saddles, order, material)
+    gaps95 = _gaps95_mm(row, seating, order)
     warnings += tuple(
         f"{name} is known within {bound:.1f} mm only: show it better to both cameras"
         for name, bound in zip(row.names, row.bounds_mm)
@@ -139,7 +161,45 @@ def plan_rod(row: SaddleRow, order: RodOrder | None = None) -> RodPlan:
         order.bender.die_radius_mm if steps else min_radius_mm(material, order.diameter_mm),
         _forces_n(saddles, seating, stiffness_n_mm2(material, order.diameter_mm)),
         warnings,
+        gaps95,
     )
+
+
+def _check_seen(row: SaddleRow) -> None:
+    held = [name for name, seen in zip(row.names, row.seen) if not seen]
+    if held:
+        raise RodError(
+            row.source,
+            f"side {row.side}",
+            f"{', '.join(held)} {'is' if len(held) == 1 else 'are'} held, not seen in this frame",
+            "show all heads of the side to both cameras at once",
+        )
+
+
+def _gaps95_mm(row: SaddleRow, seating: Seating, order: RodOrder) -> np.ndarray:
+    """95 % bound of every gap (N,): the bends' own, and heads that lie elsewhere than measured.
+
+    Only the error across the rod opens a gap. Errors are taken as isotropic, and as each head's
+    own; what all heads share moves the rod with them.
+
+    Raises RodError where one is larger than the order allows.
+    """
+    if not row.bounds_mm:
+        return np.empty(0)
+    gaps = np.linalg.norm(seating.gap_vectors_mm, axis=1)
+    sigma = np.maximum(np.asarray(row.bounds_mm, np.float64) / _SIGMA_OF_BOUND, 1e-3)
+    ratio = np.minimum(gaps / sigma, 30.0)  # beyond it the head's share no longer counts
+    bounds = np.maximum(gaps, sigma * np.sqrt(chndtrix(0.95, 2.0, ratio**2)))
+    worst = int(bounds.argmax())
+    if not bounds[worst] <= order.most_gap95_mm:
+        raise RodError(
+            row.source,
+            f"side {row.side}",
+            f"the rod may miss {row.names[worst]} by {bounds[worst]:.1f} mm: it is known within"
+            f" {row.bounds_mm[worst]:.1f} mm only",
+            "show it better to both cameras",
+        )
+    return np.asarray(bounds)
 
 
 def _material(order: RodOrder, source: str) -> Material:

@@ -8,7 +8,7 @@ are the patient's: left = posterior x cranial, posterior being the mean screw ax
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ MOST_TURN_DEG = 60.0  # --cranial knows four directions, and the camera may be r
 class SaddleRow:
     """The screws of one side, caudal first. saddles_mm (N, 3), axes (N, 3) unit, out of the bone;
     names (N,) for messages; ids (N,) track ids; source: the file they came from; bounds_mm: 95 %
-    bound of each head, empty where nothing tells."""
+    bound of each head; levels: "" where nothing tells; seen: measured in this frame, not only held.
+    The last three are empty where nothing is known of them."""
 
     side: str
     saddles_mm: np.ndarray
@@ -42,6 +43,8 @@ class SaddleRow:
     ids: tuple[int, ...]
     source: str
     bounds_mm: tuple[float, ...] = ()
+    levels: tuple[str, ...] = ()
+    seen: tuple[bool, ...] = ()
 
 
 def select_stamp(rows: Sequence[ScrewRow], stamp: str, source: str | Path) -> list[ScrewRow]:
@@ -276,12 +279,8 @@ def _with_sides(
     is_left = np.zeros(len(rows), dtype=bool)
     is_left[order[cut:]] = True
     return [
-        ScrewRow(
-            r.stamp_ns, r.track_id, r.head_m, r.axis, r.confidence, r.bound95_mm, r.level,
-            "left" if own else "right",
-        )
-        for r, own in zip(rows, is_left, strict=True)
-    ]  # fmt: skip
+        replace(r, side="left" if own else "right") for r, own in zip(rows, is_left, strict=True)
+    ]
 
 
 def _sorted_row(
@@ -335,4 +334,6 @@ def _sorted_row(
         tuple(r.track_id for r in rows),
         str(source),
         tuple(r.bound95_mm for r in rows),
+        tuple(r.level for r in rows),
+        tuple(r.seen for r in rows),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rod_bending_ar.core.complete import parse_without
 from rod_bending_ar.core.guidance import GuidanceOrder
 from rod_bending_ar.core.material import MATERIALS, Bender
 from rod_bending_ar.core.plan import RodOrder
@@ -36,16 +37,24 @@ class RodGuidanceConfig:
     moved_mm: float = param(
         3.0, "a head that moved this far against the others makes the plan invalid", "mm", 0.5, 20.0
     )
-    most_bound_mm: float = param(
-        5.0, "a head known worse than this (95 %) is not planned for", "mm", 0.5, 50.0
+    most_gap_mm: float = param(
+        4.0,
+        "no plan where the heads' own uncertainty may leave a larger gap (95 %)",
+        "mm",
+        0.5,
+        50.0,
+    )
+    case: str = param("", "folder of the case: planned screws that are missing are asked for")
+    without: str = param(
+        "", "levels without a screw on purpose, as T12,L3; any = plan for the heads as they are"
     )
     compare_ms: float = param(300.0, "least time between two comparisons of a rod", "ms", 0.0, 1e4)
     silence_ms: float = param(
         1000.0, "without screws for this long, all guidance is deleted", "ms", 50.0, 10000.0
     )
 
-    def order(self) -> GuidanceOrder:
-        """What the core is asked for."""
+    def order(self, planned: tuple[tuple[str, str], ...] = ()) -> GuidanceOrder:
+        """What the core is asked for. planned: (level, side) of the case's screws."""
         return GuidanceOrder(
             RodOrder(
                 material=self.material,
@@ -53,12 +62,14 @@ class RodGuidanceConfig:
                 length_mm=self.length_mm or None,
                 overhang_mm=self.overhang_mm,
                 lordosis_deg=self.lordosis_deg if self.want_lordosis else None,
+                most_gap95_mm=self.most_gap_mm,
                 bender=Bender(die_radius_mm=self.die_radius_mm),
+                planned=planned,
+                without=parse_without(self.without),
             ),
             (self.side,) if self.side else SIDES,
             self.cranial,
             self.steady_frames,
             self.steady_mm,
             self.moved_mm,
-            self.most_bound_mm,
         )

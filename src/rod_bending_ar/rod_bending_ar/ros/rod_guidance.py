@@ -17,7 +17,9 @@ from geometry_msgs.msg import PoseArray
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
+from rod_bending_ar.core.complete import planned_screws
 from rod_bending_ar.core.guidance import RodGuide, SideGuidance
+from spine_nav_common.core.case import load_case
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
 from spine_nav_common.ros.implants import Implants, implants_from_messages
@@ -45,7 +47,8 @@ class RodGuidance(WorkerNode):
 
     def configure(self) -> None:
         super().configure()
-        self._order = self.config.order()
+        case = load_case(self.config.case) if self.config.case else None
+        self._order = self.config.order(planned_screws(case))
         self._guide = RodGuide(self._order)
         self._markers = self.advertise(MarkerArray, topics.BENDING, qos.LATCHED)
         self._statuses = self.advertise(DiagnosticArray, topics.BENDING_STATUS, qos.STATE)

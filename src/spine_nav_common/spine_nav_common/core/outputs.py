@@ -32,8 +32,9 @@ POSE_COLUMNS = (
 TIMING_COLUMNS = ("stamp_ns", "stage", "ms")
 SCREW_COLUMNS = (
     "stamp_ns", "track_id", "x", "y", "z", "ax", "ay", "az", "confidence", "bound95_mm", "level",
-    "side",
+    "side", "seen",
 )  # fmt: skip
+_SCREW_COLUMNS_1 = SCREW_COLUMNS[:-1]  # before `seen` was added: every head counts as seen
 _WITH_POSE = (Status.TRACKED, Status.OCCLUDED)
 
 
@@ -51,7 +52,8 @@ class PoseRow:
 
 @dataclass(frozen=True)
 class ScrewRow:
-    """One line of screws.csv: saddle point (3,) in metres, axis (3,) unit, left optical frame."""
+    """One line of screws.csv: saddle point (3,) in metres, axis (3,) unit, left optical frame.
+    seen: measured in this frame, not only held."""
 
     stamp_ns: int
     track_id: int
@@ -61,6 +63,7 @@ class ScrewRow:
     bound95_mm: float
     level: str = ""
     side: str = ""
+    seen: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,16 +166,16 @@ def _pose_fields(stamp_ns: int, estimate: LevelEstimate, latency_ms: float | Non
     return [str(stamp_ns), estimate.level, *pose, estimate.status.value, bound, latency]
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterable[tuple[str, dict[str, str]]]:
-    """(field prefix, row) of a CSV file with exactly these columns."""
+def _rows(path: Path, *known: Sequence[str]) -> Iterable[tuple[str, dict[str, str]]]:
+    """(field prefix, row) of a CSV file with exactly these columns, or those of an older form."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(path, "", f"not readable ({error})", "run replay first") from error
     reader = csv.DictReader(text.splitlines())
-    if reader.fieldnames is None or tuple(reader.fieldnames) != tuple(columns):
+    if reader.fieldnames is None or tuple(reader.fieldnames) not in known:
         raise OutputError(
-            path, "header", f"is {reader.fieldnames}", f"expected {','.join(columns)}"
+            path, "header", f"is {reader.fieldnames}", f"expected {','.join(known[0])}"
         )
     for number, row in enumerate(reader, start=2):
         if None in row or None in row.values():
@@ -251,6 +254,7 @@ class ScrewWriter:
                     _number(row.bound95_mm, 4, "bound95_mm"),
                     row.level,
                     row.side,
+                    str(int(row.seen)),
                 ]
                 for row in rows
             ]
@@ -261,11 +265,14 @@ def read_screws(path: str | Path) -> list[ScrewRow]:
     """The rows of a screws.csv. Raises OutputError with line and remedy for any that is wrong."""
     path = Path(path)
     screws = []
-    for where, row in _rows(path, SCREW_COLUMNS):
+    for where, row in _rows(path, SCREW_COLUMNS, _SCREW_COLUMNS_1):
         try:
             numbers = np.array([float(row[c]) for c in SCREW_COLUMNS[2:10]])
             if not np.isfinite(numbers).all():
                 raise ValueError("a number is not finite")
+            seen = row.get("seen", "1")
+            if seen not in ("0", "1"):
+                raise ValueError(f"seen is {seen!r}, not 0 or 1")
             screws.append(
                 ScrewRow(
                     int(row["stamp_ns"]),
@@ -276,6 +283,7 @@ def read_screws(path: str | Path) -> list[ScrewRow]:
                     float(numbers[7]),
                     row["level"],
                     row["side"],
+                    seen == "1",
                 )
             )
         except ValueError as error:

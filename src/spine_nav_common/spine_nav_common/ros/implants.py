@@ -160,12 +160,12 @@ def implants_from_messages(status: DiagnosticArray, poses: PoseArray | None) -> 
             rods.append(_rod(fields))
         elif joined and poses is not None:
             T = pose_array(poses.poses[int(fields["pose_index"])])
-            track_id = int(fields["track_id"])
-            hidden |= {track_id} if fields["hidden"] == "True" else set()
+            track_id, held = int(fields["track_id"]), fields["hidden"] == "True"
+            hidden |= {track_id} if held else set()
             screws.append(
                 ScrewRow(
                     stamp_ns, track_id, T[:3, 3], T[:3, 2], float(fields["confidence"]),
-                    float(fields["bound95_mm"]), fields["level"], fields["side"],
+                    float(fields["bound95_mm"]), fields["level"], fields["side"], not held,
                 )
             )  # fmt: skip
     return Implants(stamp_ns, tuple(screws), tuple(rods), frozenset(hidden), reason, events)

@@ -19,6 +19,7 @@ def screw_rows(result: StereoResult) -> list[ScrewRow]:
             track.bound95_mm,
             track.level,
             track.side,
+            not track.hidden,
         )
         for track in result.screws
     ]

@@ -197,7 +197,7 @@ class StereoTrackerNode(WorkerNode):
 
     def _forget_names(self) -> None:
         case = self.core.case
-        self._names = LevelNames(case.exposed_levels if case else ())
+        self._names = LevelNames(case.exposed_levels if case else (), case)
 
     def _on_reset(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         return self.ask(answer, self._reset)
