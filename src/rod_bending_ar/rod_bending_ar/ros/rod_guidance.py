@@ -37,7 +37,7 @@ class RodGuidance(WorkerNode):
     """See contracts.md, section 6: guidance/bending; guidance/bending/status beside it."""
 
     config_type = RodGuidanceConfig
-    watch_s, busy_s = 0.1, 2.0
+    watch_s = 0.1
 
     def __init__(
         self, values: Mapping[str, Any] | None = None, namespace: str | None = None
@@ -100,11 +100,9 @@ class RodGuidance(WorkerNode):
     def work(self, implants: Implants) -> tuple[Implants, tuple[SideGuidance, ...], str]:
         due = (time.monotonic() - self._compared) * 1e3 >= self.config.compare_ms
         try:
-            with self.lock:
-                guidance = self._guide.observe(implants.screws, implants.rods, due)
+            guidance = self._guide.observe(implants.screws, implants.rods, due)
         except Exception as error:  # noqa: BLE001 - one bad frame must not end the guidance
-            with self.lock:
-                self._guide = RodGuide(self._order)
+            self._guide = RodGuide(self._order)
             return implants, (), f"fault in the rod guidance, started anew: {error!r}"
         if due:
             self._compared = time.monotonic()

@@ -8,11 +8,13 @@ exception that leaves a transition callback would kill an rclpy node).
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -83,8 +85,15 @@ class SpineNode(LifecycleNode):
         return publisher
 
     def serve(self, kind: type, name: str, callback: Callable) -> None:
-        """A service that lives until clean-up."""
-        service = self.create_service(kind, name, callback)
+        """A service that lives until clean-up. `callback` may return an awaitable: its own group
+        keeps timers and topics going while an answer is worked on elsewhere."""
+
+        async def answered(request: Any, answer: Any) -> Any:
+            result = callback(request, answer)
+            return await result if inspect.isawaitable(result) else result
+
+        own = MutuallyExclusiveCallbackGroup()
+        service = self.create_service(kind, name, answered, callback_group=own)
         self._configured.append(lambda: self.destroy_service(service))
 
     def listen(

@@ -7,10 +7,9 @@ hold up the timer that withdraws what became stale.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from std_srvs.srv import SetBool
@@ -21,6 +20,21 @@ from .mailbox import NewestWins
 
 Health = tuple[bytes, str, dict[str, object]]
 _PAUSED = "paused by the user"
+
+
+class _NextTurn:
+    """Awaited by a service: go on when the executor has done what else there was to do."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+def _answered(answer: Any, question: Callable[[], str]) -> Any:
+    try:
+        answer.message, answer.success = question(), True
+    except InputError as error:
+        answer.success, answer.message = False, f"{error.problem}; {error.remedy}"
+    return answer
 
 
 class WorkerNode(SpineNode):
@@ -34,14 +48,13 @@ class WorkerNode(SpineNode):
     """
 
     watch_s = 0.05
-    busy_s = 1.0  # how long a service waits for the item in work
+    busy_s = 5.0  # how long a service waits for the item in work
     shows = "guidance"  # what is withdrawn, for messages
 
     def __init__(
         self, name: str, values: Mapping[str, Any] | None = None, namespace: str | None = None
     ) -> None:
         super().__init__(name, values, namespace)
-        self.lock = threading.Lock()  # `work` holds it while it uses what services change
         self.counts: Counter[str] = Counter()
         self.received_ns = -1
         self._worker: NewestWins | None = None
@@ -133,18 +146,26 @@ class WorkerNode(SpineNode):
         answer.success, answer.message = True, "paused" if self.paused else "running"
         return answer
 
-    def ask(self, answer: Any, question: Callable[[], str]) -> Any:
-        """Put a question between two items, so that the answer is true when it is given."""
-        if not self.lock.acquire(timeout=self.busy_s):
-            answer.success, answer.message = False, f"busy for {self.busy_s:g} s; ask again"
+    async def ask(self, answer: Any, question: Callable[[], str]) -> Any:
+        """Put a question to the worker between two items, so that the answer is true when given.
+
+        The executor goes on meanwhile. An answer that came too late for `busy_s` is never given
+        nor acted on later: what was asked for is then not done.
+        """
+        if self._worker is None:  # nothing works, nothing can be in its way
+            return _answered(answer, question)
+        future = self._worker.ask(question)
+        end = time.monotonic() + self.busy_s
+        while not future.done():
+            if time.monotonic() > end and future.cancel():
+                answer.success, answer.message = False, f"busy for {self.busy_s:g} s; ask again"
+                return answer
+            await _NextTurn()
+        if future.cancelled():
+            answer.success = False
+            answer.message = f"{self.get_name().replace('_', ' ')} has stopped; ask again"
             return answer
-        try:
-            answer.message, answer.success = question(), True
-        except InputError as error:
-            answer.success, answer.message = False, f"{error.problem}; {error.remedy}"
-        finally:
-            self.lock.release()
-        return answer
+        return _answered(answer, future.result)
 
     # Health.
 

@@ -72,22 +72,21 @@ class NavigationNode(WorkerNode):
     def work(self, raw: RawFrame) -> tuple[RawFrame, NavigationResult, str | None, float]:
         start = time.monotonic()
         navigator, pending = self.core.navigator, None
-        with self.lock:
-            try:
-                frame = raw.decode(self._rectify)
-                result = navigator.process(frame)
-                if self._output.labels_wanted:
-                    result = replace(result, labels=navigator.label_image(frame))
-                pending = navigator.pending
-                self.trouble = ""
-            except Exception as error:  # noqa: BLE001 - one bad frame must not end the navigation
-                self.counts["refused"] += 1
-                self.trouble = f"frame refused: {' '.join(str(error).split())}"
-                if not isinstance(error, ValueError):
-                    self.counts["faults"] += 1
-                    self.trouble = f"fault in the navigation, started anew: {error!r}"
-                    navigator.reset()
-                result = refused(raw.stamp_ns, self.core.case.exposed_levels, self.trouble)
+        try:
+            frame = raw.decode(self._rectify)
+            result = navigator.process(frame)
+            if self._output.labels_wanted:
+                result = replace(result, labels=navigator.label_image(frame))
+            pending = navigator.pending
+            self.trouble = ""
+        except Exception as error:  # noqa: BLE001 - one bad frame must not end the navigation
+            self.counts["refused"] += 1
+            self.trouble = f"frame refused: {' '.join(str(error).split())}"
+            if not isinstance(error, ValueError):
+                self.counts["faults"] += 1
+                self.trouble = f"fault in the navigation, started anew: {error!r}"
+                navigator.reset()
+            result = refused(raw.stamp_ns, self.core.case.exposed_levels, self.trouble)
         return raw, result, pending, (time.monotonic() - start) * 1e3
 
     def done(self, output: tuple[RawFrame, NavigationResult, str | None, float]) -> None:

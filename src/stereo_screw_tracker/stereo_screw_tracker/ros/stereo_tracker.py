@@ -135,21 +135,20 @@ class StereoTrackerNode(WorkerNode):
         start = time.monotonic()
         tracker, trouble = self.core.stereo.tracker, ""
         result: StereoResult | Rejected
-        with self.lock:
-            try:
-                result = tracker.process(
-                    raw.decode(self._rigs), self._vertebrae_for(raw), self.core.case
-                )
-                if isinstance(result, StereoResult):
-                    result = self._names.name(result)
-            except Exception as error:  # noqa: BLE001 - one bad pair must not end the tracking
-                text = " ".join(str(error).split())
-                if not isinstance(error, ValueError):
-                    self.counts["faults"] += 1
-                    text = f"fault in the screw tracker, started anew: {error!r}"
-                    tracker.reset()
-                    self._forget_names()
-                result = Rejected(text)
+        try:
+            result = tracker.process(
+                raw.decode(self._rigs), self._vertebrae_for(raw), self.core.case
+            )
+            if isinstance(result, StereoResult):
+                result = self._names.name(result)
+        except Exception as error:  # noqa: BLE001 - one bad pair must not end the tracking
+            text = " ".join(str(error).split())
+            if not isinstance(error, ValueError):
+                self.counts["faults"] += 1
+                text = f"fault in the screw tracker, started anew: {error!r}"
+                tracker.reset()
+                self._forget_names()
+            result = Rejected(text)
         if isinstance(result, Rejected):
             self.counts["refused"] += 1
             trouble = f"pair refused: {result.reason}"
