@@ -8,6 +8,7 @@ of the course at a rate of nothing. So there is a good export at any time, and n
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,22 +43,25 @@ class Course:
         self.losses: dict[str, float] = {}
         self.per_s = 0.0
         self.mode: tuple[bool, bool] | None = None  # bf16, channels last
-        own, committed = self.checkpoint, models / f"{pupil.name}.pt"
-        if own.exists() or committed.exists():
-            self._load(own if own.exists() else committed)
+        committed = models / f"{pupil.name}.pt"
+        if self.checkpoint.exists():
+            self.load(self.checkpoint)
+        elif committed.exists():
+            self.load(committed)
 
     @property
     def checkpoint(self) -> Path:
         """Where the stable phase is kept."""
         return self.folder / "checkpoint.pt"
 
-    def _load(self, path: Path) -> None:
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint, of this machine or as committed."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["ema"])
         self.step, self.samples = state["step"], state["samples"]
         self.minutes = state.get("minutes", 0.0)
-        self.views = self.views_before = state.get("views", 0)
+        self.views = self.views_before = state.get("views") or _views_of_card(path)
         if "optimiser" in state:  # the committed checkpoint leaves it out, for its size
             self.optimiser.load_state_dict(state["optimiser"])
             self.warm, self.local_samples = state["warm"], state["local_samples"]
@@ -101,6 +105,7 @@ class Course:
         totals: dict[str, float] = {}
         begun = saved = now = clock()
         first, drawn = self.step, self.samples
+        self.views = self.views_before + len(stream)
         while now - begun < 60.0 * minutes and not stop():
             rate = self.pupil.rate * min(1.0, (self.warm + 1) / WARM_UP)
             if decay:
@@ -126,13 +131,21 @@ class Course:
             if not decay and now - saved > 60.0 * save_minutes:
                 self.save()
                 saved = now
-        self.views = self.views_before + len(stream)
         steps = max(1, self.step - first)
         self.losses = {name: round(value / steps, 4) for name, value in totals.items()}
         self.per_s = round((self.samples - drawn) / max(1e-9, now - begun), 1)
         self.net.eval()
         if not decay:
             self.save()
+
+
+def _views_of_card(path: Path) -> int:
+    """Views that a model shipped before the school has seen, from the card beside its weights."""
+    card = path.with_suffix(".json")
+    if not card.exists():
+        return 0
+    known = json.loads(card.read_text(encoding="utf-8"))["training"]
+    return int(known.get("views") or known.get("pairs") or 0)
 
 
 def fastest_mode(pupil: Pupil, stream: Stream, tries: int = 2) -> tuple[bool, bool]:

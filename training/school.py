@@ -36,7 +36,7 @@ from training.pupils import PUPILS
 from training.weights import MODELS, half_precision, save_checkpoint
 
 HERE = Path(__file__).parent
-TURN_MINUTES = 10.0  # of work per turn, rendering and steps together
+TURN_MINUTES = 5.0  # of work per turn, rendering and steps together
 EXAM_MINUTES = 8.0  # of work between two validations of a network
 WORSE = 1.10  # graduation: no error that counts may grow beyond this, however good the mean
 UNKNOWN = 1.0  # distance of a network that has not sat an exam yet
@@ -222,7 +222,7 @@ class School:
                 return False
             course.save("decayed.pt")
         elif (course.folder / "decayed.pt").exists():
-            course._load(course.folder / "decayed.pt")
+            course.load(course.folder / "decayed.pt")
         shipped = self.models / f"{name}.onnx"
         old = pupil.errors(pupil.judge(shipped, validation, 0)) if shipped.exists() else {}
         with tempfile.TemporaryDirectory(dir=self.home) as folder:
