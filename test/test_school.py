@@ -22,6 +22,7 @@ pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
 sys.path.insert(0, str(ROOT))
 
 from training import course, curve, school, weights
+from training.deck import Deck
 from training.pupil import Material, Pupil, distance
 
 TRUTH = 3.0
@@ -39,6 +40,9 @@ class Numbers:
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.from_numpy(self._rng.normal(size=(4, 1, 1, 1)).astype(np.float32))
         return x, TRUTH * x
+
+    def tell(self, batch: torch.Tensor, outputs: torch.Tensor) -> None:
+        pass
 
 
 def _make(folder: Path, split: str, index: int, real: Path) -> int:
@@ -242,3 +246,20 @@ def test_the_curve_becomes_a_picture(tmp_path):
     exam = {"what": "exam", "name": "one", "errors": {"miss": 0.5}, "samples": 10}
     curve.plot([exam, exam | {"samples": 20}], {"one": {"miss": 0.1}}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_every_view_comes_once_and_the_hard_ones_oftener():
+    deck = Deck(np.random.default_rng(0))
+    with pytest.raises(IndexError):
+        deck.draw()
+    deck.deal(range(100))
+    assert sorted(deck.draw() for _ in range(100)) == list(range(100))
+    for _ in range(3):
+        deck.tell(range(100), [float(n >= 95) for n in range(100)])
+    drawn = [deck.draw() for _ in range(2000)]
+    hard = np.mean(np.array(drawn) >= 95)
+    assert 0.1 < hard < 0.3
+    assert set(drawn) == set(range(100))
+    deck.deal([*range(95), 200])  # the hard ones are gone; the new one is next
+    assert 200 in [deck.draw() for _ in range(6)]
+    assert max(d for d in (deck.draw() for _ in range(500)) if d != 200) < 95

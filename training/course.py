@@ -116,6 +116,7 @@ class Course:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 outputs = self.net(x.to(memory_format=layout))
             terms = self.pupil.losses(outputs, batch)
+            stream.tell(batch, outputs)
             self.optimiser.zero_grad()
             torch.stack(list(terms.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)

@@ -21,6 +21,9 @@ class Stream(Protocol):
     def batch(self) -> tuple[torch.Tensor, Any]:
         """The network's input and what `Pupil.losses` judges its answer by."""
 
+    def tell(self, batch: Any, outputs: Any) -> None:
+        """The network's answer to the last batch: what was hard may come again sooner."""
+
 
 @dataclass(frozen=True)
 class Material:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from spine_perception.core.backends import ONNX_FP32
 from stereo_screw_tracker.core.finder import Finder
 from stereo_screw_tracker.core.finder_mono import MonoFinder
+from training.deck import Deck
 from training.pupil import Material, Pupil
 from training.screw_finder import generate
 from training.screw_finder.dataset import (
@@ -50,11 +51,19 @@ def losses(outputs: tuple[torch.Tensor, ...], batch: dict[str, torch.Tensor]) ->
 
 def _heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """CenterNet's focal loss, per head."""
-    p = torch.sigmoid(logit).clamp(1e-5, 1 - 1e-5)
+    loss, peaks = _heat_terms(logit, heat, weight)
+    return loss.sum() / peaks.sum().clamp(min=1.0)
+
+
+def _heat_terms(
+    logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The focal loss of each cell, and where heads are."""
+    p = torch.sigmoid(logit.float()).clamp(1e-5, 1 - 1e-5)
     peak = (heat == 1.0).float()
     hit = -torch.log(p) * (1 - p) ** 2 * peak
     miss = -torch.log(1 - p) * p**2 * (1 - heat) ** 4 * (1 - peak)
-    return ((hit + miss) * weight).sum() / (peak * weight).sum().clamp(min=1.0)
+    return (hit + miss) * weight, peak * weight
 
 
 def _mask_loss(logit: torch.Tensor, there: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -90,12 +99,12 @@ def _bin_loss(volume: torch.Tensor, bins: torch.Tensor, weight: torch.Tensor) ->
 
 
 class Pairs:
-    """Augmented batches from the pairs that exist now; each is read from disk once."""
+    """Augmented batches, each pair read from disk once; see `Deck` for which pairs they are of."""
 
     def __init__(self, folder: Path, rng: np.random.Generator, batch=BATCH, rows=ROWS) -> None:
         self._folder, self._rng, self._batch, self._rows = folder, rng, batch, rows
         self._kept: dict[Path, Pair] = {}
-        self._order: list[Path] = []
+        self._deck = Deck(rng)
         self._batches = 0
 
     def __len__(self) -> int:
@@ -115,24 +124,28 @@ class Pairs:
                 del self._kept[path]
         for path in fresh:
             self._kept[path] = keep_small(read_pair(path))
-        self._order = [p for p in self._order if p in self._kept]
+        self._deck.deal(self._kept)
 
-    def batch(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Every pair once before any comes again."""
+    def batch(self) -> tuple[torch.Tensor, dict]:
+        """Samples of so many pairs."""
         if self._batches % REFRESH == 0:
             self._refresh()
         self._batches += 1
-        samples = []
-        for _ in range(self._batch):
-            if not self._order:
-                self._order = list(self._kept)
-                self._rng.shuffle(self._order)
-            samples.append(make_sample(self._kept[self._order.pop()], self._rng, self._rows))
-        batch = {
+        paths = [self._deck.draw() for _ in range(self._batch)]
+        samples = [make_sample(self._kept[p], self._rng, self._rows) for p in paths]
+        batch: dict = {
             name: torch.from_numpy(np.stack([getattr(s, name) for s in samples]))
             for name in Sample.__dataclass_fields__
         }
+        batch["paths"] = paths
         return batch["x"], batch
+
+    def tell(self, batch: dict, outputs: tuple[torch.Tensor, ...]) -> None:
+        """Heads that were missed or imagined."""
+        with torch.no_grad():
+            loss, peaks = _heat_terms(outputs[0][:, 0], batch["heat"], batch["heat_weight"])
+            errors = loss.sum(dim=(1, 2)) / (peaks.sum(dim=(1, 2)) + 1.0)
+        self._deck.tell(batch["paths"], errors.tolist())
 
 
 def judge(network: torch.nn.Module | Path, folder: Path, limit: int, mono: bool = False) -> dict:

@@ -160,6 +160,9 @@ class Crops:
         batch = BATCHES[self._kind]([load_pair(self._paths[i]) for i in at], self._each, self._rng)
         return batch.x, batch
 
+    def tell(self, batch: Batch, outputs: torch.Tensor) -> None:
+        """Nothing: what is hard for them is mined from the finder's mistakes."""
+
 
 def judge(network: nn.Module | Path, folder: Path, limit: int, kind: str) -> dict:
     """The report of `EVALUATE` for a module in training or an exported model."""

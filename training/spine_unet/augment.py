@@ -98,6 +98,108 @@ def add_occluders(
         label[inside] = 0
 
 
+def add_implants(
+    rng: Rng, depth_m: np.ndarray, colour: np.ndarray, label: np.ndarray, pitch_m: float
+) -> None:
+    """In place, sometimes: screw heads on the bone, and rods between them, with label 0.
+
+    They are what a wound holds after the first screw: discs with a channel, 8 to 22 mm above the
+    bone, of bare or anodised metal, which depth cameras see badly."""
+    bone = np.argwhere((label > 0) & np.isfinite(depth_m))
+    if rng.random() < 0.7 or len(bone) < 20:
+        return
+    size = depth_m.shape[0]
+    i, j = np.mgrid[:size, :size]
+    tint = rng.uniform(0.35, 0.9) * np.ones(3)
+    if rng.random() < 0.4:
+        tint = tint * (0.4 + 1.8 * rng.dirichlet([1.5, 1.5, 1.5]))
+    radius, slot = rng.uniform(0.0055, 0.0075) / pitch_m, rng.uniform(0.0024, 0.0032) / pitch_m
+    lost, way = rng.uniform(0.0, 0.5), rng.uniform(0, np.pi)
+    heads = bone[rng.integers(len(bone), size=rng.integers(1, 9))]
+    tops = depth_m[heads[:, 0], heads[:, 1]] - rng.uniform(0.008, 0.022, len(heads))
+    for (row, column), top in zip(heads, tops, strict=True):
+        y, x = i - row, j - column
+        turn = way + rng.normal(0.0, 0.3)
+        across = np.abs(y * np.cos(turn) - x * np.sin(turn))
+        inside = np.hypot(y, x) < radius
+        height = np.where(across < slot, top + 0.006, top)
+        _metal(rng, depth_m, colour, label, inside, height, tint, lost)
+    if len(heads) > 1 and rng.random() < 0.6:
+        (r0, c0), (r1, c1) = heads[:2]
+        length = max(float(np.hypot(r1 - r0, c1 - c0)), 1e-3)
+        along = ((i - r0) * (r1 - r0) + (j - c0) * (c1 - c0)) / length
+        across = np.abs((i - r0) * (c1 - c0) - (j - c0) * (r1 - r0)) / length
+        over = rng.uniform(0.005, 0.02) / pitch_m
+        inside = (across < 0.0028 / pitch_m) & (along > -over) & (along < length + over)
+        height = tops[0] + (tops[1] - tops[0]) * along / length
+        _metal(rng, depth_m, colour, label, inside, height, tint, lost)
+
+
+def _metal(
+    rng: Rng,
+    depth_m: np.ndarray,
+    colour: np.ndarray,
+    label: np.ndarray,
+    inside: np.ndarray,
+    height_m: np.ndarray,
+    tint: np.ndarray,
+    lost: float,
+) -> None:
+    """In place: a thing of metal where it is nearer than what is there; a share without depth."""
+    inside = inside & ~(depth_m < height_m)
+    n = int(inside.sum())
+    if not n:
+        return
+    seen = height_m[inside] + rng.normal(0.0, 0.0006, n)
+    depth_m[inside] = np.where(rng.random(n) < lost, np.nan, seen)
+    row, column = np.nonzero(inside)
+    slope = rng.normal(0.0, 0.06, 2)  # of the light over the thing
+    shine = 0.6 + slope[0] * (row - row.mean()) + slope[1] * (column - column.mean())
+    shine = np.clip(shine + rng.normal(0.0, 0.06, n), 0.05, 1.6)[:, None]
+    colour[inside] = np.clip(tint * shine, 0.0, 1.0)
+    label[inside] = 0
+
+
+def add_blood(rng: Rng, depth_m: np.ndarray, colour: np.ndarray, label: np.ndarray) -> None:
+    """In place, sometimes: blood or water stands in the deep of the wound, level and shining."""
+    bone = (label > 0) & np.isfinite(depth_m)
+    if rng.random() < 0.75 or bone.sum() < 20:
+        return
+    size = depth_m.shape[0]
+    i, j = np.mgrid[:size, :size] / size - 0.5
+    level = float(np.quantile(depth_m[bone], rng.uniform(0.55, 0.98)))
+    tilt = rng.normal(0.0, 0.01, 2)
+    surface = level + tilt[0] * i + tilt[1] * j
+    wound = cv2.dilate(bone.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    under = wound & (depth_m > surface)
+    red = np.array([rng.uniform(0.12, 0.5), rng.uniform(0.0, 0.08), rng.uniform(0.0, 0.09)])
+    clear = rng.uniform(0.0, 0.4)  # of what lies below is seen through it
+    noise = rng.normal(0.0, rng.uniform(0.0003, 0.0015), depth_m.shape).astype(np.float32)
+    depth_m[under] = (surface + noise)[under]
+    colour[under] = clear * colour[under] + (1 - clear) * red.astype(np.float32)
+    label[under] = 0
+
+
+def add_glints(rng: Rng, depth_m: np.ndarray, colour: np.ndarray, label: np.ndarray) -> None:
+    """In place, sometimes: wet places that reflect a lamp: white, and without depth or with a
+    wrong one."""
+    wet = np.argwhere(label > 0)
+    if rng.random() < 0.5 or not len(wet):
+        return
+    spots = np.zeros(depth_m.shape, np.float32)
+    for row, column in wet[rng.integers(len(wet), size=rng.integers(1, 40))]:
+        axes = (float(rng.uniform(0.5, 3.0)), float(rng.uniform(0.5, 3.0)))
+        at = (float(column + rng.normal(0, 2)), float(row + rng.normal(0, 2)))
+        cv2.ellipse(spots, (at, axes, float(rng.uniform(0, 180))), 1.0, -1)
+    shine = np.clip(cv2.GaussianBlur(spots, (0, 0), rng.uniform(0.4, 1.2)), 0.0, 1.0)[..., None]
+    colour += (rng.uniform(0.8, 1.0) - colour) * shine
+    blind = (shine[..., 0] > 0.5) & (rng.random(depth_m.shape) < rng.uniform(0.0, 1.0))
+    if rng.random() < 0.7:
+        depth_m[blind] = np.nan
+    else:
+        depth_m[blind] += rng.normal(0.0, 0.004, int(blind.sum())).astype(np.float32)
+
+
 def crop_out(rng: Rng, depth_m: np.ndarray, colour: np.ndarray, label: np.ndarray) -> None:
     """In place, sometimes: nothing beyond a random edge, as where the patient or the range ends."""
     if rng.random() < 0.7:

@@ -10,6 +10,7 @@ camera frame; tissue (h, w) uint8, film on the bone in 0.1 mm, 255 = more; camer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,9 @@ from spine_nav_common.core.types import Intrinsics
 from spine_perception.core.features import CENTRE_SCALE_M, features, roll_of, to_ray_frame, turn
 from spine_perception.core.grid import camera_points, pixel_maps, sample_depth, upright_angle
 from training.spine_unet.augment import (
+    add_blood,
+    add_glints,
+    add_implants,
     add_occluders,
     crop_out,
     degrade_depth,
@@ -47,6 +51,11 @@ class View:
     cranial: np.ndarray
     dorsal: np.ndarray
     intrinsics: Intrinsics
+
+    @cached_property
+    def median_m(self) -> float:
+        """Typical depth."""
+        return float(np.nanmedian(self.depth_m))
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ def random_grid(rng: np.random.Generator, view: View, size: int) -> np.ndarray:
     v, u = divmod(at, k.width)
     depth = view.depth_m[v, u]
     if not np.isfinite(depth):
-        depth = np.nanmedian(view.depth_m)
+        depth = view.median_m
     # Most passes look closely; the search alone is coarse.
     finest, coarsest = PITCH_RANGE_M
     coarsest = coarsest if rng.random() < 0.35 else CLOSE_PITCH_M
@@ -178,7 +187,10 @@ def make_sample(
     colour = cv2.remap(view.colour, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     colour = colour.astype(np.float32) / 255.0
     if augment:
-        pitch = scale * float(np.nanmedian(view.depth_m)) / k.fx
+        pitch = scale * view.median_m / k.fx
+        add_glints(rng, depth, colour, label)
+        add_blood(rng, depth, colour, label)
+        add_implants(rng, depth, colour, label, pitch)
         add_occluders(rng, depth, colour, label, pitch)
         colour = shift_colour(rng, colour)
         crop_out(rng, depth, colour, label)

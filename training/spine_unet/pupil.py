@@ -10,6 +10,7 @@ import torch
 
 from spine_perception.core.backends import ONNX_FP32
 from spine_perception.core.inference import OnnxNetwork
+from training.deck import Deck
 from training.pupil import Material, Pupil
 from training.spine_unet import generate
 from training.spine_unet.dataset import find_views, load_view, make_sample, random_grid
@@ -74,46 +75,54 @@ def all_losses(outputs: tuple[torch.Tensor, ...], batch: dict[str, torch.Tensor]
 
 
 class Views:
-    """Augmented batches; every view is drawn once before any comes again."""
+    """Augmented batches; see `Deck` for which views they are of."""
 
     def __init__(self, folder: Path, rng: np.random.Generator, sizes=SIZES, shares=SHARES) -> None:
         self._folder, self._rng, self._sizes, self._shares = folder, rng, sizes, shares
-        self._order: list[Path] = []
-        self._draws = 0
-        self._paths = find_views(folder)
+        self._deck, self._draws = Deck(rng), 0
+        self._deck.deal(find_views(folder))
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._deck)
 
     def _next(self) -> Path:
         if self._draws % REFRESH == 0:
-            paths = find_views(self._folder)
-            fresh = sorted(set(paths) - set(self._paths))
-            self._rng.shuffle(fresh)
-            self._paths, self._order = paths, self._order + fresh  # the newest are next
+            self._deck.deal(find_views(self._folder))
         self._draws += 1
-        if not self._order:
-            if not self._paths:
-                raise FileNotFoundError(
-                    f"{self._folder}: no views; run python -m training.spine_unet.generate"
-                )
-            self._order = list(self._paths)
-            self._rng.shuffle(self._order)
-        return self._order.pop()
+        if not len(self._deck):
+            raise FileNotFoundError(
+                f"{self._folder}: no views; run python -m training.spine_unet.generate"
+            )
+        return self._deck.draw()
 
-    def batch(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def batch(self) -> tuple[torch.Tensor, dict]:
         """One size for the whole batch."""
         size, n = self._sizes[self._rng.choice(len(self._sizes), p=self._shares)]
-        samples = []
+        samples, paths = [], []
         while len(samples) < n:
-            view = load_view(self._next())
+            path = self._next()
+            view = load_view(path)
             for _ in range(min(CUTS, n - len(samples))):
                 grid = random_grid(self._rng, view, size)
                 samples.append(make_sample(view, grid, size, self._rng, augment=True))
-        batch = {
+                paths.append(path)
+        batch: dict = {
             key: torch.from_numpy(np.stack([getattr(s, key) for s in samples])) for key in KEYS
         }
+        batch["paths"] = paths
         return batch["x"], batch
+
+    def tell(self, batch: dict, outputs: tuple[torch.Tensor, ...]) -> None:
+        """Share of the bone that is called wrongly, or turned by more than 45 degrees."""
+        with torch.no_grad():
+            wrong = ((outputs[0][:, 0] > 0) != (batch["bone"] > 0.5)) * batch["weight"]
+            called = wrong.sum(dim=(1, 2)) / (batch["bone"].sum(dim=(1, 2)) + 100.0)
+            cosine = torch.nn.functional.cosine_similarity(
+                outputs[1][:, 3:6].float(), batch["vectors"][:, 3:6], dim=1
+            )
+            holds = batch["holds"]
+            turned = ((cosine < 0.7) * holds).sum(dim=(1, 2)) / (holds.sum(dim=(1, 2)) + 25.0)
+        self._deck.tell(batch["paths"], (called + turned).tolist())
 
 
 def judge(network: torch.nn.Module | Path, folder: Path, limit: int) -> dict:

@@ -24,7 +24,7 @@ pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
 sys.path.insert(0, str(TRAINING.parent))
 
 from training.course import Course
-from training.spine_unet import dataset, network, pupil
+from training.spine_unet import augment, dataset, network, pupil
 
 K = Intrinsics(160, 120, 400.0, 400.0, 79.5, 59.5)
 
@@ -111,6 +111,29 @@ def test_augmentation_keeps_the_input_finite_and_labels_only_what_is_seen(seed):
     assert (sample.bone <= sample.weight).all()
     assert (sample.clean <= sample.bone).all()
     assert np.isfinite(sample.vectors).all()
+
+
+@pytest.mark.parametrize("name", ["add_implants", "add_blood", "add_glints"])
+def test_what_covers_bone_is_no_longer_bone_and_never_farther(name):
+    """Metal and blood lie before the bone; glints take its depth away. None of them adds bone."""
+    changed = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        depth = np.full((64, 64), 0.5) + 0.002 * rng.standard_normal((64, 64))
+        depth[20:44, 20:44] += np.linspace(0.0, 0.03, 24)  # deeper towards one side
+        label = np.zeros((64, 64), np.uint8)
+        label[20:44, 20:44] = 3
+        colour = np.full((64, 64, 3), 0.5, np.float32)
+        was, kept = depth.copy(), label.copy()
+        more = (0.002,) if name == "add_implants" else ()
+        getattr(augment, name)(rng, depth, colour, label, *more)
+        touched = label != kept
+        assert not label[touched].any() and np.isfinite(colour).all()
+        assert 0.0 <= colour.min() and colour.max() <= 1.0
+        near = np.isfinite(depth) & touched
+        assert (depth[near] < was[near] + 0.006).all()
+        changed += not np.array_equal(was, depth, equal_nan=True)
+    assert 3 < changed < 27
 
 
 def _course(tmp_path: Path) -> Course:
