@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from stereo_screw_tracker.core.finder_grid import HEIGHT, WIDTH
+from training.shots import Shot, coded, lens
 
 # Drawing normal numbers anew would cost as much as all other steps together.
 _NOISE = np.random.default_rng(0).normal(size=(2 * HEIGHT, 2 * WIDTH)).astype(np.float32)
@@ -53,7 +54,7 @@ def random_cover(high: int, rng: np.random.Generator) -> Cover | None:
 
 
 def photometric(
-    image: np.ndarray, cover: Cover | None, eye: int, rng: np.random.Generator
+    image: np.ndarray, cover: Cover | None, shot: Shot, eye: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(H, W) uint8 to float32 grey levels of one eye, and what of it is covered (0 to 1)."""
     mask = None
@@ -77,13 +78,14 @@ def photometric(
         out *= _blotches(image.shape, rng)
     if rng.random() < 0.2:
         out += _glare(image.shape, rng)
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
         sigma = rng.uniform(0.4, 1.8)
         out = cv2.GaussianBlur(out, (0, 0), sigma)
+    out = lens(out, shot, eye)
     top, left = rng.integers(0, HEIGHT), rng.integers(0, WIDTH)
     noise = _NOISE[top:, left:][: image.shape[0], : image.shape[1]]
     out += noise * np.float32(abs(rng.normal(0, 3)))
-    return np.clip(out, 0, 255), mask
+    return coded(np.clip(out, 0, 255), shot), mask
 
 
 def _blotches(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

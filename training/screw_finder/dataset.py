@@ -25,6 +25,7 @@ from stereo_screw_tracker.core.finder_grid import (
     normalise,
 )
 from training.screw_finder.augment import photometric, random_cover
+from training.shots import random_shot
 
 TULIP_M = 0.012
 CLOSE_LOOKS = 0.6  # share of the samples that look closely at the heads
@@ -179,11 +180,12 @@ def make_sample(pair: Pair, rng: np.random.Generator | None, high: int = HEIGHT)
     top = np.array([0.0, first * CELL_PX])
     head_seen, rod_seen = pair.head_seen.copy(), pair.rod_seen.copy()
     cover = random_cover(high, rng) if rng is not None else None
+    shot = random_shot(rng) if rng is not None else None
     channels = []
     for eye, image in enumerate((pair.left, pair.right)):
         view, inside = _view(image, scale, shifts[eye] - top, high, rng)
-        if rng is not None:
-            view, mask = photometric(view, cover, eye, rng)
+        if rng is not None and shot is not None:
+            view, mask = photometric(view, cover, shot, eye, rng)
             head_seen[eye] *= 1.0 - _share(mask, places["head"][eye] - top, 6)
             rod_seen[eye] &= _share(mask, places["rod"][eye] - top, 2) < 0.5
         channels.append(normalise(view) * inside)

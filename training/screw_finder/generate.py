@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from spine_nav_sim.core.anatomy import Anatomy
+from spine_nav_sim.core.implants import FAMILIES_SCHOOL
 from spine_nav_sim.core.planning import plan_screws
 from spine_nav_sim.core.scene import SceneConfig, place_lamps
 from spine_nav_sim.core.sensor import random_colour_sensor
@@ -63,6 +64,8 @@ def stereo_config(rng: np.random.Generator, families: tuple[str, ...] | None) ->
         families=families,
         covered_share=0.2 + 0.3 * hardness,
         towers_share=0.08,
+        pooled_share=0.2,
+        cross_link_share=0.3,
     )
 
 
@@ -195,6 +198,7 @@ def make_unit(
     """
     rng = np.random.default_rng([split_list(split)["seeds"][0] + index, 3])
     spine = anatomies(split, real).of_scene(index)
+    families = families or (FAMILIES_SCHOOL if split == "train" else None)
     pairs = views_of(spine, rng, views or VIEWS[split], families, empty)
     folder.mkdir(parents=True, exist_ok=True)
     for i, arrays in reversed(list(enumerate(pairs))):  # view 0 last: it says "done"

@@ -7,7 +7,11 @@ The generator's pictures have all of this already; this only keeps a net from le
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+
+from training.shots import Shot, coded, lens, random_shot
 
 
 def photometric(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +21,21 @@ def photometric(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
     x = _blood(x, rng)
     x, covered = _cover(x, rng)
     x = _blur(x, rng)
-    return _sensor(x, rng), covered
+    shots = [random_shot(rng) for _ in x]
+    for crop, shot in zip(x, shots, strict=True):
+        for eye in (0, 1):
+            crop[eye] = lens(crop[eye], _in_crops(shot), eye)
+    x = _sensor(x, rng)
+    for crop, shot in zip(x, shots, strict=True):
+        for eye in (0, 1):
+            crop[eye] = coded(crop[eye], shot)
+    return x, covered
+
+
+def _in_crops(shot: Shot) -> Shot:
+    """A crop is a small part of a picture, magnified or not: blur is even and half as wide."""
+    blur = tuple(0.5 * s * float(np.clip(shot.slope[0] + 0.5, 0.0, 1.0)) for s in shot.defocus_px)
+    return replace(shot, defocus_px=blur, slope=(1.0, 0.0, 0.0), motion_px=0.5 * shot.motion_px)
 
 
 def _both(rng: np.random.Generator, b: int, sigma: float, own: float) -> np.ndarray:

@@ -8,10 +8,11 @@ import pytest
 import trimesh
 
 from spine_nav_common.core.types import Mesh
-from spine_nav_sim.core.implant_screws import build_screw
+from spine_nav_sim.core.implant_screws import blood_mesh, build_screw
 from spine_nav_sim.core.implant_shapes import CREASE_RAD, join, split_creases, volume, weld
 from spine_nav_sim.core.implants import (
     FAMILIES_JUDGE,
+    FAMILIES_SCHOOL,
     FAMILIES_TRAIN,
     MM,
     random_screw_design,
@@ -19,7 +20,7 @@ from spine_nav_sim.core.implants import (
 )
 from spine_nav_sim.core.render import vertex_normals
 
-FAMILIES = FAMILIES_TRAIN + FAMILIES_JUDGE
+FAMILIES = FAMILIES_SCHOOL + FAMILIES_JUDGE
 WITH_TULIP = [f for f in FAMILIES if f != "modular"]
 
 
@@ -42,7 +43,8 @@ def angle(a, b):
 
 
 def test_judges_families_are_none_of_the_training_ones():
-    assert set(FAMILIES_JUDGE).isdisjoint(FAMILIES_TRAIN)
+    assert set(FAMILIES_JUDGE).isdisjoint(FAMILIES_SCHOOL)
+    assert set(FAMILIES_TRAIN) < set(FAMILIES_SCHOOL)
     assert len(FAMILIES_JUDGE) >= 2
     rng = np.random.default_rng(1)
     drawn = {random_screw_design(rng, FAMILIES_TRAIN).family for _ in range(200)}
@@ -71,7 +73,7 @@ def test_measures_lie_in_the_range_of_real_screws(family):
         # the ball stays under the rod
         assert d.saddle_to_ball_m - d.ball_radius_m > 0.5 * d.rod_diameter_m
         assert d.bottom_m > d.saddle_to_ball_m
-        assert (d.tabs_m >= 10 * MM) == (family == "reduction")
+        assert (d.tabs_m > 0) == (family in ("reduction", "winged"))
         assert (d.max_tilt_rad == 0) == (family == "monoaxial")
 
 
@@ -92,6 +94,16 @@ def test_its_rod_runs_free_through_the_channel_and_rests_on_the_floor(family, se
     thick = surface_points(parts.set_screw)
     assert thick[:, 2].min() > 0.5 * design.rod_diameter_m
     assert thick[:, 2].min() < 0.5 * design.rod_diameter_m + 0.05 * MM
+
+
+@pytest.mark.parametrize("family", WITH_TULIP)
+def test_blood_stands_in_the_bore_below_the_rim(family):
+    design, _ = draw(family)
+    for seed in range(5):
+        v = blood_mesh(design, np.random.default_rng(seed)).vertices_m
+        assert np.hypot(v[:, 0], v[:, 1]).max() < 0.5 * design.tulip_diameter_m
+        assert -0.5 * design.rod_diameter_m < v[:, 2].min()
+        assert v[:, 2].max() <= design.top_m - design.tabs_m
 
 
 @pytest.mark.parametrize("family", WITH_TULIP)

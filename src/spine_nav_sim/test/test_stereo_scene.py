@@ -16,7 +16,7 @@ from spine_nav_sim.core.render import pixel_rays
 from spine_nav_sim.core.scene_config import SceneConfig
 from spine_nav_sim.core.stereo_config import StereoConfig
 from spine_nav_sim.core.stereo_layout import make_stereo_scene
-from spine_nav_sim.core.stereo_scene import FIRST_ROD, _finer, right_camera
+from spine_nav_sim.core.stereo_scene import FIRST_ROD, OTHER_METAL, _finer, right_camera
 
 SCENE = SceneConfig(exposed=("L2", "L3"), fps=4.0, seconds=1.0, threads=1, tool_passes=False,
                     distance_m=(0.4, 0.45), resect_share=0.0, burr_share=0.0,
@@ -122,6 +122,26 @@ def test_equal_seeds_give_equal_pairs(anatomy, pair):
     np.testing.assert_array_equal(again.right, pair.right)
     other = make_stereo_scene(anatomy, np.random.default_rng(5), CONFIG)
     assert other.baseline_m != pair.baseline_m
+
+
+def test_links_and_blood_come_on_top_of_the_same_operation(anatomy, scene):
+    def others(stereo):
+        return sum(i.owner == OTHER_METAL for i in stereo.implants)
+
+    linked = make_stereo_scene(
+        anatomy, np.random.default_rng(4), replace(CONFIG, cross_link_share=1.0, pooled_share=1.0)
+    )
+    assert len(linked.rods) == 2 and others(linked) == others(scene) + 1  # seated: nothing pools
+    for one, other in zip(linked.screws, scene.screws, strict=True):
+        np.testing.assert_array_equal(one.saddle_ct_m, other.saddle_ct_m)
+    bare = replace(CONFIG, rods="none", families=("round",))
+    dry, wet = (
+        make_stereo_scene(anatomy, np.random.default_rng(4), replace(bare, pooled_share=share))
+        for share in (0.0, 1.0)
+    )
+    assert others(wet) == others(dry) + len(wet.screws)
+    shown = [np.mean([h.seen for h in s.render(0.0).heads]) for s in (dry, wet)]
+    assert shown[1] < shown[0] - 0.1  # it hides a part of the heads, and the truth says so
 
 
 def test_too_few_planned_screws_are_refused(anatomy):

@@ -22,6 +22,7 @@ pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
 sys.path.insert(0, str(TRAINING.parent))
 
 from stereo_screw_tracker.core.finder_grid import CELL_PX, SLOPE_SCALE, cell_centres
+from training import shots
 from training.course import Course
 from training.screw_finder import dataset, network, pupil
 
@@ -96,7 +97,7 @@ def test_targets_point_at_the_heads_in_both_views_however_the_pair_is_turned(
     pair, seed, monkeypatch
 ):
     """Shape alone is augmented here; then the discs must lie where the targets say."""
-    monkeypatch.setattr(dataset, "photometric", lambda view, cover, eye, rng: (view, None))
+    monkeypatch.setattr(dataset, "photometric", lambda view, *_: (view, None))
     sample = dataset.make_sample(pair, np.random.default_rng(seed))
     at = (sample.head_on > 0) & (sample.head_bin_on == 1)
     assert at.any()
@@ -112,7 +113,7 @@ def test_targets_point_at_the_heads_in_both_views_however_the_pair_is_turned(
 @pytest.mark.parametrize("seed", range(4))
 def test_rod_targets_hold_for_the_next_cell_along_the_rod(pair, seed, monkeypatch):
     """Place, direction, slope and disparity of one cell predict what its neighbours say."""
-    monkeypatch.setattr(dataset, "photometric", lambda view, cover, eye, rng: (view, None))
+    monkeypatch.setattr(dataset, "photometric", lambda view, *_: (view, None))
     sample = dataset.make_sample(pair, np.random.default_rng(seed))
     cells = np.argwhere((sample.rod_on > 0) & (sample.rod_bin_on > 0))
     assert len(cells) > 5
@@ -163,7 +164,7 @@ def test_augmentation_keeps_everything_finite(pair, seed):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_band_has_the_discs_where_its_targets_say(pair, seed, monkeypatch):
-    monkeypatch.setattr(dataset, "photometric", lambda view, cover, eye, rng: (view, None))
+    monkeypatch.setattr(dataset, "photometric", lambda view, *_: (view, None))
     band = dataset.make_sample(pair, np.random.default_rng(seed), 128)
     assert band.x.shape == (2, 128, WIDE)
     assert band.heat.shape == (16, WIDE // CELL_PX)
@@ -173,6 +174,26 @@ def test_a_band_has_the_discs_where_its_targets_say(pair, seed, monkeypatch):
     ]
     inside = [uv for uv in places if 3 < uv[1] < 125]
     assert all(_bright(band, 0, uv) > 1.0 for uv in inside)
+
+
+def test_a_shake_and_a_wet_lens_move_no_disc_and_keep_the_light():
+    spot = np.zeros((41, 41), np.float32)
+    spot[18:23, 18:23] = 200.0
+    v, u = np.mgrid[:41, :41]
+    for angle in (0.0, 0.7, 2.0):
+        shot = shots.Shot(6.0, angle, (2.0, 0.0), (1.0, 0.0, 0.0), 60)
+        for eye in (0, 1):
+            seen = shots.lens(spot, shot, eye)
+            assert seen.sum() == pytest.approx(spot.sum(), rel=1e-3)
+            spread = ((u - 20) * np.cos(angle) + (v - 20) * np.sin(angle)) ** 2
+            # Shaken by 6 px along the line in both eyes; the left one is wet besides.
+            least = 2.0 + 2.0 + (3.5 if eye == 0 else 0.0)
+            assert (spread * seen).sum() / seen.sum() > least
+            for at in (u, v):
+                assert (at * seen).sum() / seen.sum() == pytest.approx(20.0, abs=0.05)
+            assert np.abs(shots.coded(seen, shot) - seen).max() < 30.0
+    clean = shots.Shot(0.0, 0.0, (0.0, 0.0), (0.0, 0.0, 0.0), 0)
+    assert np.array_equal(shots.coded(shots.lens(spot, clean, 0), clean), spot)
 
 
 def test_a_broken_pair_is_named(tmp_path):

@@ -186,6 +186,15 @@ def set_screw_mesh(design: ScrewDesign, rng: np.random.Generator) -> Mesh:
     return split_creases(lathe(rings, _SIDES))
 
 
+def blood_mesh(design: ScrewDesign, rng: np.random.Generator) -> Mesh:
+    """Blood that stands in the bore between the arms, in the tulip frame."""
+    radius = 0.5 * design.tulip_diameter_m - design.wall_m + 0.1 * MM
+    floor = -0.5 * design.rod_diameter_m + 0.3 * MM
+    rim = design.top_m - design.tabs_m
+    level = floor + rng.uniform(0.15, 1.0) * (rim - floor)
+    return split_creases(lathe([(radius, floor), (radius, level)], _SIDES))
+
+
 def _ball_head(design: ScrewDesign) -> Mesh:
     """A ball with a drive recess in its flattened top."""
     r = design.ball_radius_m

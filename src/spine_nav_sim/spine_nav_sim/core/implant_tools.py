@@ -82,6 +82,21 @@ def rod_holder(rng: np.random.Generator, rod_diameter_m: float = 0.0055) -> Mesh
     return join(parts)
 
 
+def cross_link(rng: np.random.Generator, one_m: np.ndarray, other_m: np.ndarray) -> Mesh:
+    """A bar that clamps two rods together; one_m, other_m (3,): points on the rods' axes."""
+    across = other_m - one_m
+    width = float(np.linalg.norm(across))
+    up = np.cross(across, rng.standard_normal(3))
+    up *= rng.uniform(0.004, 0.012) / np.linalg.norm(up)  # it bows over the dura, or aside
+    bar = np.array([one_m, one_m + 0.3 * across + up, one_m + 0.7 * across + up, other_m])
+    parts = [_bar(bar, rng.uniform(1.8, 3.2) * MM)]
+    for end in (one_m, other_m):
+        size = min(rng.uniform(4.5, 6.5) * MM, 0.2 * width)
+        parts.append(_bar(np.array([end - size * across / width, end + size * across / width]),
+                          rng.uniform(3.8, 5.0) * MM, "flat"))  # fmt: skip
+    return join(parts)
+
+
 def tower(rng: np.random.Generator, design: ScrewDesign) -> Mesh:
     """An extension tube clicked over a tulip, in the TULIP frame, slotted along the channel."""
     inner = 0.5 * design.tulip_diameter_m + 0.15 * MM

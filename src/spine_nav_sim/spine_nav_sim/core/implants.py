@@ -17,6 +17,8 @@ MM = 1e-3
 FAMILIES_TRAIN = ("round", "flats", "slim", "reduction", "monoaxial", "modular")
 # never used for training: the judge's screws must look different from all that was learnt
 FAMILIES_JUDGE = ("closed_ring", "square_flared")
+# beside FAMILIES_TRAIN where networks learn: operations, demo and calibration keep to the ones above
+FAMILIES_SCHOOL = (*FAMILIES_TRAIN, "winged")
 ROD_DIAMETERS_M = (0.00475, 0.0055, 0.006)
 
 
@@ -90,7 +92,7 @@ def random_screw_design(
         ValueError: an unknown family, or a rod thinner than 4 or thicker than 6.5 mm.
     """
     family = str(rng.choice(list(families)))
-    if family not in FAMILIES_TRAIN + FAMILIES_JUDGE:
+    if family not in FAMILIES_SCHOOL + FAMILIES_JUDGE:
         raise ValueError(f"families: no screw family {family!r}; use FAMILIES_TRAIN or _JUDGE")
     rod = float(rng.choice(ROD_DIAMETERS_M, p=[0.2, 0.55, 0.25]))
     if rod_diameter_m is not None:
@@ -115,6 +117,9 @@ def random_screw_design(
     saddle_to_ball = 0.0 if modular else 0.5 * rod + rng.uniform(0.5, 1.2) * MM + ball_radius
     radius = 0.5 * diameter
     tabs = rng.uniform(10.0, 20.0) * MM if family == "reduction" else 0.0
+    winged = family == "winged"
+    if winged:  # short tabs that spread, as they are bent open for the rod
+        tabs = rng.uniform(4.0, 12.0) * MM
     top = max(0.5 * rod + rng.uniform(3.4, 6.0) * MM, 13.0 * MM - saddle_to_ball - 1.8 * MM)
     bottom = saddle_to_ball + rng.uniform(0.3, 0.6) * ball_radius
     bottom = min(max(bottom, 13.0 * MM - top), 19.0 * MM - top)
@@ -143,7 +148,7 @@ def random_screw_design(
         max_tilt_rad=0.0 if monoaxial or modular else float(np.deg2rad(rng.uniform(20.0, 35.0))),
         flat_x_m=flat_x,
         flat_y_m=flat_y,
-        squareness=rng.uniform(3.5, 6.0) if squared else 2.0,
+        squareness=rng.uniform(3.5, 6.0) if squared else rng.uniform(2.3, 3.0) if winged else 2.0,
         taper=rng.uniform(0.66, 0.8) if squared else rng.uniform(0.8, 1.0),
         crown=str(rng.choice(["chamfer", "round"])),
         chamfer_m=rng.uniform(0.3, 1.4) * MM,

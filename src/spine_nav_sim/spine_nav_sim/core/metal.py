@@ -140,6 +140,23 @@ def random_looks(rng: np.random.Generator, palette: Palette, hardness: float) ->
     )
 
 
+def blood_looks(rng: np.random.Generator, palette: Palette) -> MetalLooks:
+    """Blood as a surface of its own: dark, wet, no finish."""
+    return MetalLooks(
+        albedo=np.asarray(palette["blood"] * rng.uniform(0.5, 1.5), np.float32),
+        mirror=float(rng.uniform(0.02, 0.15)),
+        blur=float(rng.uniform(0.0, 0.5)),
+        gloss=float(rng.uniform(0.5, 3.0)),
+        sharpness=float(np.exp(rng.uniform(np.log(40.0), np.log(300.0)))),
+        brushed=0.0,
+        brush_axis=np.array([0.0, 0.0, 1.0]),
+        brush_period_m=0.001,
+        blood=0.0,
+        blood_colour=palette["blood"],
+        waves=np.zeros((12, 4), np.float32),
+    )
+
+
 def shade_metal(
     looks: MetalLooks,
     local_m: np.ndarray,

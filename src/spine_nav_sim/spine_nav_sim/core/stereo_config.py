@@ -47,4 +47,6 @@ class StereoConfig:
     rods: str = "random"  # none, seated, held or random
     covered_share: float = 0.25  # of the heads that have tissue around them
     towers_share: float = 0.06
+    pooled_share: float = 0.0  # of the heads without a rod that are full of blood
+    cross_link_share: float = 0.0  # of the operations with rods on both sides that link them
     supersample: int = 2  # rays per pixel and axis on metal

@@ -3,39 +3,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spine_nav_common.core.geometry import invert, transform_points
-from spine_nav_common.core.types import Intrinsics, Mesh, ScrewPlan
+from spine_nav_common.core.types import Intrinsics, Mesh
 from spine_nav_sim.core.implant_files import load_implant
 from spine_nav_sim.core.implant_rods import random_rod_curve, tube_mesh
 from spine_nav_sim.core.implant_screws import ScrewParts, build_screw
 from spine_nav_sim.core.implant_shapes import join, moved
 from spine_nav_sim.core.implant_tools import (
-    k_wire,
-    needle,
-    rod_bender,
-    rod_holder,
-    suction_tip,
     tower,
 )
 from spine_nav_sim.core.implants import (
     FAMILIES_TRAIN,
     ROD_DIAMETERS_M,
     ScrewDesign,
-    ScrewPose,
     random_screw_design,
     screw_pose,
 )
-from spine_nav_sim.core.metal import MetalLooks, random_looks, random_surroundings
-from spine_nav_sim.core.render import Solid, make_solid
+from spine_nav_sim.core.metal import (
+    random_looks,
+    random_surroundings,
+)
+from spine_nav_sim.core.render import make_solid
 from spine_nav_sim.core.scene import make_scene, place_camera, wound_centre_m
 from spine_nav_sim.core.scene_config import SceneConfig
 from spine_nav_sim.core.scene_render import Scene
 from spine_nav_sim.core.stereo_config import StereoConfig
+from spine_nav_sim.core.stereo_extras import (
+    Standing,
+    cross_links,
+    pooled_blood,
+    solid_of,
+    tools_about,
+)
 from spine_nav_sim.core.stereo_scene import (
     FIRST_ROD,
     OTHER_METAL,
@@ -51,23 +55,10 @@ from spine_nav_sim.core.wound import Wound
 if TYPE_CHECKING:
     from spine_nav_sim.core.anatomy import Anatomy
 
-_STREAMS = ("scene", "screws", "looks", "rods", "others", "camera", "cover")
+_STREAMS = ("scene", "screws", "looks", "rods", "others", "camera", "cover", "extras")
 _CLEARANCE_M = (0.001, 0.005)  # between a tulip and the tissue around it
 _STEEP = 3.5  # height over distance of the funnel around a head
 _FEWEST = 2
-
-
-@dataclass(frozen=True)
-class _Standing:
-    """A screw in the world at rest."""
-
-    line: ScrewPlan
-    design: ScrewDesign
-    parts: ScrewParts
-    pose: ScrewPose
-    entry_m: np.ndarray
-    out: np.ndarray
-    standoff_m: float
 
 
 def make_stereo_scene(
@@ -97,7 +88,7 @@ def make_stereo_scene(
     screws, implants, metal = _build(scene, standing, rods, seated_sides, draw, config)
     baseline_m, T_right_left = _mount_cameras(scene, draw["camera"], config)
     # as it rests: breathing moves its shadow by less than a pixel
-    scene.casters.append((_solid(join(metal)), np.eye(4)))
+    scene.casters.append((solid_of(join(metal)), np.eye(4)))
     surroundings = random_surroundings(
         draw["looks"], scene.T_world_wound, scene.lamps, scene.palette, scene.ambient
     )
@@ -127,7 +118,7 @@ def _wide_enough(anatomy: Anatomy, config: StereoConfig) -> SceneConfig:
 
 def _stand_screws(
     anatomy: Anatomy, scene: Scene, rng: np.random.Generator, config: StereoConfig
-) -> list[_Standing]:
+) -> list[Standing]:
     """Screws at the planned places of the exposed levels, cranial first, left before right."""
     lines = [p for level in scene.exposed for p in anatomy.plan if p.level == level]
     lines = [p for p in lines if rng.uniform() >= config.missing_share] or lines
@@ -163,7 +154,7 @@ def _stand_screws(
             design, entry, out, cranial + rng.normal(0.0, 0.35, 3), tilt, towards, standoff,
             float(rng.uniform(0.0, 2 * np.pi)),
         )  # fmt: skip
-        standing.append(_Standing(line, design, parts, pose, entry, out, standoff))
+        standing.append(Standing(line, design, parts, pose, entry, out, standoff))
     return standing
 
 
@@ -189,8 +180,8 @@ def _resized(
 
 
 def _seat_rods(
-    scene: Scene, standing: list[_Standing], rng: np.random.Generator
-) -> tuple[list[_Standing], list[PlacedRod]]:
+    scene: Scene, standing: list[Standing], rng: np.random.Generator
+) -> tuple[list[Standing], list[PlacedRod]]:
     """Rods through the saddles of one or both sides; each tulip turns to take its rod."""
     sides = [s for s in ("left", "right") if sum(k.line.side == s for k in standing) >= 2]
     if len(sides) == 2 and rng.uniform() < 0.35:
@@ -221,7 +212,7 @@ def _seat_rods(
     return standing, rods
 
 
-def _held_rod(scene: Scene, standing: list[_Standing], rng: np.random.Generator) -> PlacedRod:
+def _held_rod(scene: Scene, standing: list[Standing], rng: np.random.Generator) -> PlacedRod:
     """A rod held over the wound, straight or bent, no side of its own."""
     T = scene.T_world_wound
     centre = wound_centre_m(scene.wound) + np.array(
@@ -240,7 +231,7 @@ def _held_rod(scene: Scene, standing: list[_Standing], rng: np.random.Generator)
 
 def _build(
     scene: Scene,
-    standing: list[_Standing],
+    standing: list[Standing],
     rods: list[PlacedRod],
     seated_sides: set[str],
     draw: dict[str, np.random.Generator],
@@ -273,16 +264,16 @@ def _build(
         ):
             head.append(k.parts.set_screw)
         whole = join(head)
-        implants.append(Implant(_solid(whole), looks, T_tulip, number, k.line.level))
+        implants.append(Implant(solid_of(whole), looks, T_tulip, number, k.line.level))
         metal.append(moved(whole, k.pose.T_world_tulip))
-        implants.append(Implant(_solid(k.parts.shank), looks, T_shank, OTHER_METAL, k.line.level))
+        implants.append(Implant(solid_of(k.parts.shank), looks, T_shank, OTHER_METAL, k.line.level))
         if k.line.side not in seated_sides and (
             not k.design.ball_only and draw["others"].uniform() < config.towers_share
         ):
             T = T_ct_world @ k.pose.T_world_tulip
             implants.append(
                 Implant(
-                    _solid(tower(draw["others"], k.design)), common, T, OTHER_METAL, k.line.level
+                    solid_of(tower(draw["others"], k.design)), common, T, OTHER_METAL, k.line.level
                 )
             )
     for number, rod in enumerate(rods):
@@ -292,50 +283,15 @@ def _build(
         T_part = np.eye(4)
         if rod.level is not None:
             T_part = invert(scene.motion.rest[rod.level])
-        implants.append(Implant(_solid(tube), looks, T_part, FIRST_ROD + number, rod.level))
-    implants += _others(scene, rods, common, draw["others"])
+        implants.append(Implant(solid_of(tube), looks, T_part, FIRST_ROD + number, rod.level))
+    implants += tools_about(scene, rods, common, draw["others"])
+    implants += pooled_blood(scene, standing, seated_sides, draw["extras"], config)
+    implants += cross_links(scene, rods, common, draw["extras"], config)
     return tuple(screws), tuple(implants), metal
 
 
-def _others(
-    scene: Scene, rods: list[PlacedRod], looks: MetalLooks, rng: np.random.Generator
-) -> list[Implant]:
-    """Tools that are neither screw nor rod: a bender or holder lies or is held in view."""
-    wound = scene.wound
-    implants = []
-    kinds = (rod_bender, rod_holder, k_wire, needle, suction_tip)
-    for _ in range(int(rng.choice([0, 1, 2], p=[0.6, 0.3, 0.1]))):
-        mesh = kinds[int(rng.integers(len(kinds)))](rng)
-        across = wound.half_width_m * rng.uniform(-1.6, 1.6)
-        height = rng.uniform(-0.03, 0.03) if abs(across) < wound.half_width_m else 0.01
-        tip = [across, wound.skin_y_m + height, rng.uniform(*wound.z_range_m)]
-        implants.append(_tool(scene, mesh, looks, np.array(tip), rng))
-    if rods and rods[0].level is None and rng.uniform() < 0.6:  # the rod in hand is held by its end
-        tip = transform_points(invert(scene.T_world_wound), rods[0].centreline_m[-6])
-        implants.append(_tool(scene, rod_holder(rng, 2.0 * rods[0].radius_m), looks, tip, rng))
-    return implants
-
-
-def _tool(
-    scene: Scene, mesh: Mesh, looks: MetalLooks, tip_m: np.ndarray, rng: np.random.Generator
-) -> Implant:
-    """A tool whose handle points out of the patient, more or less; tip_m in the wound frame."""
-    z = np.array([0.0, 1.0, 0.0]) + rng.normal(0.0, 0.5, 3)
-    z /= np.linalg.norm(z)
-    x = np.cross(rng.standard_normal(3), z)
-    x /= np.linalg.norm(x)
-    T = np.eye(4)
-    T[:3, :3] = np.column_stack([x, np.cross(z, x), z])
-    T[:3, 3] = tip_m
-    return Implant(_solid(mesh), looks, scene.T_world_wound @ T, OTHER_METAL, None)
-
-
-def _solid(mesh: Mesh) -> Solid:
-    return make_solid(mesh.vertices_m, mesh.faces)
-
-
 def _clear_tissue(
-    scene: Scene, standing: list[_Standing], rng: np.random.Generator, config: StereoConfig
+    scene: Scene, standing: list[Standing], rng: np.random.Generator, config: StereoConfig
 ) -> None:
     """Push the tissue down around the heads, as a surgeon does to mount a rod; some stay hemmed."""
     wound: Wound = scene.wound
