@@ -24,8 +24,9 @@ from spine_nav_common.core.types import (
 )
 
 from .core.annotation import Label, banner_height, paint_banner, paint_label
+from .core.silhouette import NEAR_M, project_px
 from .core.text import draw_text, text_size
-from .overlay import NEAR_M, REFERENCE_WIDTH_PX, project_px
+from .overlay import REFERENCE_WIDTH_PX
 
 Colour = tuple[int, int, int]
 MEASURED: Colour = (64, 224, 120)

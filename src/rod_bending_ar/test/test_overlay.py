@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from rod_bending_ar import overlay
 from rod_bending_ar.core.annotation import STATUS_COLOUR
+from rod_bending_ar.core.silhouette import project_px, silhouette
 from rod_bending_ar.overlay import PLAN_COLOUR, draw_overlay, entry_ellipse_px
 from spine_nav_common.core.types import (
     Case,
@@ -174,8 +174,40 @@ def test_the_error_ellipse_grows_with_the_lever_arm():
     assert abs(angle) == pytest.approx(90.0)
 
 
-def test_a_big_mesh_is_decimated_once():
-    sphere = trimesh.creation.icosphere(subdivisions=5, radius=0.02)
-    mesh = Mesh(np.asarray(sphere.vertices), np.asarray(sphere.faces, np.int32))
-    assert len(overlay._shape(mesh).faces) <= overlay.FACES_PER_LEVEL
-    assert overlay._shape(mesh) is overlay._shape(mesh)
+def sphere(radius_m: float = 0.02) -> Mesh:
+    shape = trimesh.creation.icosphere(subdivisions=4, radius=radius_m)
+    return Mesh(np.asarray(shape.vertices), np.asarray(shape.faces, np.int32))
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_silhouette_is_the_disc_that_a_sphere_shows(step):
+    T = np.eye(4)
+    T[:3, 3] = (0.01, -0.02, 0.5)
+    seen = silhouette(sphere(), T, K, step)
+    pixels = seen.pixels()
+    centre = project_px(T[None, :3, 3], K)[0]
+    radius = 300.0 * 0.02 / 0.5
+    assert np.abs(pixels.mean(axis=0) - centre).max() < 0.35
+    assert np.linalg.norm(pixels - centre, axis=1).max() < radius + 1.0
+    assert len(pixels) * step**2 == pytest.approx(np.pi * radius**2, rel=0.06)
+    assert seen.depth_m[seen.mask].min() == pytest.approx(0.48, abs=1e-3)
+    assert seen.shade.max() > 0.98 and (seen.shade[~seen.mask] == 0).all()
+
+
+def test_a_silhouette_is_cut_by_the_image_and_none_outside():
+    T = np.eye(4)
+    T[:3, 3] = (-0.26, 0.0, 0.5)  # 160 px left of the middle: half of it is outside
+    seen = silhouette(sphere(), T, K, 2)
+    assert seen.x0 == 0 and 0 < seen.pixels()[:, 0].max() < 20
+    T[0, 3] = -0.4
+    assert silhouette(sphere(), T, K, 2) is None
+    T[:3, 3] = (0.0, 0.0, 0.06)
+    assert silhouette(sphere(), T, K, 2) is None, "too near"
+
+
+def test_a_flat_mesh_has_a_silhouette():
+    square = np.array([[-0.02, -0.02, 0], [0.02, -0.02, 0], [0.02, 0.02, 0], [-0.02, 0.02, 0.0]])
+    mesh = Mesh(square, np.array([[0, 1, 2], [0, 2, 3]], np.int32))
+    T = np.eye(4)
+    T[2, 3] = 0.5
+    assert silhouette(mesh, T, K).mask.sum() == pytest.approx(24 * 24, rel=0.1)

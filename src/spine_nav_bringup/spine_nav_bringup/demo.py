@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from rod_bending_ar.overlay import draw_overlay, project_px
+from rod_bending_ar.core.silhouette import project_px
+from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.metrics import evaluate, format_report, mean_distance_mm

@@ -15,11 +15,18 @@ import cv2
 import numpy as np
 
 from rod_bending_ar.core.annotation import STATUS_COLOUR
-from rod_bending_ar.overlay import STUB_M, draw_overlay, simplify
+from rod_bending_ar.overlay import STUB_M, draw_overlay
 from spine_nav_common.core.geometry import q_xyzw_from_rotation
 from spine_nav_common.core.recording import RecordingWriter
 from spine_nav_common.core.run import Progress
-from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, RgbdFrame, Status
+from spine_nav_common.core.types import (
+    Case,
+    LevelEstimate,
+    Mesh,
+    NavigationResult,
+    RgbdFrame,
+    Status,
+)
 
 MESH_FACES = 500
 JPEG_QUALITY = 88
@@ -28,6 +35,19 @@ LEVELS = {Status.TRACKED: 0, Status.OCCLUDED: 1, Status.REGISTERING: 1, Status.S
 MARKER = "visualization_msgs/msg/Marker"
 ADD, DELETE_ALL = 0, 3
 LINE_LIST, SPHERE, TEXT, TRIANGLES = 5, 2, 9, 11
+
+
+def simplify(mesh: Mesh, faces: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (N, 3) metres and triangles (M, 3) of the mesh with at most about `faces` faces."""
+    if len(mesh.faces) <= faces:
+        return mesh.vertices_m, np.asarray(mesh.faces)
+    import open3d as o3d  # heavy; only where a mesh is really decimated
+
+    full = o3d.geometry.TriangleMesh(
+        o3d.utility.Vector3dVector(mesh.vertices_m), o3d.utility.Vector3iVector(mesh.faces)
+    )
+    small = full.simplify_quadric_decimation(faces)
+    return np.asarray(small.vertices), np.asarray(small.triangles)
 
 
 def write_foxglove(
