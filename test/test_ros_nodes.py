@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each node on its own in a small ROS graph: the test plays camera, surgeon and viewer."""
 
+import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
+from rod_bending_ar.ros import overlay_node
 from rod_bending_ar.ros.overlay_node import OverlayNode
 from spine_nav_bringup.ros.case_server import CaseServer
 from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Supervisor
@@ -321,22 +325,127 @@ def test_guidance_is_deleted_when_the_navigation_falls_silent(world, case, resul
     world.until(lambda: drawn(markers[-1]) == set(), timeout_s=2.0)
 
 
-def test_the_overlay_works_only_while_somebody_looks_and_wipes_stale_guidance(
-    world, case, result_publishers
-):
-    node = world.add(OverlayNode({"case": case, "silence_ms": 200.0}, NAMESPACE))
-    world.spin(0.6)
-    assert world.camera["colour"].get_subscription_count() == 0
+GUIDED, BARE = 250, 5
+
+
+@pytest.fixture
+def screen(world, case, result_publishers, monkeypatch):
+    """The overlay, watched; pictures are flat: GUIDED where a pose was drawn, else BARE."""
+
+    def flat(colour, intrinsics, case, result, *, stamp_ns, note):
+        guided = result is not None and any(e.T_camera_ct is not None for e in result.levels)
+        assert not guided or result.stamp_ns == stamp_ns, "poses of another image"
+        return np.full_like(colour, GUIDED if guided else BARE)
+
+    monkeypatch.setattr(overlay_node, "draw_overlay", flat)
+    node = world.add(OverlayNode({"case": case, "max_image_age_ms": 10_000.0}, NAMESPACE))
     pictures = world.listen(Image, topics.OVERLAY, qos.SENSOR_IN)
     world.until(lambda: world.camera["colour"].get_subscription_count() == 1)
-    world.until(lambda: result_publishers[1].get_subscription_count() == 1)
-    stamp = world.send(0)
-    publish_status(world, result_publishers, 0, (Status.TRACKED, Status.LOST))
-    world.until(lambda: pictures, timeout_s=5.0)
-    assert stamp_to_ns(pictures[0].header.stamp) == stamp and pictures[0].encoding == "rgb8"
-    world.until(lambda: len(pictures) == 2, timeout_s=5.0)
-    assert bytes(pictures[1].data) != bytes(pictures[0].data), "guidance must be gone"
+    world.until(lambda: world.camera["info"].get_subscription_count() == 1)
+    world.until(lambda: all(p.get_subscription_count() for p in result_publishers))
+
+    def shows(kind, index=None):
+        """Whether the picture on the screen is of this kind (and of this frame)."""
+        if not pictures or pictures[-1].data[0] != kind:
+            return False
+        return index is None or stamp_to_ns(pictures[-1].header.stamp) == support.frame(index).stamp_ns  # fmt: skip
+
+    return SimpleNamespace(node=node, pictures=pictures, shows=shows)
+
+
+TRACKED = (Status.TRACKED, Status.LOST)
+
+
+def show_guidance(world, screen, publishers, index):
+    world.send(index)
+    publish_status(world, publishers, index, TRACKED)
+    world.until(lambda: screen.shows(GUIDED, index))
+
+
+def test_the_overlay_works_only_while_somebody_looks(world, case):
+    node = world.add(OverlayNode({"case": case}, NAMESPACE))
+    world.until(lambda: node.active)
+    world.spin(0.6)
+    assert world.camera["colour"].get_subscription_count() == 0
+    world.listen(Image, topics.OVERLAY, qos.SENSOR_IN)
+    world.until(lambda: world.camera["colour"].get_subscription_count() == 1)
     assert node.health()[1] == "running"
+
+
+def test_the_overlay_shows_the_camera_and_then_poses_of_that_very_image(
+    world, screen, result_publishers
+):
+    world.send(0)
+    world.until(lambda: screen.shows(BARE, 0))
+    publish_status(world, result_publishers, 0, TRACKED)
+    world.until(lambda: screen.shows(GUIDED, 0))
+    assert screen.pictures[-1].encoding == "rgb8"
+
+
+def test_guidance_is_wiped_when_its_image_is_old_though_nothing_else_comes(
+    world, screen, result_publishers
+):
+    show_guidance(world, screen, result_publishers, 0)
+    limit(screen.node, 100.0)
+    world.until(lambda: screen.shows(BARE))
+
+
+def test_late_results_never_keep_the_last_tracked_picture_on_the_screen(
+    world, screen, result_publishers
+):
+    show_guidance(world, screen, result_publishers, 0)
+    limit(screen.node, 4.5 * support.PERIOD_NS / 1e6)
+    for index in range(1, 20):  # faster than they are stamped: the frames' own clock must tell
+        world.send(index)
+        if index > 9:
+            publish_status(world, result_publishers, index - 9, TRACKED)
+        world.spin(0.01)
+    world.until(lambda: screen.shows(BARE, 19) and screen.node.counts["late"])
+    assert screen.node.counts["wiped"] == 1
+    kinds = [p.data[0] for p in screen.pictures]
+    assert GUIDED not in kinds[kinds.index(GUIDED) + 1 :], "a late result was drawn"
+
+
+def test_guidance_goes_with_the_first_result_that_shows_no_level(world, screen, result_publishers):
+    show_guidance(world, screen, result_publishers, 0)
+    publish_status(world, result_publishers, 0, (Status.LOST, Status.LOST))  # a withdrawal
+    world.until(lambda: screen.shows(BARE, 0))
+
+
+def test_one_stamp_an_hour_ahead_wipes_once_and_guidance_comes_back(
+    world, screen, result_publishers
+):
+    show_guidance(world, screen, result_publishers, 0)
+    world.send(3600 * 1_000_000_000 // support.PERIOD_NS)
+    world.until(lambda: screen.shows(BARE))
+    show_guidance(world, screen, result_publishers, 1)
+
+
+def test_guidance_is_wiped_while_the_next_picture_is_still_drawn(
+    world, screen, result_publishers, monkeypatch
+):
+    show_guidance(world, screen, result_publishers, 0)
+    flat, begun, go_on = overlay_node.draw_overlay, threading.Event(), threading.Event()
+
+    def slow(colour, intrinsics, case, result, **named):
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            go_on.wait(20.0)
+        return flat(colour, intrinsics, case, result, **named)
+
+    monkeypatch.setattr(overlay_node, "draw_overlay", slow)
+    world.send(1)
+    publish_status(world, result_publishers, 1, TRACKED)
+    world.until(begun.is_set)
+    limit(screen.node, 100.0)
+    world.until(lambda: screen.shows(BARE))
+    go_on.set()
+    world.until(lambda: screen.node.counts["outdated"] == 1)
+    assert screen.shows(BARE), "what was drawn too slowly is not shown"
+
+
+def limit(node, max_image_age_ms):
+    node.config = replace(node.config, max_image_age_ms=max_image_age_ms)
 
 
 # --- camera source ----------------------------------------------------------------------------------

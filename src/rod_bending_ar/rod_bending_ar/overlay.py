@@ -155,14 +155,15 @@ def draw_overlay(
     depth: np.ndarray | None = None,
     *,
     stamp_ns: int | None = None,
+    note: str = "",
     scale: int = 1,
 ) -> np.ndarray:
     """The camera image with what is known of this very image drawn over it.
 
     colour: (H, W, 3) uint8 RGB. depth: (H, W) metres, NaN = none, same pixel grid; where given,
     a hand or tool in front of a vertebra stays in front of its drawing. stamp_ns: the image's
-    stamp; a result of another image is named stale and none of it is drawn. scale: integer
-    enlargement for pictures. Returns (H·scale, W·scale, 3) uint8 RGB; the input is not changed.
+    stamp; a result of another image is named stale and none of it is drawn. note: why there is no
+    result. scale: integer enlargement for pictures. Returns (H·scale, W·scale, 3) uint8 RGB; the input is not changed.
 
     Raises:
         ValueError: the image is not (H, W, 3) uint8 or does not fit the intrinsics.
@@ -180,7 +181,7 @@ def draw_overlay(
         image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     text_scale = max(1, round(image.shape[1] / REFERENCE_WIDTH_PX))
     if result is None:
-        paint_legend(image, (), "no registration", text_scale)
+        paint_legend(image, (), note or "no registration", text_scale)
     elif stamp_ns is not None and result.stamp_ns != stamp_ns:
         age_ms = (stamp_ns - result.stamp_ns) / 1e6
         paint_legend(image, (), f"STALE: last result is {age_ms:.0f} ms old, not shown", text_scale)

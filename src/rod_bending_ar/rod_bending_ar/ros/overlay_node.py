@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws what is known over the camera image, for the screen; works only while somebody looks.
 
-When the navigation or the camera falls silent, the last image is shown again without guidance.
+What may stand on the screen is judged by the age of the image that it was computed from, by arrival
+and by the frames' own clock. When results come late, or not at all, the camera's image goes on
+without guidance. A worker thread draws, so that nothing holds up the timer that wipes.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from rod_bending_ar.core.silhouette import prepare
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.images import ImageError, decode_camera_info, decode_colour
@@ -25,12 +31,17 @@ from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import image_message, jpeg_message, stamp_to_ns
 from spine_nav_common.ros.frames import image_type
-from spine_nav_common.ros.lifecycle import OK, WARN, SpineNode, StampAge
+from spine_nav_common.ros.lifecycle import OK, WARN
 from spine_nav_common.ros.results import result_from_messages
 from spine_nav_common.ros.runtime import run_node
+from spine_nav_common.ros.worker_node import WorkerNode
 
 _LOOK_S = 0.25
-_KEPT = 8
+_KEPT = 32  # images, however young
+_SILENT_MS = 1000.0  # the legend names a navigation that says nothing for this long
+_NICE = 5  # on a busy machine pictures become fewer before poses become later
+_BACK = 0.75  # of the age limit: guidance that was wiped for its age comes back below, no flicker
+_TIMED = 150  # pictures behind the times in /diagnostics
 
 
 @dataclass(frozen=True)
@@ -40,14 +51,54 @@ class OverlayConfig:
     case: str = param("", "folder of the case")
     colour_topic: str = param(topics.COLOUR, "colour image")
     info_topic: str = param(topics.COLOUR_INFO, "camera_info of the colour image")
-    silence_ms: float = param(
-        1000.0, "without a status for this long, guidance is wiped", "ms", 50.0, 10000.0
+    max_image_age_ms: float = param(
+        300.0, "guidance computed from an older image is wiped", "ms", 50.0, 10000.0
     )
     jpeg_quality: int = param(85, "of the compressed overlay", "%", 10, 100)
 
 
-class OverlayNode(SpineNode):
-    """See contracts.md, section 6: overlay/image and overlay/image/compressed."""
+@dataclass(frozen=True)
+class _Held:
+    """An image as it arrived, monotonic seconds."""
+
+    message: Image | CompressedImage
+    arrived_s: float
+
+    @property
+    def stamp_ns(self) -> int:
+        return stamp_to_ns(self.message.header.stamp)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A picture to draw: guided with poses of this very image, else words alone. order: wipes so
+    far; a picture from before a wipe is never shown."""
+
+    held: _Held
+    info: CameraInfo
+    guided: bool
+    result: NavigationResult | None
+    note: str
+    order: int
+
+    @property
+    def stamp_ns(self) -> int:
+        return self.held.stamp_ns
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A job done: picture (H, W, 3) uint8 RGB, and as JPEG where somebody asked; or trouble."""
+
+    job: _Job
+    image: np.ndarray | None
+    jpeg: bytes | None
+    work_ms: float
+    trouble: str = ""
+
+
+class OverlayNode(WorkerNode):
+    """Publishes overlay/image and overlay/image/compressed."""
 
     config_type = OverlayConfig
 
@@ -57,31 +108,42 @@ class OverlayNode(SpineNode):
         super().__init__("overlay", values, namespace)
 
     def configure(self) -> None:
+        super().configure()
         self._case = load_case(self.config.case)
+        for level in self._case.exposed_levels:
+            prepare(self._case.meshes[level])
         self._raw = self.advertise(Image, topics.OVERLAY, qos.SENSOR_OUT)
         self._jpeg = self.advertise(CompressedImage, topics.OVERLAY_COMPRESSED, qos.SENSOR_OUT)
         self._looking: list[Any] = []
-        self._age, self._trouble = StampAge(), ""
-        self._forget()
+        self._order = 0
+        self._times: deque[dict[str, float]] = deque(maxlen=_TIMED)
+        self._empty()
 
     def activate(self) -> None:
+        super().activate()
         self.every(_LOOK_S, self._on_look)
 
     def deactivate(self) -> None:
+        super().deactivate()
         self._look_away()
 
-    def _forget(self) -> None:
-        self._images: OrderedDict[int, Any] = OrderedDict()
+    def _empty(self) -> None:
+        self._images: OrderedDict[int, _Held] = OrderedDict()
         self._info: CameraInfo | None = None
         self._status: DiagnosticArray | None = None
         self._poses: PoseArray | None = None
-        self._wiped = True
+        self._shown: _Held | None = None  # the image under the guidance that is on the screen
+        self._bare: NavigationResult | None = None  # the last result, where it shows no level
+        self._late_ms: float | None = None  # age of the last result, where it came too late
+        self._drawing = False  # a guided picture is on its way: no bare one pushes it aside
+        self._share = 1.0  # of the age limit, see _BACK
+
+    # Subscribed only while somebody looks.
 
     def _watched(self) -> bool:
         return bool(self._raw.get_subscription_count() or self._jpeg.get_subscription_count())
 
     def _on_look(self) -> None:
-        """Subscribe while somebody looks; wipe what is stale."""
         if self._watched() and not self._looking:
             c = self.config
             self._looking = [
@@ -95,24 +157,40 @@ class OverlayNode(SpineNode):
             ]
         elif not self._watched():
             self._look_away()
-        if not self._wiped and self._age.silent_ms() > self.config.silence_ms:
-            self._wiped = True
-            self._draw(next(reversed(self._images)), None)
 
     def _look_away(self) -> None:
         for subscription in self._looking:
             self.destroy_subscription(subscription)
         self._looking = []
-        self._forget()
+        self._empty()
+
+    # Images, and results of them.
+
+    def _age_ms(self, held: _Held) -> float:
+        """By arrival, and by the frames' clock against the image that came last."""
+        by_arrival = (time.monotonic() - held.arrived_s) * 1e3
+        newest = next(reversed(self._images.values())) if self._images else held
+        return max(by_arrival, abs(newest.stamp_ns - held.stamp_ns) / 1e6)
+
+    def _too_old(self, held: _Held, share: float = 1.0) -> bool:
+        return self._age_ms(held) > share * self.config.max_image_age_ms
 
     def _on_info(self, message: CameraInfo) -> None:
-        self._info = message
+        first, self._info = self._info is None, message
+        if first:  # images that came before it wait
+            self._join()
+            if self._shown is None:
+                self._put_bare()
 
     def _on_image(self, message: Image | CompressedImage) -> None:
-        self._images[stamp_to_ns(message.header.stamp)] = message
-        while len(self._images) > _KEPT:
+        held = _Held(message, time.monotonic())
+        self._images.pop(held.stamp_ns, None)  # a stamp that comes again counts as the newest
+        self._images[held.stamp_ns] = held
+        while len(self._images) > _KEPT or self._too_old(next(iter(self._images.values()))):
             self._images.popitem(last=False)
         self._join()
+        if self._shown is None:
+            self._put_bare()
 
     def _on_poses(self, message: PoseArray) -> None:
         self._poses = message
@@ -120,48 +198,151 @@ class OverlayNode(SpineNode):
 
     def _on_status(self, message: DiagnosticArray) -> None:
         self._status = message
-        self._age.note(message.header.stamp)
+        self.results.note(message.header.stamp)
         self._join()
 
     def _join(self) -> None:
-        """Draw once image, status and poses of one stamp are there."""
-        if self._status is None or self._poses is None or self._info is None:
+        """What status and poses of one stamp say: a picture, a wipe, or nothing any more."""
+        if self._status is None or self._poses is None:
             return
         stamp_ns = stamp_to_ns(self._status.header.stamp)
-        if stamp_to_ns(self._poses.header.stamp) != stamp_ns or stamp_ns not in self._images:
+        if stamp_to_ns(self._poses.header.stamp) != stamp_ns:
             return
-        result = result_from_messages(self._status, self._poses)
-        self._status, self._wiped = None, False
-        self._draw(stamp_ns, result)
-
-    def _draw(self, stamp_ns: int, result: NavigationResult | None) -> None:
-        message = self._images[stamp_ns]
         try:
-            camera = decode_camera_info(self._info).raw_intrinsics()
-            colour = decode_colour(message)
-            picture = draw_overlay(colour, camera, self._case, result, stamp_ns=stamp_ns)
-        except (ImageError, ValueError) as error:
-            self._trouble = str(error)
+            result = result_from_messages(self._status, self._poses)
+        except (ValueError, KeyError, IndexError) as error:
+            self._status = None
+            self.trouble = f"a result cannot be read: {error!r}"
+            self.withdraw(self.trouble)
             return
-        self._trouble = ""
-        frame_id = message.header.frame_id
+        if all(e.T_camera_ct is None for e in result.levels):
+            self._status, self._bare, self._late_ms = None, result, None
+            self.withdraw("no level is tracked")
+            return
+        held = self._images.get(stamp_ns)
+        if held is None or self._too_old(held, self._share):
+            self._tell_late(stamp_ns, held)
+            return
+        if self._info is None:
+            return  # it is still to come
+        self._status = self._bare = self._late_ms = None
+        self._drawing = True
+        self.take(_Job(held, self._info, True, result, "", self._order))
+
+    def _tell_late(self, stamp_ns: int, held: _Held | None) -> None:
+        newest_ns = next(reversed(self._images), None)
+        if held is None and (newest_ns is None or newest_ns <= stamp_ns):
+            return  # its image is still to come
+        # What is shown meanwhile is left to the watch, which wipes it in time.
+        self._status = self._bare = None
+        by_clock_ms = abs(newest_ns - stamp_ns) / 1e6 if newest_ns is not None else 0.0
+        self._late_ms = self._age_ms(held) if held is not None else by_clock_ms
+        self.counts["late"] += 1
+
+    # Drawing, in the worker thread.
+
+    def work(self, item: _Job) -> _Picture:
+        start = time.thread_time()
+        try:
+            camera = decode_camera_info(item.info).raw_intrinsics()
+            colour = decode_colour(item.held.message)
+            stamp_ns = item.stamp_ns if item.guided else None
+            picture = draw_overlay(
+                colour, camera, self._case, item.result, stamp_ns=stamp_ns, note=item.note
+            )
+            jpeg = None
+            if self._jpeg.get_subscription_count():
+                quality = [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality]
+                done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+                jpeg = data.tobytes() if done else None
+        except (ImageError, ValueError) as error:
+            return _Picture(item, None, None, 0.0, str(error))
+        except Exception as error:  # noqa: BLE001 - one bad picture must not end the overlay
+            self.counts["faults"] += 1
+            return _Picture(item, None, None, 0.0, f"fault in the overlay: {error!r}")
+        return _Picture(item, picture, jpeg, (time.thread_time() - start) * 1e3)
+
+    def done(self, output: _Picture) -> None:
+        job = output.job
+        if job.guided:
+            self._drawing = False
+        if not self.active or not self._looking:
+            return
+        if job.guided and (job.order != self._order or self._too_old(job.held)):
+            self.counts["outdated"] += 1
+            return
+        if not job.guided and self._shown is not None:
+            return  # guidance came meanwhile
+        self._publish(output)
+        if job.guided and output.image is not None:
+            self._shown, self._share = job.held, 1.0
+            self._times.append(
+                {
+                    "draw": output.work_ms,
+                    "arrival_to_picture": (time.monotonic() - job.held.arrived_s) * 1e3,
+                    "stamp_to_picture": (self.now_ns() - job.stamp_ns) / 1e6,
+                }
+            )
+
+    def _publish(self, output: _Picture) -> None:
+        self.trouble = output.trouble
+        if output.image is None:
+            return
+        self.counts["pictures"] += 1
+        stamp_ns, frame_id = output.job.stamp_ns, output.job.held.message.header.frame_id
         if self._raw.get_subscription_count():
-            self._raw.publish(image_message(picture, "rgb8", stamp_ns, frame_id))
-        if self._jpeg.get_subscription_count():
-            quality = [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality]
-            done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
-            if done:
-                self._jpeg.publish(jpeg_message(jpeg.tobytes(), stamp_ns, frame_id))
+            self._raw.publish(image_message(output.image, "rgb8", stamp_ns, frame_id))
+        if output.jpeg is not None:
+            self._jpeg.publish(jpeg_message(output.jpeg, stamp_ns, frame_id))
+
+    # Without guidance.
+
+    def _bare_job(self, reason: str = "") -> _Job | None:
+        """The newest image, and words that say why there is no guidance."""
+        if not self._images or self._info is None:
+            return None
+        result, note = self._bare, f"guidance withdrawn: {reason}" if reason else ""
+        if self.results.count and self.results.silent_ms() > _SILENT_MS:
+            result, note = None, "the navigation is silent"
+        elif self._late_ms is not None:
+            result, note = None, f"results come {self._late_ms:.0f} ms late, not shown"
+        newest = next(reversed(self._images.values()))
+        return _Job(newest, self._info, False, result, note, self._order)
+
+    def _put_bare(self) -> None:
+        job = None if self._drawing else self._bare_job()
+        if job is not None:
+            self.take(job)
+
+    def withdraw(self, reason: str) -> None:
+        """Wipe at once, on this thread: what the worker still draws is from before."""
+        self._order += 1
+        shown, self._shown = self._shown, None
+        if shown is None:
+            return
+        self.counts["wiped"] += 1
+        job = self._bare_job(reason)
+        if job is not None:
+            self._publish(self.work(job))
+
+    def _on_watch(self) -> None:
+        if self._shown is not None and self._too_old(self._shown):
+            self._share = _BACK
+            self.withdraw(f"its image is {self._age_ms(self._shown):.0f} ms old")
 
     def health(self) -> tuple[bytes, str, dict[str, object]]:
-        values = {"watched": bool(self._looking)}
-        if self._trouble:
-            return WARN, self._trouble, values
-        return OK, "running" if self.active else "not active", values
+        values: dict[str, object] = {**self.counts, "watched": bool(self._looking)}
+        for name in self._times[0] if self._times else ():
+            median, p99 = np.percentile([t[name] for t in self._times], [50, 99])
+            values[f"{name}_ms"] = f"median {median:.0f}, p99 {p99:.0f}"
+        if (ailing := self.ailing(values)) is not None:
+            return ailing
+        return (WARN, self.trouble, values) if self.trouble else (OK, "running", values)
 
 
 def main() -> int:
     """`ros2 run rod_bending_ar overlay`."""
+    os.nice(_NICE)
     return run_node(OverlayNode)
 
 
