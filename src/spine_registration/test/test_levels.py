@@ -13,6 +13,7 @@ from spine_registration.core.levels import (
     DROP_SHARE,
     PATIENCE,
     RETURN_SHARE,
+    RETURN_TRE,
     Evidence,
     advance,
     registered,
@@ -111,6 +112,32 @@ def test_an_uncertain_pose_is_withdrawn_and_comes_back(tracked):
     assert state.status is Status.OCCLUDED
     assert "uncertain" in state.reason
     assert run(state, GOOD, start_ns=2 * S + S // 15).status is Status.TRACKED
+
+
+def test_a_bound_about_the_limit_does_not_flicker(tracked):
+    """A bound that swings about the limit, frame by frame, withdraws the level once."""
+    swing = [replace(GOOD, predicted_tre_mm=m) for m in (4.05, 3.95) * 10]
+    state, shown = tracked, []
+    for k, evidence in enumerate(swing):
+        state = run(state, evidence, start_ns=S + (k + 1) * S // 15)
+        shown.append(state.status is Status.TRACKED)
+    assert not any(shown)
+    below = replace(GOOD, predicted_tre_mm=4.0 * RETURN_TRE - 0.01)
+    assert run(state, below, start_ns=S + 21 * S // 15).status is Status.TRACKED
+
+
+def test_a_level_that_was_never_withdrawn_has_the_whole_limit(tracked):
+    near = replace(GOOD, predicted_tre_mm=3.95)
+    for state in (registered(S), tracked):
+        assert run(state, near, start_ns=S + S // 15).status is Status.TRACKED
+
+
+def test_losing_a_level_does_not_end_the_stricter_limit(tracked):
+    bad, near = replace(GOOD, predicted_tre_mm=4.5), replace(GOOD, predicted_tre_mm=3.95)
+    state = run(tracked, bad, start_ns=2 * S)
+    state = run(state, bad, start_ns=5 * S)
+    assert state.status is Status.LOST
+    assert run(state, near, start_ns=5 * S + S // 15).status is not Status.TRACKED
 
 
 @pytest.mark.parametrize("tre", [4.01, 100.0, float("inf"), float("nan")])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import registration_support as support
@@ -126,6 +128,29 @@ def test_a_gap_in_time_costs_certainty(model, truth, noise):
                                    atol=1e-4)  # fmt: skip
     assert sizes[0] < sizes[1] < sizes[2]
     assert sizes[0] > np.trace(track.covariance)
+
+
+def test_a_camera_that_stood_still_may_have_moved_in_a_gap(model, truth, noise):
+    """Two frames of stillness say much of the next one and nothing of the next half second."""
+    track, _ = begin(model, truth, noise)
+    still = replace(track, common_mm=0.15, common_deg=0.05)
+    for frames, least_mm, most_mm in ((1, 0.0, 3.0), (6, 6 * CONFIG.common_noise_mm, 100.0)):
+        _, covariance = predict(model, still, still.stamp_ns + frames * NS, CONFIG)
+        assert least_mm < 1e3 * np.sqrt(covariance[0, 0]) < most_mm
+
+
+def test_motion_is_remembered_per_time_not_per_frame(model, truth, noise):
+    """The same speed at half the frame rate leaves the same memory of it."""
+    speeds = []
+    for stride in (1, 2):
+        track, rng = begin(model, truth, noise)
+        for k in range(stride, 13, stride):
+            T = support.moved(truth, (2e-3 * k, 0.0, 0.0))
+            pixels = support.bone_pixels(model, T, rng)
+            track = step(model, track, pixels, (1 + k) * NS, noise, CONFIG).state
+        speeds.append(track.common_mm)
+    assert speeds[1] == pytest.approx(speeds[0], rel=0.15)
+    assert speeds[0] == pytest.approx(1.5 * 2.0, rel=0.15)
 
 
 def test_the_belief_stays_a_pose(model, truth, noise):

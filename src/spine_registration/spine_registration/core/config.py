@@ -39,7 +39,11 @@ class NavigatorConfig:
         8.0, "nat", 0.0, 1000.0, "least log-likelihood lead over the next level hypothesis"
     )
     max_predicted_tre_mm: float = _p(
-        3.2, "mm", 0.5, 20.0, "a pose whose 95 % bound exceeds this is withdrawn"
+        3.2,
+        "mm",
+        0.5,
+        20.0,
+        "a pose whose 95 % bound exceeds this is withdrawn; it returns below 85 % of it",
     )
     hold_s: float = _p(3.0, "s", 0.0, 60.0, "an occluded pose is held this long, then lost")
     memory_s: float = _p(

@@ -14,6 +14,8 @@ MIN_AREA_MM2 = 60.0
 DROP_SHARE, RETURN_SHARE = 0.18, 0.28
 """Of the bone area seen at its best: below the first a level is occluded, above the second it may
 return. Two thresholds, so that a tool's edge does not make the guidance flicker."""
+RETURN_TRE = 0.85
+"""A level that was withdrawn because its bound exceeded the limit returns below this share of it."""
 MAX_CONTRADICTED = 0.45
 MIN_INLIERS = 0.5
 MAX_VOTE_GAP_M = 15e-3
@@ -40,13 +42,14 @@ class Evidence:
 class LevelState:
     """Status with its memory. seen_ns: last frame in which the level could be tracked, or the
     registration, in ns of the frames' clock. reference_area_mm2: bone seen at best, slowly
-    forgotten."""
+    forgotten. uncertain: withdrawn because its bound exceeded the limit, and not back since."""
 
     status: Status
     reason: str
     reference_area_mm2: float
     seen_ns: int
     contradictions: int
+    uncertain: bool = False
 
 
 def registered(stamp_ns: int) -> LevelState:
@@ -69,7 +72,7 @@ def advance(
     contradictions = state.contradictions + 1 if wrong else max(0, state.contradictions - 1)
     state = replace(state, reference_area_mm2=reference, contradictions=contradictions)
     if wrong and contradictions >= PATIENCE:
-        return LevelState(Status.LOST, wrong, 0.0, state.seen_ns, 0)
+        return LevelState(Status.LOST, wrong, 0.0, state.seen_ns, 0, state.uncertain)
     share = DROP_SHARE if state.status is Status.TRACKED else RETURN_SHARE
     if evidence.area_mm2 < max(MIN_AREA_MM2, share * reference):
         return _without(
@@ -77,10 +80,12 @@ def advance(
         )
     if wrong:
         return _without(state, stamp_ns, config, wrong)
-    if evidence.predicted_tre_mm > config.max_predicted_tre_mm:
-        return _without(
-            state, stamp_ns, config, f"uncertain: predicted TRE {evidence.predicted_tre_mm:.1f} mm"
+    limit = config.max_predicted_tre_mm * (RETURN_TRE if state.uncertain else 1.0)
+    if evidence.predicted_tre_mm > limit:
+        why = (
+            f"uncertain: predicted TRE {evidence.predicted_tre_mm:.1f} mm, shown below {limit:.1f}"
         )
+        return _without(replace(state, uncertain=True), stamp_ns, config, why)
     return LevelState(Status.TRACKED, "", reference, stamp_ns, contradictions)
 
 
@@ -101,7 +106,7 @@ def _contradiction(e: Evidence) -> str:
 def _without(state: LevelState, stamp_ns: int, config: NavigatorConfig, why: str) -> LevelState:
     """Nothing to show in this frame: hold a pose that was tracked, for a while."""
     if (stamp_ns - state.seen_ns) * 1e-9 > config.hold_s:
-        return LevelState(Status.LOST, why, 0.0, state.seen_ns, 0)
+        return LevelState(Status.LOST, why, 0.0, state.seen_ns, 0, state.uncertain)
     held = state.status in (Status.TRACKED, Status.OCCLUDED)
     status = Status.OCCLUDED if held else Status.REGISTERING
     return replace(state, status=status, reason=why)

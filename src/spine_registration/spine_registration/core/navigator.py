@@ -35,6 +35,15 @@ CHALLENGE_S = 1.0
 """Time between two comparisons with a neighbouring reading."""
 STRAY_RISE = 0.12
 """A spine of five or six levels that slips by one leaves a fifth of the bone without explanation."""
+FIT_FALL_NAT, JUMP_FALL_NAT = 0.6, 1.2
+"""Fall of the mean log density of a bone pixel: from one frame to the next, beyond the first, the
+camera may have jumped, beyond the second it has. On its neighbours' bone a vertebra loses 1.3 or
+more, noise and tools a few tenths."""
+GAP_S = 0.15
+"""After a longer time without a tracked level both neighbouring readings are compared before
+anything is shown: a hand-held camera needs it to move by half a vertebra."""
+LONG_GAP_S = 0.35
+"""After a longer one the camera may be anywhere: the answer must come from scratch."""
 AGREE_FRAMES = 3
 """After a refusal, this many frames in a row must give the same clear answer."""
 
@@ -60,9 +69,15 @@ class _Belief:
     covariance: tuple[np.ndarray | None, ...]
     tre_mm: tuple[float, ...]
     stray: float  # least share of bone in view that no level explains, slowly forgotten
+    fit: float  # best mean log density of an explained bone pixel, slowly forgotten
     challenged_ns: int
     next_way: int = 1
     shown: bool = False  # some exposed level has been tracked since the registration
+    followed: bool = False  # a frame after that of the registration was understood
+
+    def seen_ns(self, exposed: list[int]) -> int:
+        """Stamp of the last frame in which an exposed level was tracked, or of the registration."""
+        return max(self.levels[k].seen_ns for k in exposed)
 
 
 class Navigator:
@@ -249,6 +264,7 @@ class Navigator:
             (None,) * len(levels),
             (np.inf,) * len(levels),
             stray_share(estimate, pixels),
+            mean_fit(estimate, pixels, self._noise()),
             frame.stamp_ns,
         )
         return self._judge(belief, frame, TrackStep(track, estimate, (), ()), pixels, events)
@@ -268,22 +284,26 @@ class Navigator:
         if isinstance(pixels, Rejected):
             return self._blind(belief, frame, pixels.reason, events)
         result = step(self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config)
-        in_sight = any(belief.levels[k].status is Status.TRACKED for k in self._exposed)
-        if belief.shown and not in_sight:
-            # Behind a hand the camera may have moved by a whole vertebra: ask from scratch.
+        gap_s = (frame.stamp_ns - belief.seen_ns(self._exposed)) * 1e-9
+        # A registration takes time itself: the gap that it leaves must not ask for another.
+        if belief.shown and belief.followed and gap_s > LONG_GAP_S:
             found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
             if isinstance(found, Rejected) or not found.clear:
                 return self._blind(
                     belief, frame, f"level not certain again: {found.reason}", events
                 )
-            if differs(self.model, found.best.estimate, result.estimate):
+            fit = mean_fit(result.estimate, pixels, self._noise())
+            stuck = fit < belief.fit - FIT_FALL_NAT  # near the right place, and turned
+            if stuck or differs(self.model, found.best.estimate, result.estimate):
                 events.append("came back elsewhere: registered again")
                 return self._begin(frame, found, pixels, events)
-        belief, doubt = self._doubt(belief, frame.stamp_ns, result, pixels)
-        if doubt:
+        belief, doubt, slipped = self._doubt(belief, frame.stamp_ns, result, pixels, gap_s)
+        if slipped:
             self._belief = None
             events.append(f"all levels lost: {doubt}")
             return self._all(Status.LOST, doubt)
+        if doubt:
+            return self._blind(replace(belief, followed=True), frame, doubt, events)
         for k, mm in zip(result.moved, result.moved_mm):
             events.append(f"{self.model.levels[k]} moved {mm:.1f} mm against its neighbours")
         return self._judge(belief, frame, result, pixels, events)
@@ -296,25 +316,44 @@ class Navigator:
         return self._keep(belief, replace(belief, levels=levels), events)
 
     def _doubt(
-        self, belief: _Belief, stamp_ns: int, result: TrackStep, pixels: BonePixels
-    ) -> tuple[_Belief, str]:
-        """Why the spine may have slipped by a level, or ''.
+        self,
+        belief: _Belief,
+        stamp_ns: int,
+        result: TrackStep,
+        pixels: BonePixels,
+        gap_s: float,
+    ) -> tuple[_Belief, str, bool]:
+        """Why the spine may have slipped by a level ('' = it has not), and whether it surely has.
 
         A slipped pose fits its wrong vertebrae well. One way per turn is compared once a second;
-        both ways at once where bone in view loses its explanation.
+        both ways at once after a gap, and where the picture changes at one stroke: bone in view
+        loses its explanation, or fits worse. Then the present reading must win clearly.
         """
         stray = stray_share(result.estimate, pixels)
+        fit = mean_fit(result.estimate, pixels, self._noise())
         since = (stamp_ns - belief.challenged_ns) * 1e-9
-        sudden = stray > belief.stray + STRAY_RISE and since > 0.3
-        belief = replace(belief, stray=min(belief.stray + 0.005, stray))
+        sudden = (
+            gap_s > GAP_S or stray > belief.stray + STRAY_RISE or fit < belief.fit - FIT_FALL_NAT
+        )
         if not sudden and since < CHALLENGE_S:
-            return belief, ""
+            least, best = min(belief.stray + 0.005, stray), max(belief.fit - 0.02, fit)
+            return replace(belief, stray=least, fit=best, followed=True), "", False
         noise = replace(self._noise(), sigma_m=result.state.sigma_m)
+        margin = 0.5 * self.config.level_margin
+        T, doubt = result.state.T_camera_ct, ""
         for way in (-1, 1) if sudden else (belief.next_way,):
-            lead = challenge(self.model, pixels, result.state.T_camera_ct, way, noise, self.config)
-            if lead > 0.5 * self.config.level_margin:
-                return belief, f"one level {'higher' if way < 0 else 'lower'} fits better"
-        return replace(belief, challenged_ns=stamp_ns, next_way=-belief.next_way), ""
+            lead = challenge(self.model, pixels, T, way, noise, self.config)
+            where = "higher" if way < 0 else "lower"
+            if lead > margin:
+                return belief, f"one level {where} fits better", True
+            if sudden and lead > -margin:
+                doubt = f"level not certain after a jump or a gap: one {where} fits as well"
+        if sudden and fit < belief.fit - (FIT_FALL_NAT if gap_s > GAP_S else JUMP_FALL_NAT):
+            doubt = doubt or "bone fits worse than before the jump or the gap"
+        if doubt:
+            return belief, doubt, False
+        belief = replace(belief, stray=stray, fit=fit, followed=True)
+        return replace(belief, challenged_ns=stamp_ns, next_way=-belief.next_way), "", False
 
     def _judge(
         self,
@@ -448,6 +487,15 @@ def stray_share(estimate: Estimate, pixels: BonePixels) -> float:
     """Share of the bone in view that no level explains."""
     stray = pixels.area_m2[estimate.level_of_pixel < 0]
     return float(stray.sum() / pixels.area_m2.sum())
+
+
+def mean_fit(estimate: Estimate, pixels: BonePixels, noise: Noise) -> float:
+    """Mean log density, nat, of the bone pixels that some level explains; -inf without any."""
+    mine = estimate.level_of_pixel >= 0
+    if not mine.any():
+        return -np.inf
+    weight = pixels.area_m2[mine].sum() / noise.correlation_area_m2
+    return float(estimate.pixel_log_likelihood[mine].sum() / weight)
 
 
 class _Clock:

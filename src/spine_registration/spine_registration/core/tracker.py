@@ -30,6 +30,8 @@ OBJECTION = 10.6
 makes the level's past count less."""
 MIN_MOVED_AREA_MM2 = 120.0
 """Less bone than this cannot witness a motion."""
+STEADY_S = 0.15
+"""Beyond about two frame periods what was seen of the camera's motion says nothing any more."""
 _FREEDOM = np.r_[np.full(3, 3e-3**2), np.full(3, np.deg2rad(3.0) ** 2)]
 
 
@@ -88,9 +90,10 @@ def predict(
         J[6 * k : 6 * k + 3, :3] = np.eye(3)
         J[6 * k : 6 * k + 3, 3:] = -skew(anchor[k] - centre)
         J[6 * k + 3 : 6 * k + 6, 3:] = np.eye(3)
-    common = np.r_[
-        np.full(3, (1e-3 * state.common_mm) ** 2), np.full(3, np.deg2rad(state.common_deg) ** 2)
-    ]
+    mm, deg = state.common_mm, state.common_deg
+    if dt > STEADY_S:
+        mm, deg = max(mm, config.common_noise_mm), max(deg, config.common_noise_deg)
+    common = np.r_[np.full(3, (1e-3 * mm) ** 2), np.full(3, np.deg2rad(deg) ** 2)]
     # A camera sweep is no random walk: its variance grows with the square of the gap.
     covariance = state.covariance / kept + (15.0 * dt) ** 2 * (J * common) @ J.T
     information = np.linalg.inv(covariance)
@@ -140,15 +143,17 @@ def step(
         level=free.level_of_pixel,
     )  # fmt: skip
     common = _common_motion(model, state.T_camera_ct, result.T_camera_ct, moved)
-    keep, low_mm, low_deg = 0.8, 0.15, 0.05
+    low_mm, low_deg = 0.15, 0.05
+    spans = 15.0 * max((stamp_ns - state.stamp_ns) * 1e-9, 1e-3)  # common motion is per 1/15 s
+    keep = 0.8**spans
     sigma = np.clip(result.sigma_m, 1e-3 * config.noise_floor_mm, MAX_SIGMA_M)
     new = TrackState(
         stamp_ns,
         result.T_camera_ct,
         result.covariance,
-        float(max(low_mm, keep * state.common_mm, 1.5 * common[0])),
-        float(max(low_deg, keep * state.common_deg, 1.5 * common[1])),
-        float(0.8 * state.sigma_m + 0.2 * sigma),
+        float(max(low_mm, keep * state.common_mm, 1.5 * common[0] / spans)),
+        float(max(low_deg, keep * state.common_deg, 1.5 * common[1] / spans)),
+        float(keep * state.sigma_m + (1.0 - keep) * sigma),
     )
     own_mm = _own_motion_mm(model, state.T_camera_ct, result.T_camera_ct, moved)
     return TrackStep(new, result, moved, own_mm)
