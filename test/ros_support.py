@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import trimesh
@@ -87,6 +88,16 @@ class FakeNavigator:
         self.stamps: list[int] = []
         self.first_pixels: list[int] = []
         self.resets = self.requests = 0
+
+    @property
+    def following(self) -> bool:
+        return self.pending is None and len(self.stamps) > self.register_after
+
+    def segment(self, frame: RgbdFrame) -> SimpleNamespace:
+        return SimpleNamespace(frame=frame)
+
+    def solve(self, seen: SimpleNamespace) -> NavigationResult:
+        return self.process(seen.frame)
 
     def process(self, frame: RgbdFrame) -> NavigationResult:
         self.stamps.append(frame.stamp_ns)

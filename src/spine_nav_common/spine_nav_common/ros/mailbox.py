@@ -1,53 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One worker thread behind a one-slot mailbox: the newest item wins, what it replaced is told.
+"""Worker threads behind mailboxes: the newest item wins, what it replaced is told.
 
-Questions of services are put to the same thread, between two items."""
+Questions of services are put to the thread of the last stage, between two items."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from rclpy.node import Node
 
 
 class NewestWins:
-    """Runs `work(item)` in a thread and `done(output)` on the node's executor thread.
+    """Runs the stages of the work in a thread each and `done(output)` on the node's executor thread.
 
-    rclpy publishers and timers stay on the executor thread; a guard condition wakes it up.
-    `work` handles its own exceptions; one that escapes ends the process's thread loudly.
+    While one item is in the second stage, the next is in the first; outputs come in order. An item
+    that waits for a stage is dropped for a newer one, but for one case: where `follows()` is false,
+    an item may keep the last stage for long (a search). If it then ends with something to follow,
+    what came meanwhile is worked off in order, up to `backlog` items, so that there is no gap to
+    follow over. While following, that queue only shrinks: what comes out never stays late.
+
+    rclpy publishers and timers stay on the executor thread; a guard condition wakes it up. Stages
+    handle their own exceptions; one that escapes ends its thread loudly.
+
+    Args:
+        stages: one or more, each from the item before it to the next.
+        done: called with each output.
+        dropped: called once for each item that will never come out, by the thread that replaced it.
     """
 
     def __init__(
-        self, node: Node, work: Callable[[Any], Any], done: Callable[[Any], None], name: str
+        self,
+        node: Node,
+        stages: Sequence[Callable[[Any], Any]],
+        done: Callable[[Any], None],
+        dropped: Callable[[], None],
+        name: str,
+        follows: Callable[[], bool] = lambda: True,
+        backlog: int = 8,
     ) -> None:
-        self._node, self._work, self._done = node, work, done
-        self._item: Any = None
-        self._full = False
+        self._node, self._done, self._dropped = node, done, dropped
+        self._stages, self._follows, self._backlog = tuple(stages), follows, backlog
+        self._queues: list[deque[Any]] = [deque() for _ in stages]
+        self._room = [1] * len(self._queues)
+        self._busy = [False] * len(self._queues)
         self._stop = False
-        self._busy = False
         self._outputs: deque[Any] = deque()
         self._questions: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._change = threading.Condition()
         self._guard = node.create_guard_condition(self._deliver)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, args=(i,), name=f"{name} {i}", daemon=True)
+            for i in range(len(self._stages))
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def put(self, item: Any) -> Any | None:
-        """Leave an item; returns the one that it replaced, which will never be worked on."""
+    def put(self, item: Any) -> None:
+        """Leave an item; one that still waits for the first stage is dropped for it."""
         with self._change:
-            replaced = self._item if self._full else None
-            self._item, self._full = item, True
-            self._change.notify()
-        return replaced
+            self._push(0, item)
 
     def ask(self, question: Callable[[], Any]) -> Future:
-        """Have a question answered in the thread before the next item; cancelled by `close`.
-
-        The executor is woken when the answer is there.
+        """Have a question answered in the last stage's thread before its next item; cancelled by
+        `close`. The executor is woken when the answer is there.
         """
         future: Future = Future()
         with self._change:
@@ -55,38 +75,76 @@ class NewestWins:
                 future.cancel()
                 return future
             self._questions.append((future, question))
-            self._change.notify()
+            self._change.notify_all()
         return future
 
     @property
     def idle(self) -> bool:
         """Nothing waits, nothing is worked on, nothing is undelivered."""
         with self._change:
-            return not (self._full or self._busy or self._outputs)
+            return not (any(self._queues) or any(self._busy) or self._outputs)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs; it ends early only by a fault in `work`."""
-        return self._thread.is_alive()
+        """Whether all threads run; one ends early only by a fault in its stage."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def close(self, timeout_s: float = 5.0) -> bool:
-        """Forget what waits and stop the thread; False if it still worked after `timeout_s`."""
+        """Forget what waits and stop the threads; False if one still worked after `timeout_s`."""
         with self._change:
-            self._stop, self._full, self._item = True, False, None
+            self._stop = True
+            for queue in self._queues:
+                queue.clear()
             self._forget_questions()
-            self._change.notify()
-        self._thread.join(timeout_s)
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join(timeout_s)
         self._node.destroy_guard_condition(self._guard)
-        return not self._thread.is_alive()
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # With the lock.
 
     def _forget_questions(self) -> None:
         while self._questions:
             self._questions.popleft()[0].cancel()
 
-    def _run(self) -> None:
+    def _push(self, i: int, item: Any) -> None:
+        self._queues[i].append(item)
+        self._shorten(i, self._room[i])
+        self._change.notify_all()
+
+    def _shorten(self, i: int, room: int) -> None:
+        while len(self._queues[i]) > room:
+            self._queues[i].popleft()
+            self._dropped()
+
+    def _take(self, i: int) -> Callable[[], Any] | None:
+        """What a stage's thread does next; None where nothing is to come."""
+        queue, last = self._queues[i], i == len(self._queues) - 1
+        self._change.wait_for(lambda: queue or self._stop or (last and self._questions))
+        if self._stop:
+            return None
+        if last and self._questions:
+            return partial(self._answer, *self._questions.popleft())
+        if last and i > 0:
+            follows = self._follows()
+            if not follows:
+                self._shorten(i, 1)  # what is stale is not searched
+            self._room[i] = max(1, len(queue) - 1) if follows else self._backlog
+        self._busy[i] = True
+        return partial(self._work, i, queue.popleft())
+
+    # In the threads of the stages.
+
+    def _run(self, i: int) -> None:
         try:
-            self._work_on()
-        finally:  # also after a fault in `work`: nobody waits for an answer that will not come
+            while True:
+                with self._change:
+                    task = self._take(i)
+                if task is None:
+                    return
+                task()
+        finally:  # also after a fault in a stage: nobody waits for an answer that will not come
             with self._change:
                 self._forget_questions()
 
@@ -101,27 +159,19 @@ class NewestWins:
             if not self._stop:
                 self._guard.trigger()
 
-    def _work_on(self) -> None:
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._full or self._questions or self._stop)
-                if self._stop:
-                    return
-                asked = self._questions.popleft() if self._questions else None
-            if asked is not None:
-                self._answer(*asked)
-                continue
-            with self._change:
-                if not self._full or self._stop:
-                    continue
-                item, self._item, self._full, self._busy = self._item, None, False, True
-            output = self._work(item)
-            with self._change:
-                self._busy = False
-                if self._stop:
-                    return
-                self._outputs.append(output)
-            self._guard.trigger()
+    def _work(self, i: int, item: Any) -> None:
+        result = self._stages[i](item)
+        with self._change:
+            self._busy[i] = False
+            if self._stop:
+                return
+            if i + 1 < len(self._stages):
+                self._push(i + 1, result)
+                return
+            self._outputs.append(result)
+        self._guard.trigger()
+
+    # On the executor's thread.
 
     def _deliver(self) -> None:
         while True:

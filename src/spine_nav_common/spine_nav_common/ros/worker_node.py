@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from std_srvs.srv import SetBool
@@ -88,13 +88,28 @@ class WorkerNode(SpineNode):
         """Without an output for this long, what is shown is withdrawn."""
         raise NotImplementedError
 
+    def stages_of_work(self) -> Sequence[Callable[[Any], Any]]:
+        """The work in stages of a thread each (see NewestWins); the last is `work`."""
+        return (self.work,)
+
+    def follows(self) -> bool:
+        """Whether the last output is something that the next item continues (see NewestWins)."""
+        return True
+
     # Life.
 
     def configure(self) -> None:
         self._forget()
 
     def activate(self) -> None:
-        self._worker = NewestWins(self, self.work, self.done, self.get_name())
+        self._worker = NewestWins(
+            self,
+            self.stages_of_work(),
+            self.done,
+            self._on_dropped,
+            self.get_name(),
+            self.follows,
+        )
         self.every(self.watch_s, self._on_watch)
 
     def deactivate(self) -> None:
@@ -109,8 +124,11 @@ class WorkerNode(SpineNode):
         self.received_ns = item.stamp_ns
         if self.paused:
             self.counts["paused"] += 1
-        elif self._worker is not None and self._worker.put(item) is not None:
-            self.counts["dropped"] += 1
+        elif self._worker is not None:
+            self._worker.put(item)
+
+    def _on_dropped(self) -> None:
+        self.counts["dropped"] += 1
 
     def note(self, stamp_ns: int) -> str:
         """Note the stamp of an output; why it must not be shown any more, or ""."""

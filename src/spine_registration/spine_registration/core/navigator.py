@@ -125,6 +125,11 @@ class Navigator:
             return None
         return f"{self._pending.best.name}? ({self._pending.reason})"
 
+    @property
+    def following(self) -> bool:
+        """Whether there is a registration that the next frame continues."""
+        return self._belief is not None
+
     def confirm(self, accept: bool) -> str:
         """Answer the pending hypothesis; takes effect with the next frame."""
         if self._pending is None:

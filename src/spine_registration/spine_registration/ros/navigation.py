@@ -67,16 +67,36 @@ class NavigationNode(WorkerNode):
     def cleanup(self) -> None:
         self.core = None
 
-    # One frame: decode and core call in the worker, encode and publish on the executor's thread.
+    # One frame: decoded and segmented in one thread while the frame before is solved in another;
+    # encoded and published on the executor's.
 
-    def work(self, raw: RawFrame) -> tuple[RawFrame, NavigationResult, str | None, float]:
+    def stages_of_work(self) -> tuple[Callable[[Any], Any], ...]:
+        return self._segment, self.work
+
+    def follows(self) -> bool:
+        return self.core.navigator.following
+
+    def _segment(self, raw: RawFrame) -> tuple[RawFrame, Any, float]:
+        """The frame, what is seen in it or the error, and the duration in ms."""
+        start = time.monotonic()
+        try:
+            seen = self.core.navigator.segment(raw.decode(self._rectify))
+        except Exception as error:  # noqa: BLE001 - one bad frame must not end the navigation
+            seen = error
+        return raw, seen, (time.monotonic() - start) * 1e3
+
+    def work(
+        self, item: tuple[RawFrame, Any, float]
+    ) -> tuple[RawFrame, NavigationResult, str | None, float]:
+        raw, seen, segment_ms = item
         start = time.monotonic()
         navigator, pending = self.core.navigator, None
         try:
-            frame = raw.decode(self._rectify)
-            result = navigator.process(frame)
+            if isinstance(seen, Exception):
+                raise seen
+            result = navigator.solve(seen)
             if self._output.labels_wanted:
-                result = replace(result, labels=navigator.label_image(frame))
+                result = replace(result, labels=navigator.label_image(seen.frame))
             pending = navigator.pending
             self.trouble = ""
         except Exception as error:  # noqa: BLE001 - one bad frame must not end the navigation
@@ -87,7 +107,7 @@ class NavigationNode(WorkerNode):
                 self.trouble = f"fault in the navigation, started anew: {error!r}"
                 navigator.reset()
             result = refused(raw.stamp_ns, self.core.case.exposed_levels, self.trouble)
-        return raw, result, pending, (time.monotonic() - start) * 1e3
+        return raw, result, pending, segment_ms + (time.monotonic() - start) * 1e3
 
     def done(self, output: tuple[RawFrame, NavigationResult, str | None, float]) -> None:
         if self.paused or not self.active:
