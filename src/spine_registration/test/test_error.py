@@ -18,7 +18,10 @@ from spine_registration.core.error import (
 
 ANCHOR = np.array([0.02, -0.01, 0.5])
 POINTS = ANCHOR + 1e-3 * np.array([[20, 5, 10], [10, 8, 50], [-20, 5, 10], [-10, 8, 50.0]])
-MODEL = ErrorModel(filter_gain=1.2, static_gain=0.8, lateral_mm=0.3, axial_mm=0.7, rotation_deg=0.5)
+MODEL = ErrorModel(
+    filter_gain=1.2, static_gain=0.8, bias_gain=1.5, lateral_mm=0.3, axial_mm=0.7, rotation_deg=0.5
+)
+NO_BIAS = np.zeros((6, 3))
 
 
 def covariance(seed):
@@ -54,7 +57,7 @@ def test_the_same_input_gives_the_same_bound_bit_for_bit():
 
 def test_the_whole_covariance_is_never_smaller_than_its_parts():
     filter_, frame = covariance(1), covariance(2)
-    total = total_covariance(ErrorInputs(filter_, frame, ANCHOR, POINTS), MODEL)
+    total = total_covariance(ErrorInputs(filter_, frame, ANCHOR, POINTS, NO_BIAS), MODEL)
     for part in (1.2**2 * filter_, 0.8**2 * frame):
         assert np.linalg.eigvalsh(total - part).min() > 0
     np.testing.assert_allclose(total, total.T, atol=1e-15)
@@ -63,15 +66,23 @@ def test_the_whole_covariance_is_never_smaller_than_its_parts():
 def test_the_bias_of_the_depth_lies_along_the_view():
     anchor = np.array([0.3, 0.0, 0.4])
     none = np.zeros((6, 6))
-    total = total_covariance(ErrorInputs(none, none, anchor, POINTS), MODEL)
+    total = total_covariance(ErrorInputs(none, none, anchor, POINTS, NO_BIAS), MODEL)
     view, across = anchor / 0.5, np.array([0.0, 1.0, 0.0])
     assert view @ total[:3, :3] @ view == pytest.approx(0.7e-3**2)
     assert across @ total[:3, :3] @ across == pytest.approx(0.3e-3**2)
 
 
+def test_the_camera_s_bias_widens_the_bound_as_its_gain_says():
+    none, bias = np.zeros((6, 6)), np.random.default_rng(4).normal(size=(6, 3)) * 1e-3
+    without, with_ = (
+        total_covariance(ErrorInputs(none, none, ANCHOR, POINTS, b), MODEL) for b in (NO_BIAS, bias)
+    )
+    np.testing.assert_allclose(with_ - without, 1.5**2 * bias @ bias.T, atol=1e-12)
+
+
 def test_no_number_of_frames_makes_the_bound_vanish():
     tiny = 1e-12 * np.eye(6)
-    C = total_covariance(ErrorInputs(tiny, tiny, ANCHOR, POINTS), load_error_model())
+    C = total_covariance(ErrorInputs(tiny, tiny, ANCHOR, POINTS, NO_BIAS), load_error_model())
     assert predicted_tre_mm(C, ANCHOR, POINTS) > 0.3
 
 

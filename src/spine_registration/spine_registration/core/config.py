@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from spine_nav_common.core.depth_camera import DEPTH_CAMERAS
+
 
 def _p(default: float, unit: str, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc, "unit": unit, "low": low, "high": high})
@@ -19,6 +21,14 @@ def _p(default: float, unit: str, low: float, high: float, doc: str) -> Any:
 class NavigatorConfig:
     """Settings of registration, tracking and withdrawal."""
 
+    camera: str = field(
+        default="generic",
+        metadata={
+            "doc": "model of the depth camera; its stated bias goes into the predicted error",
+            "unit": "1",
+            "choices": tuple(DEPTH_CAMERAS),
+        },
+    )
     max_points: int = _p(1400, "1", 200, 20000, "bone pixels used per frame, all levels together")
     registration_points: int = _p(2800, "1", 200, 20000, "bone pixels used by a registration")
     bone_threshold: float = _p(0.5, "1", 0.05, 0.95, "least bone probability of a used pixel")

@@ -2,8 +2,10 @@
 """Predicted TRE: from a pose's covariance to a 95 % bound at the planned points.
 
 The filter's covariance knows noise that differs from frame to frame. What stays the same in every
-frame (bias of the depth camera, tissue that hides the bone, the mesh's own error) does not average
-out and is added here, with sizes fitted on the `calibrate` anatomies (training/calibration/fit_error.py).
+frame does not average out and is added here: the camera's own smooth bias, as the pixels in view
+turn it into a pose error (bias.py), noise that is fixed to the image, tissue that hides the bone,
+the mesh's own error. How the parts add up is fitted on the `calibrate` anatomies over many cameras
+(training/calibration/fit_error.py).
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import qmc
 
+from spine_nav_common.core.geometry import skew
+
 DRAWS = 256
 
 
@@ -27,7 +31,7 @@ class ErrorModel:
     filter_gain: on the filter's standard deviations, which assume noise that is new every frame.
     static_gain: on those of a single frame, for noise that stays the same from frame to frame.
     lateral_mm, axial_mm: bias across and along the viewing direction. rotation_deg: turn per axis
-    that no pixel count removes.
+    that no pixel count removes. bias_gain: on the camera's stated bias.
     """
 
     filter_gain: float
@@ -35,6 +39,7 @@ class ErrorModel:
     lateral_mm: float
     axial_mm: float
     rotation_deg: float
+    bias_gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,15 @@ class ErrorInputs:
     """What the prediction is made of, for one level in one frame.
 
     filter_covariance (6, 6), and frame_covariance (6, 6) of this frame with the springs alone,
-    translation first, about anchor_m (3,) in the camera frame; points_m (K, 3) plan points.
+    translation first, about anchor_m (3,) in the camera frame; points_m (K, 3) plan points;
+    bias_response (6, B) twist per unit of the camera's bias.
     """
 
     filter_covariance: np.ndarray
     frame_covariance: np.ndarray
     anchor_m: np.ndarray
     points_m: np.ndarray
+    bias_response: np.ndarray
 
 
 def load_error_model(path: Path | None = None) -> ErrorModel:
@@ -63,12 +70,12 @@ def load_error_model(path: Path | None = None) -> ErrorModel:
         sizes = {f.name: float(content.get(f.name, -1.0)) for f in fields(ErrorModel)}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file}: no fitted sizes ({error}); run python -m training.calibration.fit_error"
+            f"{file}: no fitted sizes ({error}); run training/calibration/fit_error.py"
         ) from error
     bad = [name for name, size in sizes.items() if not 0.0 < size < np.inf]
     if bad:
         raise ValueError(
-            f"{file}: {', '.join(bad)} must be positive; run python -m training.calibration.fit_error"
+            f"{file}: {', '.join(bad)} must be positive; run training/calibration/fit_error.py"
         )
     return ErrorModel(**sizes)
 
@@ -80,6 +87,7 @@ def total_covariance(inputs: ErrorInputs, model: ErrorModel) -> np.ndarray:
     out = (
         model.filter_gain**2 * inputs.filter_covariance
         + model.static_gain**2 * inputs.frame_covariance
+        + model.bias_gain**2 * (inputs.bias_response @ inputs.bias_response.T)
     )
     out[:3, :3] += 1e-6 * (model.lateral_mm**2 * (np.eye(3) - along) + model.axial_mm**2 * along)
     out[3:, 3:] += np.deg2rad(model.rotation_deg) ** 2 * np.eye(3)
@@ -96,10 +104,10 @@ def predicted_tre_mm(
         points_m: (K, 3) plan points, same frame as the anchor.
     """
     root = np.linalg.cholesky(covariance + 1e-14 * np.eye(6))
-    xi = _normal_draws() @ root.T
     arm = points_m - anchor_m
-    shift = xi[:, None, :3] + np.cross(xi[:, None, 3:], arm[None])
-    tre = np.sqrt((shift**2).sum(axis=2)).mean(axis=1)
+    to_points = np.concatenate([np.hstack([np.eye(3), -skew(a)]) for a in arm])
+    shift = _normal_draws() @ (to_points @ root).T
+    tre = np.sqrt((shift.reshape(DRAWS, len(arm), 3) ** 2).sum(axis=2)).mean(axis=1)
     return float(1e3 * np.quantile(tre, level))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spine_nav_common.core.depth_camera import DEPTH_CAMERAS
 from spine_nav_common.core.types import (
     Case,
     LevelEstimate,
@@ -20,6 +21,7 @@ from spine_nav_common.core.types import (
 from spine_perception.core.instances import find_instances
 from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFrames
 
+from .bias import bias_response
 from .config import NavigatorConfig
 from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
 from .estimator import Estimate, Noise, anchors
@@ -99,6 +101,7 @@ class Navigator:
         self.config = config or NavigatorConfig()
         self.error_model = error_model or load_error_model()
         self.model = model or build_model(case)
+        self._camera = DEPTH_CAMERAS[self.config.camera]
         self._segmenter = segmenter
         self._looking = threading.Lock()  # `solve` looks again where `segment` looked elsewhere
         # Set to a list to collect what each prediction was made of (training/calibration/fit_error.py).
@@ -371,6 +374,12 @@ class Navigator:
         T = result.state.T_camera_ct
         views = view_levels(self.model, T, frame.depth_m, frame.intrinsics)
         single = self._single_frame_covariance(result)
+        bias = bias_response(
+            self.model, T, pixels, result.estimate.level_of_pixel, anchors(self.model, T),
+            chain_prior(self.model, T, 1.0, self.config).information,
+            1.0 / (1e-6 * self.config.correlation_area_mm2 * result.state.sigma_m**2),
+            self._camera,
+        )  # fmt: skip
         levels, covariances, bounds = [], [], []
         for k, state in enumerate(belief.levels):
             fit, anchor = result.estimate.fits[k], result.estimate.anchor_camera_m[k]
@@ -380,6 +389,7 @@ class Navigator:
                 single[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
                 anchor,
                 self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3],
+                bias[k],
             )
             covariance = total_covariance(inputs, self.error_model)
             bound = 0.0  # of levels that are never shown nobody asks

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a smooth bias of the depth camera turns and shifts the poses that are fitted to its points.
+
+The bias is a Gaussian random field over the lines of sight, times the distance. A small basis spans
+it; each function's effect on the poses follows from the same least squares that fitted them, so the
+lie of the pixels, the angle of view and the springs are all in it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spine_nav_common.core.depth_camera import DepthCamera
+
+from .model import SpineModel
+from .observation import BonePixels
+
+MAX_CENTRES = 24
+"""Of the basis: more would only resolve bumps that one vertebra averages out."""
+
+
+def bias_basis(slope: np.ndarray, camera: DepthCamera) -> np.ndarray:
+    """(M, B) values of a basis of the relative depth bias at lines of sight `slope` (M, 2), x/z and
+    y/z: unit normal coefficients give a field of the camera's shares. The first is the scale."""
+    low, high = slope.min(axis=0), slope.max(axis=0)
+    spacing = camera.field_width
+    count = np.maximum(2, np.ceil((high - low) / spacing).astype(int) + 1)
+    while count.prod() > MAX_CENTRES:
+        spacing *= 1.15
+        count = np.maximum(2, np.ceil((high - low) / spacing).astype(int) + 1)
+    half = 0.5 * (count - 1) * spacing
+    middle = 0.5 * (low + high)
+    x, y = (np.linspace(m - h, m + h, n) for m, h, n in zip(middle, half, count, strict=True))
+    centre = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    root = np.linalg.cholesky(_kernel(centre, centre, camera) + 1e-6 * np.eye(len(centre)))
+    field = np.linalg.solve(root, _kernel(centre, slope, camera)).T
+    return np.column_stack(
+        [np.full(len(slope), camera.scale_share), camera.field_share * field]
+    ).astype(np.float32)
+
+
+def _kernel(a: np.ndarray, b: np.ndarray, camera: DepthCamera) -> np.ndarray:
+    square = ((a[:, None] - b[None]) ** 2).sum(axis=-1)
+    return np.exp(-0.5 * square / camera.field_width**2)
+
+
+def bias_response(
+    model: SpineModel,
+    T_camera_ct: np.ndarray,
+    pixels: BonePixels,
+    level_of_pixel: np.ndarray,
+    anchor_camera_m: np.ndarray,
+    springs: np.ndarray,
+    weight_per_m2: float,
+    camera: DepthCamera,
+) -> np.ndarray:
+    """(L, 6, B) twist of each level per unit of each basis function of the bias, translation first,
+    about `anchor_camera_m` (L, 3).
+
+    Args:
+        T_camera_ct: (L, 4, 4) poses. level_of_pixel: (M,) index of the level, -1 for none.
+        springs: (6L, 6L) information that holds neighbours together.
+        weight_per_m2: information of one square metre of bone about its distance, 1/m^2 per m^2.
+    """
+    L = len(T_camera_ct)
+    slope = pixels.points_m[:, :2] / pixels.points_m[:, 2:]
+    basis = bias_basis(slope, camera)
+    total = springs + 1e-3 * np.trace(springs) / len(springs) * np.eye(6 * L)
+    drive = np.zeros((6 * L, basis.shape[1]))
+    for k in range(L):
+        mine = np.flatnonzero(level_of_pixel == k)
+        if len(mine) == 0:
+            continue
+        q = pixels.points_m[mine]
+        distance, normal = model.surface(q, T_camera_ct[k], k)
+        good = np.isfinite(distance) & (np.abs(distance) < 4e-3)
+        J = np.concatenate([normal, np.cross(q - anchor_camera_m[k], normal)], axis=1)
+        weight = np.where(good, pixels.area_m2[mine] * weight_per_m2, 0.0)
+        # A relative depth error moves the point along its line of sight.
+        moved = np.einsum("ij,ij->i", normal, q)
+        WJ = (J * weight[:, None]).astype(float)
+        part = slice(6 * k, 6 * k + 6)
+        total[part, part] += WJ.T @ J
+        drive[part] = WJ.T @ (moved[:, None] * basis[mine])
+    return np.linalg.solve(total, drive).reshape(L, 6, -1)
