@@ -93,3 +93,12 @@ def test_any_memory_layout_gives_the_same(model, situation, noise):
     )
     a, b = (es.estimate(model, p, prior, noise) for p in (pixels, strided))
     assert a.T_camera_ct.tobytes() == b.T_camera_ct.tobytes()
+
+
+def test_mean_shifts_are_the_twin_s():
+    rng = np.random.default_rng(8)
+    twists, arms = rng.normal(size=(50, 6)), rng.normal(size=(4, 3))
+    shift = twists[:, None, :3] + np.cross(twists[:, None, 3:], arms[None])
+    np.testing.assert_allclose(
+        kernels.mean_shifts(twists, arms), np.linalg.norm(shift, axis=2).mean(axis=1), rtol=1e-12
+    )

@@ -18,6 +18,8 @@ from .observation import BonePixels
 MAX_CENTRES = 24
 """Of the basis: more would only resolve bumps that one vertebra averages out."""
 
+ENOUGH_PIXELS = 400
+
 
 def bias_basis(slope: np.ndarray, camera: DepthCamera) -> np.ndarray:
     """(M, B) values of a basis of the relative depth bias at lines of sight `slope` (M, 2), x/z and
@@ -63,7 +65,11 @@ def bias_response(
         weight_per_m2: information of one square metre of bone about its distance, 1/m^2 per m^2.
     """
     L = len(T_camera_ct)
-    slope = pixels.points_m[:, :2] / pixels.points_m[:, 2:]
+    few = slice(None, None, max(1, len(pixels.points_m) // ENOUGH_PIXELS))  # the field is smooth
+    points_m, area_m2 = pixels.points_m[few], pixels.area_m2[few]
+    area_m2 = area_m2 * (pixels.area_m2.sum() / area_m2.sum())
+    level_of_pixel = level_of_pixel[few]
+    slope = points_m[:, :2] / points_m[:, 2:]
     basis = bias_basis(slope, camera)
     total = springs + 1e-3 * np.trace(springs) / len(springs) * np.eye(6 * L)
     drive = np.zeros((6 * L, basis.shape[1]))
@@ -71,11 +77,11 @@ def bias_response(
         mine = np.flatnonzero(level_of_pixel == k)
         if len(mine) == 0:
             continue
-        q = pixels.points_m[mine]
+        q = points_m[mine]
         distance, normal = model.surface(q, T_camera_ct[k], k)
         good = np.isfinite(distance) & (np.abs(distance) < 4e-3)
         J = np.concatenate([normal, np.cross(q - anchor_camera_m[k], normal)], axis=1)
-        weight = np.where(good, pixels.area_m2[mine] * weight_per_m2, 0.0)
+        weight = np.where(good, area_m2[mine] * weight_per_m2, 0.0)
         # A relative depth error moves the point along its line of sight.
         moved = np.einsum("ij,ij->i", normal, q)
         WJ = (J * weight[:, None]).astype(float)

@@ -11,6 +11,7 @@ the mesh's own error. How the parts add up is fitted on the `calibrate` anatomie
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-from spine_nav_common.core.geometry import skew
+from .kernels import mean_shifts
 
 DRAWS = 256
 
@@ -104,11 +105,9 @@ def predicted_tre_mm(
         points_m: (K, 3) plan points, same frame as the anchor.
     """
     root = np.linalg.cholesky(covariance + 1e-14 * np.eye(6))
-    arm = points_m - anchor_m
-    to_points = np.concatenate([np.hstack([np.eye(3), -skew(a)]) for a in arm])
-    shift = _normal_draws() @ (to_points @ root).T
-    tre = np.sqrt((shift.reshape(DRAWS, len(arm), 3) ** 2).sum(axis=2)).mean(axis=1)
-    return float(1e3 * np.quantile(tre, level))
+    tre = mean_shifts(_normal_draws() @ root.T, points_m - anchor_m)
+    rank = math.ceil(level * (DRAWS - 1))  # of the sorted draws; np.quantile costs ten times more
+    return float(1e3 * np.partition(tre, rank)[rank])
 
 
 @lru_cache(maxsize=1)

@@ -255,3 +255,19 @@ def linearise(
             for b in range(a):
                 H[k, b, a] = H[k, a, b]
     return H, g
+
+
+@_compiled
+def mean_shifts(twists: np.ndarray, arms: np.ndarray) -> np.ndarray:
+    """(N,) mean distance by which twists (N, 6), translation first, move points at arms (K, 3)."""
+    out = np.empty(len(twists))
+    for n in range(len(twists)):
+        x, y, z, a, b, c = twists[n]
+        total = 0.0
+        for k in range(len(arms)):
+            u = x + b * arms[k, 2] - c * arms[k, 1]
+            v = y + c * arms[k, 0] - a * arms[k, 2]
+            w = z + a * arms[k, 1] - b * arms[k, 0]
+            total += np.sqrt(u * u + v * v + w * w)
+        out[n] = total / len(arms)
+    return out
