@@ -12,6 +12,7 @@ See training/README.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -321,6 +322,17 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def step_aside() -> None:
+    """Whatever else runs goes first: nice 19, for the session's scheduling group too, since Linux
+    shares the cores between sessions before it looks at a process's nice value. Only where the
+    session is the school's own, as `setsid` or a service makes it."""
+    os.nice(19)
+    if os.getsid(0) != os.getpid():
+        return
+    with contextlib.suppress(OSError):  # a kernel without autogroups needs no more
+        Path("/proc/self/autogroup").write_text("19")
+
+
 def main(words: list[str] | None = None) -> int:
     """0 when done; 1 if a network was not good enough to graduate."""
     args = parser().parse_args(words)
@@ -334,7 +346,7 @@ def main(words: list[str] | None = None) -> int:
         signal.signal(number, stop)
     names = getattr(args, "only", None) or [n for n, p in PUPILS.items() if p.weight > 0]
     if args.command == "teach":
-        os.nice(19)  # whatever else runs goes first
+        step_aside()
         school.teach(names, args.minutes, args.turn)
     elif args.command == "status":
         print(table(read(args.curve), {n: p.targets for n, p in PUPILS.items()}))
