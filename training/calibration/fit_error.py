@@ -47,7 +47,7 @@ QUANTILE = 0.95
 FAILED_MM = 6.0
 """A pose this wrong sits in another minimum; the margin and the votes deal with it, no Gaussian."""
 START = np.log([0.5, 0.5, 0.3, 0.3, 0.3, 1.0])
-PER_SCENE = 40
+PER_SCENE = 20
 
 
 class Sample(NamedTuple):

@@ -24,10 +24,12 @@ from spine_registration.core.model import SpineModel, build_model
 from spine_registration.core.navigator import Navigator
 
 from . import peers
+from .bench_floor import floor_tre_mm
 from .bench_scenes import SceneFolder
 from .commands import Replay
 from .results import OURS
 
+FLOOR_FRAMES = 4  # of each recording: the bias is the same in all of them
 START_SHARES = (0.0,)  # where in a recording the registrations from scratch start
 PATIENCE_FRAMES = 15  # one second at 15 Hz; ours may wait for a clear answer
 HIDDEN, SEEN = 0.05, 0.5  # shares of a level's best-seen pixels: fully occluded, in view again
@@ -219,6 +221,11 @@ def occlusion(rows: Sequence[PoseRow], truth: Truth, exposed: Sequence[str]) -> 
     return Occlusion(tuple(recovery), open_ends, covered, covered_tracked)
 
 
+def _some_frames(scene: SceneFolder, truth: Truth) -> list[RgbdFrame]:
+    frames = [f for f in scene.frames() if f.stamp_ns in truth.frames]
+    return frames[:: max(1, len(frames) // FLOOR_FRAMES)][:FLOOR_FRAMES]
+
+
 def run_ours(
     scenes: Sequence[SceneFolder],
     segmenter: Any,
@@ -228,6 +235,7 @@ def run_ours(
 ) -> dict[str, Any]:
     """Replay every scene, evaluate it, and pool. Rows stay in `runs`."""
     reports: list[Report] = []
+    floors: dict[str, list[float]] = defaultdict(list)
     seen: list[Occlusion] = []
     per_scene, stages = [], defaultdict(list)
     for i, scene in enumerate(scenes):
@@ -238,8 +246,11 @@ def run_ours(
         reports.append(report)
         seen.append(occlusion(read_poses(out / POSES), truth, case.exposed_levels))
         pooled = report.to_dict()["pooled"]
+        floor = floor_tre_mm(case, truth, _some_frames(scene, truth))
+        floors[scene.camera] += floor
         per_scene.append(
             {"scene": scene.name, "anatomy": scene.anatomy, "seed": scene.seed,
+             "camera": scene.camera, "floor_tre_mm": statistics(floor),
              "exposed": list(case.exposed_levels), **pooled}
         )  # fmt: skip
         for stage, row in outcome.summary["timings_ms"].items():
@@ -251,6 +262,15 @@ def run_ours(
     return {
         "pooled": pool_reports(reports).to_dict()["pooled"],
         "scenes": per_scene,
+        "cameras": {
+            camera: {
+                **pool_reports(
+                    [r for s, r in zip(scenes, reports, strict=True) if s.camera == camera]
+                ).to_dict()["pooled"],
+                "floor_tre_mm": statistics(floors[camera]),
+            }
+            for camera in sorted({s.camera for s in scenes})
+        },
         "recovery_s": statistics(recovery),
         "recovery_max_s": max(recovery, default=None),
         "not_recovered": sum(o.not_recovered for o in seen),

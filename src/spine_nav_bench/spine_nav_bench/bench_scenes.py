@@ -20,7 +20,9 @@ from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.scene_config import SceneConfig
 from spine_nav_sim.core.splits import anatomy_seeds
 
-JUDGED_ANATOMIES = 20
+JUDGED_ANATOMIES = 24
+CAMERAS = ("d415", "d405", "zedm", "d435")
+"""By turns: an easy camera and a hard one are judged apart, never as one average."""
 SCENES_PER_REAL_ANATOMY = 3
 SECONDS = 4.0
 
@@ -33,6 +35,7 @@ class SceneFolder:
     folder: Path
     anatomy: str
     seed: int | None
+    camera: str = "unknown"
 
     @property
     def case(self) -> Path:
@@ -52,8 +55,10 @@ class SceneFolder:
 
 
 def scene_config(index: int) -> SceneConfig:
-    """All noise and motion on; hand-held and standing cameras, even and odd, by turns."""
-    return SceneConfig(camera_moves=index % 2 == 0, bump=True, hardness=0.5)
+    """All noise and motion on; camera models by turns, each of them hand-held and standing."""
+    turn, model = divmod(index, len(CAMERAS))
+    moves = (turn + model) % 2 == 0
+    return SceneConfig(camera=CAMERAS[model], camera_moves=moves, bump=True, hardness=0.5)
 
 
 def virtual_scene(
@@ -79,7 +84,9 @@ def virtual_scene(
         shutil.rmtree(folder, ignore_errors=True)
         simulate(folder, anatomy, seed, seconds, ("rgbd",), config, progress)
         write_json(marker, key)  # last: a scene that was cut off is written again
-    return SceneFolder(name, folder, anatomy.name if anatomy else f"virtual-{seed}", seed)
+    return SceneFolder(
+        name, folder, anatomy.name if anatomy else f"virtual-{seed}", seed, config.camera
+    )
 
 
 def simulation_hash() -> str:

@@ -95,6 +95,64 @@ def _growth(r: Record) -> tuple[str, bool] | None:
     return None if exponent is None else (f"levels^{exponent:.2f}", exponent <= 1.0)
 
 
+def _coverage(r: Record) -> tuple[str, bool] | None:
+    covered = r["run"]["pooled"]["coverage95"]
+    worst = worst_scene(r)
+    if covered is None or worst is None:
+        return None
+    text = f"{100 * covered:.1f} %; worst of {len(r['run']['scenes'])} scenes {100 * worst:.0f} %"
+    return text, 0.92 <= covered <= 0.98 and worst >= 0.8
+
+
+def worst_scene(r: Record) -> float | None:
+    """Least coverage of a scene with enough level-frames to judge one."""
+    shares = [
+        s["coverage95"] for s in r["run"]["scenes"]
+        if s["coverage95"] is not None and s["tracked"] >= MIN_LEVEL_FRAMES
+    ]  # fmt: skip
+    return min(shares, default=None)
+
+
+def _sharpness(r: Record) -> tuple[str, bool] | None:
+    bound, error = (_at(r, "run", "pooled", k) for k in ("bound_mm", "tre_mm"))
+    if bound is None or error is None:
+        return None
+    ratio = bound["median"] / error["median"]
+    return f"{ratio:.2f} ({bound['median']:.2f} / {error['median']:.2f} mm)", ratio <= 2.5
+
+
+def _per_camera(r: Record) -> tuple[str, bool] | None:
+    cameras = r["run"].get("cameras")
+    if not cameras:
+        return None
+    parts, met = [], True
+    for name, c in cameras.items():
+        if c["tre_mm"] is None:
+            continue
+        right, seen = c["levels_registered"] / c["levels"], c["availability"]
+        parts.append(f"{name} {100 * right:.0f} %, {100 * seen:.0f} %, {c['tre_mm']['median']:.2f} mm")
+        strict = name not in EASY_CAMERAS or c["tre_mm"]["median"] <= 1.0
+        met = met and right >= 0.98 and seen >= 0.9 and strict
+    return "; ".join(parts), met
+
+
+def _first_pose(r: Record) -> tuple[str, bool] | None:
+    rows = {n: m["all_given"] for n, m in r["scratch"].items() if m["all_given"]["tre_mm"]}
+    if OURS not in rows:
+        return None
+
+    def numbers(m: Record) -> tuple[float, float]:
+        return m["tre_mm"]["median"], m["trer_deg"]["median"]
+
+    ours = numbers(rows[OURS])
+    peers = [numbers(m) for n, m in rows.items() if n != OURS]
+    best = [min(p[k] for p in peers) for k in (0, 1)]
+    text = f"{ours[0]:.2f} mm, {ours[1]:.2f}°; best peer {best[0]:.2f} mm, {best[1]:.2f}°"
+    return text, ours[0] <= best[0] and ours[1] <= best[1]
+
+
+MIN_LEVEL_FRAMES = 20
+EASY_CAMERAS = ("d405", "d415")
 PARTS = ("accuracy", "foreign", "timing")
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
@@ -112,8 +170,15 @@ TARGETS = (
                       r["run"]["pooled"]["wrong_level"] == 0)),
     Target("level-frames shown as tracked (where something covers the bone)", "≥ 90 % (≥ 80 %)",
            "not reported", "accuracy", _available),
-    Target("true error under the predicted 95 % bound", "92 to 98 %", "not reported", "accuracy",
-           lambda r: _ratio(r["run"]["pooled"]["coverage95"], lambda v: 0.92 <= v <= 0.98)),
+    Target("true error under the predicted 95 % bound; worst scene", "92 to 98 %; ≥ 80 %",
+           "not reported", "accuracy", _coverage),
+    Target("median bound over median error", "≤ 2.5", "not reported", "accuracy", _sharpness),
+    Target("per camera: levels registered, shown as tracked, TRE median",
+           "≥ 98 %, ≥ 90 %, ≤ 1.0 mm (D405, D415)", "not reported", "accuracy", _per_camera),
+    Target("first pose from one frame, medians, beside peers", "better than each", "–", "accuracy",
+           _first_pose),
+    Target("the same on recordings made elsewhere", "better than each", "–", "foreign",
+           _first_pose),
     Target("recovery after full occlusion", "≤ 1 s", "not reported", "accuracy", _recovery),
     Target("registration of 5 levels from scratch, median, CPU", "≤ 400 ms", "1475 ms on GPU",
            "timing", _median("registration", "total_ms", unit="ms", limit=400, digits=0)),
@@ -180,6 +245,22 @@ def scenes_table(record: Record) -> list[str]:
     return table(head, rows)
 
 
+def cameras_table(record: Record) -> list[str]:
+    """Each camera model apart, with the floor that its depth sets."""
+    rows = [
+        (
+            name, str(c["levels"]), f"{c['levels_registered']} / {c['levels']}",
+            share(c["availability"]), stat(c["tre_mm"]), stat(c["floor_tre_mm"]),
+            stat(c["bound_mm"]), str(c["silent_failures"]), str(c["wrong_level"]),
+            share(c["coverage95"]),
+        )
+        for name, c in record["run"].get("cameras", {}).items()
+    ]  # fmt: skip
+    head = ("camera", "levels", "registered", "tracked", "TRE mm", "floor of one frame mm",
+            "bound mm", "silent", "wrong", "under bound")  # fmt: skip
+    return table(head, rows)
+
+
 def timing_table(record: Record) -> list[str]:
     """Registration from scratch, tracking step over the number of levels, network."""
 
@@ -243,6 +324,12 @@ def render(folder: Path) -> str:
             (f"{len(r['scene_names'])} scenes, anatomies: {', '.join(r['anatomies'])}. All noise "
             "and motion on. Errors are mean / median / 95th percentile, pooled over level-frames."),
             "", *scenes_table(r), "",
+            "### Cameras apart", "",
+            ("Each scene has a camera of its own bias (a share of the distance, smooth over the "
+            "image, the same in every frame) and noise. The floor: point-to-plane ICP of one frame "
+            "on the vertebra's true pixels from the true pose."), "",
+            *cameras_table(r), "",
+            "![coverage of the bound, scene by scene](img/reliability.png)", "",
             "### Registration from scratch beside peer methods", "",
             ("The same frames, the same segmentation (our network's), one frame for a peer; ours "
             f"takes {stat(r['scratch'][OURS]['frames_used'], 1)} frames (mean / median / "
@@ -279,7 +366,7 @@ def table_text(record: Record) -> str:
     elif record["part"] == "timing":
         body = timing_table(record)
     else:
-        body = [*scenes_table(record), "", *scratch_table(record)]
+        body = [*scenes_table(record), "", *cameras_table(record), "", *scratch_table(record)]
     return "\n".join([f"{record['part']}:", *body])
 
 

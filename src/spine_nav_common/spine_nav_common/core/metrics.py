@@ -126,6 +126,7 @@ def summarise(outcomes: Sequence[LevelOutcome]) -> dict[str, Any]:
         "silent_failures": silent,
         "silent_failure_rate": silent / len(errors) if errors else None,
         "wrong_level": sum(e.nearest_level != e.level for e in errors),
+        "bound_mm": statistics(e.predicted_tre_mm for e in errors),
         "coverage95": covered / len(errors) if errors else None,
         "statuses": dict(sorted(statuses.items())),
     }
