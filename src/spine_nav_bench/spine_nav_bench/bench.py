@@ -33,8 +33,8 @@ from .bench_calibration import calibration_sets
 from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
 from .bench_stereo import foreign_record, judged_record, stereo_timing_record
 from .bench_timing import timing_record
-from .reliability import plot_reliability
 from .commands import Commands
+from .reliability import plot_reliability
 from .results import render, table_text
 
 RGBD = ("accuracy", "foreign", "timing")
@@ -166,5 +166,5 @@ def _measure_rgbd(
     record["seeds"] = [s.seed for s in scenes]
     record["anatomies"] = sorted({s.anatomy for s in scenes})
     if part == "accuracy" and not args.smoke:
-        plot_reliability(record, args.results.parent / "img" / "reliability.png")
+        plot_reliability(record, args.results / "reliability.png")
     return record

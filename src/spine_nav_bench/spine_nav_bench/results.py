@@ -130,7 +130,9 @@ def _per_camera(r: Record) -> tuple[str, bool] | None:
         if c["tre_mm"] is None:
             continue
         right, seen = c["levels_registered"] / c["levels"], c["availability"]
-        parts.append(f"{name} {100 * right:.0f} %, {100 * seen:.0f} %, {c['tre_mm']['median']:.2f} mm")
+        parts.append(
+            f"{name} {100 * right:.0f} %, {100 * seen:.0f} %, {c['tre_mm']['median']:.2f} mm"
+        )
         strict = name not in EASY_CAMERAS or c["tre_mm"]["median"] <= 1.0
         met = met and right >= 0.98 and seen >= 0.9 and strict
     return "; ".join(parts), met
@@ -329,7 +331,7 @@ def render(folder: Path) -> str:
             "image, the same in every frame) and noise. The floor: point-to-plane ICP of one frame "
             "on the vertebra's true pixels from the true pose."), "",
             *cameras_table(r), "",
-            "![coverage of the bound, scene by scene](img/reliability.png)", "",
+            "![coverage of the bound, scene by scene](results/reliability.png)", "",
             "### Registration from scratch beside peer methods", "",
             ("The same frames, the same segmentation (our network's), one frame for a peer; ours "
             f"takes {stat(r['scratch'][OURS]['frames_used'], 1)} frames (mean / median / "
