@@ -207,6 +207,16 @@ def test_graduation_exports_what_is_better_and_nothing_else(place):
     assert decayed["step"] > stable.step
 
 
+def test_what_speaks_against_a_better_network_keeps_it_out(place, monkeypatch):
+    guarded = _pupil("one", gate=lambda old, new: ["poses are worse"] * (new != old))
+    monkeypatch.setattr(school, "PUPILS", {"one": guarded})
+    place.teach(["one"], minutes=6.0, turn_minutes=2.0)
+    shipped = place.models / "one.onnx"
+    shipped.write_text('{"miss": 9.0}')
+    assert not place.graduate("one", 0.0, refit=False)
+    assert shipped.read_text() == '{"miss": 9.0}'
+
+
 def test_a_better_mean_does_not_excuse_an_error_that_grew():
     targets = {"missed": 0.02, "false": 0.02}
     old = {"missed": 0.20, "false": 0.04}

@@ -64,6 +64,7 @@ class Pupil:
     reuse: float = 40.0  # samples per view of a machine's own: beyond, more views come first
     exam: int = 60  # views or pairs of a validation in passing; graduation takes all
     refit: tuple[str, ...] = ()  # arguments of `python -m` after graduation; {data} is the folder
+    gate: Callable[[Path, Path], list[str]] | None = None  # shipped, new model to objections
     prepare: Callable[[Path], Iterator[None]] | None = (
         None  # steps before a lesson, on the train folder
     )

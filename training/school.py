@@ -233,6 +233,9 @@ class School:
             card = pupil.publish(course.state(), validation, made, command, history)
             new = pupil.errors(card["validation"])
             better, reasons = verdict(old, new, pupil.targets)
+            if better and old and pupil.gate:
+                reasons += pupil.gate(shipped, made / shipped.name)
+                better = len(reasons) == 1
             print(compared(old, new, pupil.targets))
             for reason in reasons:
                 print(reason)

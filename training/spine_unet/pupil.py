@@ -16,6 +16,7 @@ from training.spine_unet import generate
 from training.spine_unet.dataset import find_views, load_view, make_sample, random_grid
 from training.spine_unet.evaluate import evaluate
 from training.spine_unet.export import publish
+from training.spine_unet.gate import gate
 from training.spine_unet.network import SpineUNet, TorchNetwork
 
 REFRESH = 400  # draws between two looks at what the generator has written meanwhile
@@ -173,6 +174,7 @@ PUPIL = Pupil(
         "vote_mm_median": 3.0,
     },
     publish=publish,
+    gate=gate,
     weight=2.0,
     enough=800,
     exam=80,

@@ -24,7 +24,7 @@ pytest.importorskip("onnx", reason="export needs the `train` extra (onnx)")
 sys.path.insert(0, str(TRAINING.parent))
 
 from training.course import Course
-from training.spine_unet import augment, dataset, network, pupil
+from training.spine_unet import augment, dataset, gate, network, pupil
 
 K = Intrinsics(160, 120, 400.0, 400.0, 79.5, 59.5)
 
@@ -177,3 +177,16 @@ def test_training_resumes_and_the_export_agrees(data, tmp_path):
 def test_without_views_the_stream_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="spine_unet.generate"):
         pupil.Views(tmp_path, np.random.default_rng(0)).batch()
+
+
+def test_a_model_that_navigates_worse_is_objected_to():
+    def navigated(tracked: int, error_mm: float, wrong: int = 0) -> gate.Navigated:
+        errors = np.r_[np.full(tracked - wrong, error_mm), np.full(wrong, 17.0)]
+        return gate.Navigated(100, errors)
+
+    shipped = navigated(80, 0.6)
+    assert gate.objections(shipped, navigated(85, 0.5)) == []
+    assert "fewer" in gate.objections(shipped, navigated(70, 0.5))[0]
+    assert "worse" in gate.objections(shipped, navigated(85, 0.7))[0]
+    assert "wrongly" in gate.objections(shipped, navigated(85, 0.5, 1))[0]
+    assert gate.objections(shipped, navigated(0, 0.0))  # nothing shown at all
