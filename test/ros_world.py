@@ -36,6 +36,11 @@ class World:
             assert node.trigger_activate() is TransitionCallbackReturn.SUCCESS, node.problem
         return node
 
+    def remove(self, node):
+        self.executor.remove_node(node)
+        self.mine.remove(node)
+        node.destroy_node()
+
     def listen(self, kind, topic, profile=qos.RESULT):
         self.got[topic] = []
         self.node.create_subscription(kind, topic, self.got[topic].append, profile)

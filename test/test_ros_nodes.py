@@ -24,6 +24,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from rod_bending_ar.ros import overlay_node
 from rod_bending_ar.ros.overlay_node import OverlayNode
+from spine_nav_bringup.ros import supervisor as supervisor_module
 from spine_nav_bringup.ros.case_server import CaseServer
 from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Supervisor
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
@@ -555,15 +556,72 @@ def test_a_node_that_is_not_there_is_a_failure_after_the_time_out(world):
     assert supervisor.failure == "ghost is not active after 1 s"
 
 
+def supervised(world, *names, **values):
+    supervisor = Supervisor({"nodes": names, **values}, NAMESPACE)
+    world.add(supervisor, active=False)
+    return supervisor
+
+
 def test_a_node_that_was_restarted_is_brought_up_again(world):
     log = []
     node = world.add(Plain("one", log), active=False)
-    supervisor = Supervisor({"nodes": ("one",)}, NAMESPACE)
-    world.add(supervisor, active=False)
+    supervisor = supervised(world, "one")
+    world.until(lambda: supervisor.reached)
+    world.remove(node)
+    world.until(lambda: not supervisor.reached)
+    world.add(Plain("one", log), active=False)
+    world.until(lambda: log.count(("one", "activate")) == 2)
+    world.until(lambda: supervisor.reached)
+    assert supervisor.nodes["one"].restarts == 1
+
+
+def test_what_was_deactivated_by_hand_stays_so_and_is_not_called_well(world):
+    log = []
+    node = world.add(Plain("one", log), active=False)
+    supervisor = supervised(world, "one")
     world.until(lambda: supervisor.reached)
     node.trigger_deactivate()
-    node.trigger_cleanup()
+    world.until(lambda: "inactive by hand" in supervisor.health().message)
+    world.spin(0.5)
+    assert log.count(("one", "activate")) == 1
+    assert supervisor.health().level == DiagnosticStatus.ERROR
+    assert status_fields(supervisor.health())["state"] == "unsafe"
+    world.call(Trigger, "supervisor/start", Trigger.Request())
     world.until(lambda: log.count(("one", "activate")) == 2)
+
+
+def test_a_paused_graph_is_not_well(world):
+    world.add(Plain("one", []), active=False)
+    supervisor = supervised(world, "one")
+    world.until(lambda: supervisor.reached)
+    assert supervisor.health().message == "all well"
+    world.call(SetBool, "supervisor/pause", SetBool.Request(data=True))
+    world.until(lambda: supervisor.reached)
+    assert supervisor.health().message == "paused: no guidance"
+
+
+@pytest.mark.parametrize("ending", ["refuses", "is shut down by hand", "is not there"])
+def test_an_optional_node_never_ends_the_operation(world, ending, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_OPTIONAL_S", 0.5)
+    node = None
+    if ending != "is not there":
+        node = world.add(Plain("extra", [], refuse=ending == "refuses"), active=False)
+    world.add(Plain("one", []), active=False)
+    supervisor = supervised(world, "extra", "one", optional=("extra",), timeout_s=5.0)
+    world.until(lambda: supervisor.reached)
+    if ending == "is shut down by hand":
+        node.trigger_shutdown()
+    world.until(lambda: "extra: " in supervisor.health().message)
+    assert status_fields(supervisor.health())["state"] == "degraded"
+    assert supervisor.failure == "" and supervisor.states["one"] == ACTIVE
+
+
+def test_a_required_node_that_is_shut_down_by_hand_ends_the_operation(world):
+    node = world.add(Plain("one", []), active=False)
+    supervisor = supervised(world, "one")
+    world.until(lambda: supervisor.reached)
+    node.trigger_shutdown()
+    world.until(lambda: "shut down by hand" in supervisor.failure)
 
 
 def test_what_was_mended_in_the_case_is_told_in_the_log_and_in_diagnostics(world, tmp_path):

@@ -1,50 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many diagnostics to one traffic light with reasons."""
+"""Many diagnostics and the supervisor's own concerns to one traffic light with reasons."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from spine_nav_common.ros.results import key_values
 
 _SILENT_S = 3.0  # three missed reports at 1 Hz
+STATES = ("ready", "degraded", "unsafe", "failed")
+_LEVELS = {
+    "ready": DiagnosticStatus.OK,
+    "degraded": DiagnosticStatus.WARN,
+    "unsafe": DiagnosticStatus.ERROR,
+    "failed": DiagnosticStatus.ERROR,
+}
+EXIT_CODES = {"ready": 0, "degraded": 0, "unsafe": 1, "failed": 1}
+
+
+@dataclass(frozen=True)
+class Concern:
+    """What keeps the whole from being ready. node: whose own report it replaces."""
+
+    state: str
+    reason: str
+    node: str = ""
 
 
 class HealthBoard:
-    """Keeps the newest status of every name and gives the worst of them."""
+    """Keeps the newest status of every node of a namespace and gives the worst of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = "/") -> None:
+        self._prefix = namespace.strip("/")
         self._newest: dict[str, tuple[float, DiagnosticStatus]] = {}
 
     def note(self, message: DiagnosticArray) -> None:
-        """A message of /diagnostics; statuses of other programs count too if named `…: health`."""
+        """A message of /diagnostics; what another namespace says of itself is not ours."""
         for status in message.status:
-            if status.name.endswith(": health"):
-                self._newest[status.name] = (time.monotonic(), status)
+            path, _, what = status.name.partition(": ")
+            namespace, _, node = path.rpartition("/")
+            if what == "health" and node != "spinenav" and namespace == self._prefix:
+                self._newest[node] = (time.monotonic(), status)
 
-    def summary(self, now_s: float, problem: str = "") -> DiagnosticStatus:
-        """The worst level, with the reasons of all that are not OK.
+    @property
+    def name(self) -> str:
+        """Of the status that this board gives."""
+        return f"{self._prefix}/spinenav: health" if self._prefix else "spinenav: health"
+
+    def summary(
+        self,
+        now_s: float,
+        concerns: Sequence[Concern] = (),
+        more: Mapping[str, object] | None = None,
+    ) -> DiagnosticStatus:
+        """The worst state, with the reasons of all that are not well.
 
         Args:
-            now_s: monotonic seconds; a name that is silent for three reports is stale.
-            problem: of the caller itself, an error if not empty.
+            now_s: monotonic seconds; a node that is silent for three reports is told.
+            concerns: of the caller; a node that is named there is not asked for itself.
+            more: further values.
+
+        Returns:
+            Its values begin with `state`: ready, degraded, unsafe (no guidance may be relied on)
+            or failed (will not mend itself).
         """
-        reasons = [problem] if problem else []
-        worst = DiagnosticStatus.ERROR if problem else DiagnosticStatus.OK
+        found = list(concerns)
+        told = {c.node for c in concerns}
         values: dict[str, object] = {}
-        for name, (heard_s, status) in sorted(self._newest.items()):
+        for node, (heard_s, status) in sorted(self._newest.items()):
             level, message = status.level, status.message
             if now_s - heard_s > _SILENT_S:
-                level, message = DiagnosticStatus.ERROR, f"silent for {now_s - heard_s:.0f} s"
-            values[name] = message
-            if level != DiagnosticStatus.OK:
-                reasons.append(f"{name.split(':')[0].rsplit('/', 1)[-1]}: {message}")
-                worst = max(worst, level)
+                level, message = DiagnosticStatus.WARN, f"silent for {now_s - heard_s:.0f} s"
+            values[node] = message
+            if level != DiagnosticStatus.OK and node not in told:
+                state = "degraded" if level == DiagnosticStatus.WARN else "unsafe"
+                found.append(Concern(state, f"{node}: {message}", node))
+        state = max((c.state for c in found), key=STATES.index, default="ready")
         return DiagnosticStatus(
-            level=worst,
-            name="spinenav: health",
-            message="; ".join(reasons) or "all well",
-            values=key_values(values),
+            level=_LEVELS[state],
+            name=self.name,
+            message="; ".join(c.reason for c in found) or "all well",
+            values=key_values({"state": state, **values, **(more or {})}),
         )

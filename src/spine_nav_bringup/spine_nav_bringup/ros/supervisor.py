@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings the lifecycle nodes up in order, watches them, and takes them down in reverse order.
+"""Brings the lifecycle nodes up in order, watches their heartbeats, takes back what a dead or hung
+one has shown, ends a hung one, brings a restarted one up again, and takes all down in reverse.
 
-Everything is asynchronous: one call at a time, its outcome always verified by asking for the state
-(a call that timed out may have succeeded, ros-navigation/navigation2#6556).
+Whoever started the processes starts them again (the launch file, `spinenav live`). Nothing here
+waits: transitions are asked for asynchronously, and what came of one is told by the heartbeats.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
-from lifecycle_msgs.srv import ChangeState, GetState
+from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
@@ -23,10 +24,13 @@ from std_srvs.srv import SetBool, Trigger
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
+from spine_nav_common.ros.heartbeat import beat_from_message
 from spine_nav_common.ros.params import declare, frozen, overrides
 from spine_nav_common.ros.runtime import run_node
 
-from .health import HealthBoard
+from .health import Concern, HealthBoard
+from .watch import ABSENT, ALIVE, DEAD, ENDED, LATE, Watched
+from .withdrawal import Withdrawal
 
 ACTIVE, INACTIVE, FINALIZED = (
     State.PRIMARY_STATE_ACTIVE,
@@ -49,7 +53,15 @@ _NEXT = {
         ACTIVE: Transition.TRANSITION_ACTIVE_SHUTDOWN,
     },
 }
-_TICK_S, _WATCH_S, _CALL_S = 0.02, 1.0, 5.0
+_REACHED = {
+    Transition.TRANSITION_CONFIGURE: INACTIVE,
+    Transition.TRANSITION_ACTIVATE: ACTIVE,
+    Transition.TRANSITION_DEACTIVATE: INACTIVE,
+}
+_TICK_S, _HEALTH_S = 0.05, 1.0
+_OPTIONAL_S = 10.0  # the others do not wait longer for a node that they can do without
+_RETRY_S = 5.0  # between two tries of a node that refuses
+_REPEATS = (0.1, 0.3, 1.0)  # s after which a withdrawal is told again: results may be under way
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,20 @@ class SupervisorConfig:
     nodes: tuple[str, ...] = param(
         ("navigation", "case_server", "overlay", "camera_source"), "nodes in order of start"
     )
+    optional: tuple[str, ...] = param(
+        ("case_server", "overlay", "stereo_tracker", "rod_guidance"),
+        "nodes that the operation goes on without; a tracker that is alone is never one of them",
+    )
     autostart: bool = param(True, "bring the nodes up at once")
-    exit_on_failure: bool = param(False, "end with exit code 1 when a node cannot be brought up")
+    exit_on_failure: bool = param(False, "end with exit code 1 when a required node has failed")
+    late_ms: float = param(
+        700.0, "a node without heartbeat for this long hangs: what it shows is withdrawn", "ms",
+        400.0, 10000.0,
+    )  # fmt: skip
+    hang_s: float = param(
+        2.5, "a node that hangs for this long is ended, to be started again; 0 = never", "s",
+        0.0, 600.0,
+    )  # fmt: skip
     timeout_s: float = param(
         120.0,
         "a node that is not there or not in its state after this has failed",
@@ -81,105 +105,212 @@ class Supervisor(Node):
         )
         declare(self, SupervisorConfig)
         self.config: SupervisorConfig = frozen(self, SupervisorConfig)
-        self.states: dict[str, int] = dict.fromkeys(self.config.nodes, 0)
-        self.failure = ""
+        names = self.config.nodes
+        self.nodes = {name: Watched(name, self._is_required(name)) for name in names}
         self._calls = {
-            name: (
-                self.create_client(GetState, f"{name}/get_state"),
-                self.create_client(ChangeState, f"{name}/change_state"),
-            )
-            for name in self.config.nodes
+            n: _Calls(self.create_client(ChangeState, f"{n}/change_state")) for n in names
         }
-        self._call: Any = None
-        self._call_started = 0.0
+        self.failure = ""
+        self.input_error = False  # the failure is of something that the user gave
         self.target = 0
-        self.board = HealthBoard()
+        self.board = HealthBoard(self.get_namespace())
+        self._withdrawal = Withdrawal(self, names)
+        self._again: list[tuple[float, str, str]] = []
+        self._ticked = time.monotonic()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._health = self.create_publisher(DiagnosticArray, topics.HEALTH, qos.LATCHED)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATE)
         self.create_subscription(DiagnosticArray, "/diagnostics", self.board.note, qos.RESULT)
+        self.create_subscription(DiagnosticStatus, topics.HEARTBEAT, self._on_beat, qos.RESULT)
         self.create_service(Trigger, "supervisor/start", self._on_start)
         self.create_service(SetBool, "supervisor/pause", self._on_pause)
         self.create_service(Trigger, "supervisor/shutdown", self._on_shutdown)
         self.create_timer(_TICK_S, self._tick, clock=steady)
-        self.create_timer(_WATCH_S, self._publish_health, clock=steady)
+        self.create_timer(_HEALTH_S, self._publish_health, clock=steady)
         if self.config.autostart:
             self.go(ACTIVE)
 
+    def _is_required(self, name: str) -> bool:
+        alone = name == "stereo_tracker" and "navigation" not in self.config.nodes
+        return alone or name not in self.config.optional
+
     def go(self, target: int) -> None:
-        """Bring every node to ACTIVE, INACTIVE or FINALIZED."""
-        self.target, self.failure, self._announced = target, "", False
-        self._deadline = time.monotonic() + self.config.timeout_s
-        self._asked = dict.fromkeys(self.config.nodes, 0.0)
+        """Bring every node to ACTIVE, INACTIVE or FINALIZED; forget what was done by hand."""
+        self.target, self.failure, self.input_error = target, "", False
+        self._announced, self._brought_up = False, False
+        self._began = time.monotonic()
+        for calls in self._calls.values():
+            calls.begin()
 
     @property
     def reached(self) -> bool:
-        """Whether all nodes were in the target state when they were last asked."""
-        return self.target != 0 and all(s == self.target for s in self.states.values())
+        """Whether all nodes are in the target state, or are done without."""
+        return self.target != 0 and all(self._settled(n) for n in self.nodes.values())
+
+    @property
+    def states(self) -> dict[str, int]:
+        """Lifecycle state per node; 0 where it is not there."""
+        return {n: w.state if w.life in (ALIVE, LATE) else 0 for n, w in self.nodes.items()}
+
+    def _at_target(self, node: Watched) -> bool:
+        if self.target == FINALIZED and node.life in (ABSENT, DEAD, ENDED):
+            return True
+        return node.life in (ALIVE, LATE) and node.state == self.target
+
+    def _settled(self, node: Watched) -> bool:
+        return self._at_target(node) or bool(self._without(node))
+
+    def _without(self, node: Watched) -> str:
+        """Why the others go on without a node, or ''."""
+        calls = self._calls[node.name]
+        if calls.by_hand:
+            return calls.by_hand
+        if node.required:
+            return ""
+        if calls.refused:
+            return calls.refused
+        waited = time.monotonic() - self._began > _OPTIONAL_S
+        return "does not start" if waited and node.life in (ABSENT, DEAD, ENDED) else ""
+
+    # Heartbeats and the look at them.
+
+    def _on_beat(self, message: DiagnosticStatus) -> None:
+        node = self.nodes.get(message.name)
+        if node is None:
+            return
+        try:
+            beat = beat_from_message(message)
+        except (KeyError, ValueError):
+            return  # of a program that is not ours
+        calls, before = self._calls[node.name], node.life
+        if node.note(beat):
+            calls.begin(calls.by_hand)
+            if node.restarts:
+                self.get_logger().warn(f"{node.name} was started again ({node.restarts}.)")
+        elif before == LATE:
+            self.get_logger().warn(f"{node.name} is heard again")
+        if beat.busy or beat.changes <= calls.stale_until:
+            return
+        self._see_state(node, beat.state)
+
+    def _see_state(self, node: Watched, state: int) -> None:
+        """A state that was not asked for was somebody's will."""
+        calls, node.state = self._calls[node.name], state
+        if state == self.target:
+            calls.was_there, calls.by_hand = True, ""
+        elif calls.was_there and calls.pending is None and not calls.by_hand:
+            calls.by_hand = f"{_label(state)} by hand"
+            self.get_logger().warn(f"{node.name} was made {calls.by_hand}")
+            if state == FINALIZED and node.required:
+                self._fail(f"{node.name} was shut down by hand; the operation cannot go on")
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if self._call is not None:
-            if not self._call.done() and now - self._call_started > _CALL_S:
-                self._call.cancel()
-                self._call = None  # what came of it is asked for next
+        held_up, self._ticked = now - self._ticked - _TICK_S, now
+        for node in self.nodes.values():
+            if held_up > 4 * _TICK_S:
+                node.forgive(held_up)
+            if node.look(1e-3 * self.config.late_ms):
+                self._on_life(node)
+            if node.life == LATE:
+                self._end_if_hung(node)
+        for due in [a for a in self._again if a[0] <= now]:
+            self._again.remove(due)
+            if not self._is_back(due[1]):
+                self._withdrawal.of(due[1], due[2])
+        if self.target and not self.failure:
+            self._advance(now)
+
+    def _is_back(self, name: str) -> bool:
+        return self.nodes[name].life == ALIVE and self.nodes[name].state == ACTIVE
+
+    def _on_life(self, node: Watched) -> None:
+        """A node died, hangs or has ended."""
+        calls, shown = self._calls[node.name], node.state == ACTIVE
+        if node.life in (DEAD, ENDED):
+            calls.begin(calls.by_hand)
+            node.state = 0
+        if self.target == FINALIZED or node.life == ENDED:
             return
-        if self.target == 0 or self.failure:
-            return
-        name = self._next_node(now)
-        if name is None:
+        reason = f"{node.name} {node.life}"
+        self.get_logger().error(f"{reason}: what it has shown is withdrawn")
+        if shown:
+            for name in _shown_by(node.name):
+                self._withdraw(name, reason)
+        self._publish_health()
+
+    def _withdraw(self, name: str, reason: str) -> None:
+        self._withdrawal.of(name, reason)
+        now = time.monotonic()
+        self._again += [(now + s, name, reason) for s in _REPEATS]
+
+    def _end_if_hung(self, node: Watched) -> None:
+        wait_s = self.config.hang_s
+        if wait_s and (node.stopped or node.since_s > wait_s) and node.kill():
+            self.get_logger().error(f"{node.name} hangs: its process is ended")
+
+    # Transitions.
+
+    def _advance(self, now: float) -> None:
+        names = list(self.nodes) if self.target == ACTIVE else list(self.nodes)[::-1]
+        for name in names:
+            node, calls = self.nodes[name], self._calls[name]
+            if calls.pending is not None:
+                if now - calls.asked > self.config.timeout_s:
+                    calls.begin()
+                    self._give_up(node, f"{name} did not answer for {self.config.timeout_s:g} s")
+            elif not self._at_target(node) and not calls.by_hand:
+                self._ask(node, now)
+            if not self._settled(node) and not self._brought_up:
+                break  # in order: who comes later waits
+        if self.reached:
+            self._brought_up = True
             if not self._announced:
                 self._announced = True
                 self.get_logger().info(f"all nodes are {_label(self.target)}")
-            self._deadline = now + self.config.timeout_s
+        elif not self._brought_up and now - self._began > self.config.timeout_s:
+            late = next(n for n in names if not self._settled(self.nodes[n]))
+            self._fail(f"{late} is not {_label(self.target)} after {self.config.timeout_s:g} s")
+
+    def _ask(self, node: Watched, now: float) -> None:
+        calls = self._calls[node.name]
+        step = _NEXT[self.target].get(node.state)
+        if node.life != ALIVE or node.changing or step is None or now < calls.not_before:
             return
-        if now > self._deadline:
-            self._fail(f"{name} is not {_label(self.target)} after {self.config.timeout_s:g} s")
+        if not calls.client.service_is_ready():
             return
-        self._ask(name)
+        future = calls.client.call_async(ChangeState.Request(transition=Transition(id=step)))
+        calls.pending, calls.asked = future, now
+        calls.stale_until = node.beat.changes if node.beat is not None else -1
 
-    def _next_node(self, now: float) -> str | None:
-        """The first node that is not where it should be, else one that was not asked for long."""
-        names = self.config.nodes if self.target == ACTIVE else self.config.nodes[::-1]
-        for name in names:
-            if self.states[name] != self.target:
-                return name
-        stale = [n for n in names if now - self._asked[n] > _WATCH_S]
-        return stale[0] if stale and self.target == ACTIVE else None
+        def answered(done: Any) -> None:
+            if calls.pending is not done:
+                return  # given up, or its process is another by now
+            calls.pending = None
+            if done.exception() is None and done.result() is not None:
+                self._on_answer(node, step, done.result().success)
 
-    def _ask(self, name: str) -> None:
-        get_state, _ = self._calls[name]
-        if not get_state.service_is_ready():
-            self.states[name] = 0
+        future.add_done_callback(answered)
+
+    def _on_answer(self, node: Watched, step: int, success: bool) -> None:
+        calls = self._calls[node.name]
+        if success:
+            calls.refused = ""
+            self._see_state(node, _REACHED.get(step, FINALIZED))
             return
-        self._asked[name] = time.monotonic()
-        self._start(get_state.call_async(GetState.Request()), name, self._on_state)
+        calls.not_before = time.monotonic() + _RETRY_S
+        self._give_up(
+            node, f"{node.name} refused to become {_label(self.target)}; its log says why"
+        )
 
-    def _on_state(self, name: str, answer: GetState.Response) -> None:
-        self.states[name] = answer.current_state.id
-        step = _NEXT[self.target].get(answer.current_state.id)
-        if step is None:
-            if answer.current_state.id == FINALIZED and self.target != FINALIZED:
-                self._fail(f"{name} has shut down; start it again")
-            return  # there already, or on its way between two states
-        _, change = self._calls[name]
-        request = ChangeState.Request(transition=Transition(id=step))
-        self._start(change.call_async(request), name, self._on_changed)
-
-    def _on_changed(self, name: str, answer: ChangeState.Response) -> None:
-        if not answer.success:
-            self._fail(f"{name} refused to become {_label(self.target)}; its log says why")
-
-    def _start(self, call: Any, name: str, done: Any) -> None:
-        self._call, self._call_started = call, time.monotonic()
-
-        def finished(future: Any) -> None:
-            if self._call is not future:
-                return  # timed out before; the state is being asked for
-            self._call = None
-            if future.exception() is None and future.result() is not None:
-                done(name, future.result())
-
-        call.add_done_callback(finished)
+    def _give_up(self, node: Watched, reason: str) -> None:
+        """A node refuses: without a required one there is nothing to start."""
+        if node.required and not self._calls[node.name].ever_there:
+            self.input_error = node.beat is not None and node.beat.input_error
+            self._fail(reason)
+        else:
+            self._calls[node.name].refused = reason
+            self.get_logger().error(reason)
 
     def _fail(self, reason: str) -> None:
         self.failure = reason
@@ -200,20 +331,86 @@ class Supervisor(Node):
         answer.success, answer.message = True, "shutting down in reverse order"
         return answer
 
+    # Health.
+
+    def _concerns(self) -> list[Concern]:
+        """What is not as it should be, of the nodes themselves."""
+        if self.failure:
+            return [Concern("failed", self.failure)]
+        found = []
+        for name, node in self.nodes.items():
+            grave = "unsafe" if node.required else "degraded"
+            without = self._without(node)
+            if node.life in (DEAD, LATE, ENDED) and self.target == ACTIVE:
+                found.append(Concern(grave, f"{name} {node.life}", name))
+            elif without:
+                found.append(Concern(grave, f"{name}: {without}", name))
+            elif self.target == ACTIVE and not self._at_target(node):
+                starting = f"{name} is starting"
+                found.append(Concern(grave if self._brought_up else "degraded", starting, name))
+        if self.target == INACTIVE:
+            found.append(Concern("degraded", "paused: no guidance"))
+        elif self.target != ACTIVE:
+            found.append(Concern("degraded", "not started" if not self.target else "shut down"))
+        return found
+
     def _publish_health(self) -> None:
-        down = [n for n, s in self.states.items() if self.target == ACTIVE and s != ACTIVE]
-        problem = self.failure or (f"not active: {', '.join(down)}" if down else "")
-        status = self.board.summary(time.monotonic(), problem)
+        status = self.health()
         stamp_ns = self.get_clock().now().nanoseconds
-        self._health.publish(DiagnosticArray(header=header(stamp_ns, ""), status=[status]))
+        message = DiagnosticArray(header=header(stamp_ns, ""), status=[status])
+        self._health.publish(message)
+        self._diagnostics.publish(message)
 
     def health(self) -> DiagnosticStatus:
         """The one traffic light, now."""
-        return self.board.summary(time.monotonic(), self.failure)
+        restarts = {f"{n}: started again": w.restarts for n, w in self.nodes.items()}
+        return self.board.summary(
+            time.monotonic(), self._concerns(), {k: v for k, v in restarts.items() if v > 0}
+        )
+
+    def destroy_node(self) -> None:
+        """Give the process handles back too."""
+        for node in self.nodes.values():
+            node.close()
+        super().destroy_node()
+
+
+class _Calls:
+    """The transition of one node that is under way, and what the node did of itself."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.ever_there = False
+        self.begin()
+
+    def begin(self, by_hand: str = "") -> None:
+        """A new process, or a new target; who was put aside by hand stays aside if told so."""
+        self.pending: Any = None
+        self.asked = self.not_before = 0.0
+        self.stale_until = -1  # heartbeats with this many changes are older than the last answer
+        self.refused, self.by_hand = "", by_hand
+        self._was_there = False
+
+    @property
+    def was_there(self) -> bool:
+        """Whether this process has been where it should be."""
+        return self._was_there
+
+    @was_there.setter
+    def was_there(self, value: bool) -> None:
+        self._was_there = value
+        self.ever_there = self.ever_there or value
+
+
+def _shown_by(name: str) -> tuple[str, ...]:
+    """Whose pictures are untrue once a node is gone."""
+    return ("navigation", "stereo_tracker") if name == "camera_source" else (name,)
 
 
 def _label(state: int) -> str:
-    return {ACTIVE: "active", INACTIVE: "inactive", FINALIZED: "finalized"}[state]
+    return {ACTIVE: "active", INACTIVE: "inactive", FINALIZED: "finalized"}.get(
+        state, "unconfigured"
+    )
 
 
 def main() -> int:

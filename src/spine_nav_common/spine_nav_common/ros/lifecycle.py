@@ -9,6 +9,7 @@ exception that leaves a transition callback would kill an rclpy node).
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -22,8 +23,9 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
-from . import qos
+from . import qos, topics
 from .conversions import header, stamp_to_ns
+from .heartbeat import GOODBYE, PERIOD_S, Beat, beat_message, new_birth, this_machine
 from .params import declare, frozen, overrides
 from .results import key_values
 
@@ -50,6 +52,10 @@ class SpineNode(LifecycleNode):
         self._activated: list[Callable[[], bool]] = []
         # Timers that watch for silence must run when simulated time stands still.
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._born, self._changes = new_birth(), 0
+        self._machine = this_machine()
+        self._beats = self.create_publisher(DiagnosticStatus, topics.HEARTBEAT, qos.RESULT)
+        self.create_timer(PERIOD_S, self._beat, clock=self.steady)
 
     def configure(self) -> None:
         """`advertise` and `serve`, load what is slow. Raise to refuse."""
@@ -72,6 +78,11 @@ class SpineNode(LifecycleNode):
         self.notes = tuple(notes)
         for note in self.notes:
             self.get_logger().warn(note)
+
+    @property
+    def ready(self) -> bool:
+        """Whether whoever produces may begin; a recorder of the run waits for it."""
+        return True
 
     def now_ns(self) -> int:
         """ROS time in ns (simulated where use_sim_time is set)."""
@@ -134,7 +145,7 @@ class SpineNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Stop threads and free resources also when no transition asked for it."""
-        self._guarded("stop", self._release)
+        self._guarded(GOODBYE, self._release)
         super().destroy_node()
 
     def _configure(self) -> None:
@@ -176,16 +187,36 @@ class SpineNode(LifecycleNode):
 
     def _guarded(self, verb: str, run: Callable[[], None]) -> TransitionCallbackReturn:
         start = time.monotonic()
+        self._beat(verb)  # the executor is busy from now on, and does not hang
         try:
             run()
         except Exception as error:  # noqa: BLE001 - it would kill the node (ros2/rclpy#1209)
+            self._changes += 1
             self.error = error
             self.problem = f"cannot {verb}: {' '.join(str(error).split()) or type(error).__name__}"
             self.get_logger().error(self.problem)
             return TransitionCallbackReturn.FAILURE
-        self.problem = ""
+        self._changes += 1
+        self.problem, self.error = "", None
         self.get_logger().debug(f"{verb}: {(time.monotonic() - start) * 1e3:.0f} ms")
         return TransitionCallbackReturn.SUCCESS
+
+    def _beat(self, busy: str = "") -> None:
+        if not self.context.ok():
+            return
+        beat = Beat(
+            self.get_name(),
+            self._machine,
+            os.getpid(),
+            self._born,
+            self._state_machine.current_state[0],
+            self._changes,
+            busy,
+            self.problem,
+            isinstance(self.error, ValueError),
+            self.ready,
+        )
+        self._beats.publish(beat_message(beat))
 
     def _publish_health(self) -> None:
         severity, message, values = self.health()

@@ -23,6 +23,7 @@ VERTEBRAE = "guidance/vertebrae"
 OVERLAY = "overlay/image"
 OVERLAY_COMPRESSED = "overlay/image/compressed"
 HEALTH = "health"
+HEARTBEAT = "heartbeat"
 DEFAULT_NAMESPACE = "/spine"
 
 
