@@ -8,11 +8,22 @@ ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=stereo stere
 """
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    LogInfo,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    Shutdown,
+    TimerAction,
+)
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from spine_nav_common.core.restart import GIVEN_UP, WRONG_INPUT, Backoff
+from spine_nav_common.ros.runtime import dds_environment
 
 ARGUMENTS = {
     "case": (None, "folder of the case (case.yaml, meshes, plan)"),
@@ -71,20 +82,37 @@ def nodes(context: LaunchContext) -> list:
     stereo_topics = {n: f"{pair}/{t}" for n, t in STEREO_TOPICS.items()} if pair else {}
     case = {"case": text(given["case"])}
     models = {"models": text(given["models"])} if given["models"] else {}
+    ends = given["exit_at_end"].lower() == "true"
     model = {"model": text(given["model"])} if given["model"] else {}
 
-    def node(package: str, executable: str, *values: dict, **options) -> Node:
-        return Node(
-            package=package,
-            executable=executable,
-            name=executable,
-            namespace=given["namespace"],
-            parameters=[*([file] if executable != "supervisor" else []), sim_time, *values],
-            arguments=["--ros-args", "--log-level", given["log_level"]],
-            output="both",
-            sigterm_timeout=END_S,
-            **options,
-        )
+    def node(package: str, executable: str, *values: dict) -> Node:
+        restart = Backoff()
+
+        def make() -> Node:
+            return Node(
+                package=package,
+                executable=executable,
+                name=executable,
+                namespace=given["namespace"],
+                parameters=[*([file] if executable != "supervisor" else []), sim_time, *values],
+                arguments=["--ros-args", "--log-level", given["log_level"]],
+                output="both",
+                sigterm_timeout=END_S,
+                on_exit=ended,
+            )
+
+        def ended(event: ProcessExited, context: LaunchContext) -> list:
+            """A process that ends is started again, unless that was its last word."""
+            if context.is_shutdown:
+                return []
+            reason = last_word(executable, event.returncode, ends)
+            if reason:
+                return [Shutdown(reason=reason)]
+            wait_s = restart.next_s()
+            told = LogInfo(msg=f"{executable} has ended; started again in {wait_s:g} s")
+            return [told, TimerAction(period=wait_s, actions=[make()])]
+
+        return make()
 
     graph = {
         "rgbd": [
@@ -106,21 +134,23 @@ def nodes(context: LaunchContext) -> list:
         own |= {"camera": camera} if camera else {}
         own |= {"stereo_camera": pair} if pair else {}
         own |= {"scenes": scenes} if source == "replay" else {}
-        ends = given["exit_at_end"].lower() == "true"
-        over = [Shutdown(reason="the recording is at its end")] if ends else None
-        actions.append(
-            node("spine_perception", "camera_source", own, {"exit_at_end": ends}, on_exit=over)
-        )
+        actions.append(node("spine_perception", "camera_source", own, {"exit_at_end": ends}))
         names.append("camera_source")
     actions.append(
-        node(
-            "spine_nav_bringup",
-            "supervisor",
-            {"nodes": names, "exit_on_failure": True},
-            on_exit=[Shutdown(reason="the supervisor has ended")],
-        )
+        node("spine_nav_bringup", "supervisor", {"nodes": names, "exit_on_failure": True})
     )
     return actions
+
+
+def last_word(executable: str, code: int, ends: bool) -> str:
+    """Why the launch ends with this process, or "" where the process is started again."""
+    if code == WRONG_INPUT:
+        return f"{executable} was given something wrong: see its last line"
+    if executable == "supervisor" and code == GIVEN_UP:
+        return "the supervisor has lost a node that the operation needs"
+    if executable == "camera_source" and ends and code in (0, 1):
+        return "the recording is at its end"
+    return ""
 
 
 def text(value: str) -> ParameterValue:
@@ -135,6 +165,8 @@ def generate_launch_description() -> LaunchDescription:
         else DeclareLaunchArgument(name, default_value=default, description=about)
         for name, (default, about) in ARGUMENTS.items()
     ]
-    # One thread per numerical library: the nodes share the cores.
-    threads = SetEnvironmentVariable("OMP_NUM_THREADS", "1")
-    return LaunchDescription([*declared, threads, OpaqueFunction(function=nodes)])
+    # One thread per numerical library, since the nodes share the cores; images pass whole to and
+    # from every process that is started here.
+    settings = {"OMP_NUM_THREADS": "1", **dds_environment()}
+    environment = [SetEnvironmentVariable(name, value) for name, value in settings.items()]
+    return LaunchDescription([*declared, *environment, OpaqueFunction(function=nodes)])

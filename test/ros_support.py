@@ -38,6 +38,12 @@ def own_domain() -> None:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
+def exit_codes(proc_info) -> dict[str, int]:
+    """Exit code of the last process of each executable that a launch test started."""
+    # executable-N, where N counts all processes of a launch
+    return {n.rpartition("-")[0]: proc_info[n].returncode for n in proc_info.process_names()}
+
+
 def write_small_case(folder: Path) -> Path:
     """Two box-like vertebrae 35 mm apart with a plan; returns the folder."""
     meshes, plan = {}, []

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from spine_nav_common.core.restart import WRONG_INPUT
 from spine_nav_common.parameters import ParameterError
 
+WORKER_DIED = 3
 _LOOK_S = 0.2  # how soon a signal or an exit code is noticed
 PROFILE = Path(__file__).with_name("fastdds_shm32M.xml")
 
@@ -24,10 +26,15 @@ class RosMissing(RuntimeError):
 
 def prepare_environment() -> None:
     """Set what Fast DDS and ament read at start, where the user has not set it. Before rclpy."""
-    # Jazzy reads the first name, Kilted the second.
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-        os.environ.setdefault(name, str(PROFILE))
+    os.environ.update(dds_environment())
     os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
+
+
+def dds_environment() -> dict[str, str]:
+    """What a process needs so that it can send or receive images whole, the user's own first."""
+    # Jazzy reads the first name, Kilted the second.
+    names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+    return {name: os.environ.get(name, str(PROFILE)) for name in names}
 
 
 def require_ros() -> None:
@@ -64,7 +71,7 @@ def run_node(
 
     Returns:
         0 after SIGINT, SIGTERM or an own shutdown; 2 where a parameter is wrong (one line on
-        stderr). Other exceptions are faults of the program and pass through.
+        stderr), 3 where the node's worker thread died. Other exceptions are faults of the program and pass through.
     """
     prepare_environment()
     import rclpy
@@ -72,28 +79,39 @@ def run_node(
     from rclpy.signals import SignalHandlerOptions
 
     # Own handlers: rclpy's would end the context before the node could withdraw what it shows.
+    # They stay until the process has ended, so that a second ctrl-C cannot break the clean end.
+    stopped = _note_signals()
     rclpy.init(
         args=list(argv) if argv is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
     )
     node = None
     try:
-        with stop_on_signal() as stopped:
-            node = make()
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            while rclpy.ok() and not stopped:
-                if (code := exit_code(node)) is not None:
-                    return code
-                executor.spin_once(timeout_sec=_LOOK_S)
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while rclpy.ok() and not stopped:
+            if (code := exit_code(node)) is not None:
+                return code
+            if not getattr(node, "alive", True):
+                return WORKER_DIED
+            executor.spin_once(timeout_sec=_LOOK_S)
         return 0
     except ParameterError as error:
         print(error, file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     finally:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _note_signals() -> list[str]:
+    """SIGINT and SIGTERM put their name into the list from now on."""
+    stopped: list[str] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: stopped.append(signal.Signals(n).name))
+    return stopped
 
 
 @contextmanager

@@ -159,6 +159,11 @@ class NavigationNode(WorkerNode):
         return self.ask(answer, lambda: self.core.navigator.confirm(request.data))
 
     @property
+    def ready(self) -> bool:
+        """Whether a camera may begin: what it sends will be heard and its results noted."""
+        return self.listened_to
+
+    @property
     def listened_to(self) -> bool:
         """Whether somebody is matched to every topic that a record of the run needs."""
         return self.active and self._output.listened_to

@@ -207,6 +207,11 @@ class StereoTrackerNode(WorkerNode):
         return "all tracks are forgotten"
 
     @property
+    def ready(self) -> bool:
+        """Whether a camera may begin: what it sends will be heard and its results noted."""
+        return self.listened_to
+
+    @property
     def listened_to(self) -> bool:
         """Whether somebody is matched to every topic that a record of the run needs."""
         return self.active and self._output.listened_to
