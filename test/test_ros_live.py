@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
+import rclpy
 import ros_support as support
 from mock_model import write_mock_model
 
@@ -24,6 +26,7 @@ from spine_nav_common.core.outputs import read_json, read_poses, read_timings
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import Status
 from spine_nav_common.parameters import ParameterError
+from spine_nav_common.ros.runtime import run_node, stop_on_signal
 from spine_registration.ros.navigation import NavigationNode
 
 pytestmark = pytest.mark.ros
@@ -224,6 +227,40 @@ def test_the_command_runs_the_real_nodes_to_the_end(case, recording, tmp_path):
     assert {r.status for frame in rows.values() for r in frame} == {Status.SEARCHING}
     assert read_json(tmp_path / "summary.json")["results"] >= 1
     assert "12 frames" in ended.stdout and "Traceback" not in ended.stderr
+
+
+def test_a_dead_overlay_is_started_again_and_the_navigation_goes_on(case, tmp_path):
+    """The overlay of `live` is a process: killed, it comes back and is configured again."""
+    recording = support.write_small_recording(tmp_path / "rec", 60)
+    seen = SimpleNamespace(child=None, killed=0, back=False)
+
+    def make(values, namespace):
+        given = dict(values)
+        navigation = NavigationNode(
+            given.pop("navigation"), namespace, support.fake_loader([], register_after=0)
+        )
+        nodes = {"navigation": navigation, **live.live_nodes(given, namespace)}
+        seen.child = nodes["overlay"]
+        assert seen.child.process.pid != os.getpid()
+        return nodes
+
+    def progress(done, total, note):
+        if not seen.killed:
+            seen.killed = seen.child.process.pid
+            seen.child.process.kill()
+        seen.back |= seen.child.process.pid != seen.killed and seen.child.process.poll() is None
+
+    outcome = run(case, f"replay:{recording}", tmp_path / "out", make, progress)
+    assert seen.back and seen.child.restarts == 1
+    assert outcome.exit_code == 0, outcome.stopped
+    assert len(rows_by_frame(tmp_path / "out")) == 60
+    assert seen.child.process.poll() is not None, "no process is left behind"
+
+
+def test_an_orphaned_child_ends_by_itself(case, monkeypatch):
+    monkeypatch.setenv("SPINENAV_PARENT_PID", "1" if os.getppid() != 1 else "2")
+    with stop_on_signal():  # puts pytest's handlers back
+        assert run_node(lambda: rclpy.create_node("orphan")) == 0
 
 
 def test_the_command_refuses_a_damaged_model_with_2_and_one_line(case, recording, tmp_path):

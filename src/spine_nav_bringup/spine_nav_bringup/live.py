@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spinenav live`: the ROS 2 graph of launch/, in one process, with everything measured on disk.
+"""`spinenav live`: the ROS 2 graph of launch/, from one command, with everything measured on disk.
 
 The nodes, their parameters and their topics are those of the launch files. A SingleThreadedExecutor
-runs them all; the navigation computes in its own thread. Rows are written as they come, so nothing
+runs them all but the overlay, which draws in a process of its own; the navigation computes in its
+own thread. Rows are written as they come, so nothing
 that was measured is lost when a node dies, the camera is unplugged or the user stops the run.
 """
 
@@ -104,7 +105,7 @@ def run_live(
         require_ros()
     except RosMissing as error:
         raise ParameterError(f"{error}; replay works without ROS") from error
-    return _Run(options, use_case, values, case, progress).run(make_nodes or default_nodes)
+    return _Run(options, use_case, values, case, progress).run(make_nodes or live_nodes)
 
 
 def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -188,6 +189,22 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     return {name: kinds[name](given, namespace) for name, given in values.items()}
 
 
+def live_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str, Any]:
+    """`default_nodes`, but the overlay in a process of its own: it draws beside the navigation."""
+    from rod_bending_ar.ros import overlay_node
+
+    from .ros.child import ChildNode
+
+    own = {name: given for name, given in values.items() if name != "overlay"}
+    nodes = default_nodes(own, namespace)
+    if "overlay" in values:
+        nodes["overlay"] = ChildNode(
+            "overlay", overlay_node.__name__, overlay_node.OverlayConfig, values["overlay"],
+            namespace,
+        )  # fmt: skip
+    return {name: nodes[name] for name in values}  # in order of start
+
+
 @dataclass
 class _Run:
     options: LiveOptions
@@ -199,6 +216,7 @@ class _Run:
     signals: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, Any] = field(default_factory=dict)
+    children: list[Any] = field(default_factory=list)
 
     def run(self, make_nodes: Callable[..., dict[str, Any]]) -> Outcome:
         prepare_environment()
@@ -221,6 +239,7 @@ class _Run:
         return Outcome(self.summary, self.stopped)
 
     def _build(self, make_nodes: Callable[..., dict[str, Any]]) -> None:
+        from .ros.child import ChildNode
         from .ros.collector import Collector
         from .ros.implant_collector import ImplantCollector
         from .ros.supervisor import Supervisor
@@ -247,8 +266,10 @@ class _Run:
             )
         self.supervisor = Supervisor({"nodes": tuple(self.nodes)}, namespace)
         self.all = [*self.nodes.values(), *self.collectors.values(), self.supervisor]
+        self.children = [n for n in self.nodes.values() if isinstance(n, ChildNode)]
         for node in self.all:
-            self.executor.add_node(node)
+            if node not in self.children:
+                self.executor.add_node(node)
 
     def _latency_ms(self, stamp_ns: int) -> float | None:
         """Stamp to now. A replayed frame's stamp counts from when it was due at its own pace."""
@@ -287,6 +308,8 @@ class _Run:
                 problems = [n.problem for n in self.nodes.values() if n.problem]
                 self.stopped = "; ".join([self.supervisor.failure, *problems])
                 return
+            for child in self.children:
+                child.tend()
             dead = [name for name, node in self.computing.items() if not node.alive]
             if dead:
                 self.stopped = f"the {dead[0]} thread died"

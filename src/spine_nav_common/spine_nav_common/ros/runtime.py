@@ -17,6 +17,7 @@ from spine_nav_common.parameters import ParameterError
 
 WORKER_DIED = 3
 _LOOK_S = 0.2  # how soon a signal or an exit code is noticed
+PARENT_PID = "SPINENAV_PARENT_PID"  # the node of a child process ends when this is gone
 PROFILE = Path(__file__).with_name("fastdds_shm32M.xml")
 
 
@@ -93,6 +94,8 @@ def run_node(
         while rclpy.ok() and not stopped:
             if (code := exit_code(node)) is not None:
                 return code
+            if _orphaned():
+                return 0
             if not getattr(node, "alive", True):
                 return WORKER_DIED
             executor.spin_once(timeout_sec=_LOOK_S)
@@ -112,6 +115,11 @@ def _note_signals() -> list[str]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: stopped.append(signal.Signals(n).name))
     return stopped
+
+
+def _orphaned() -> bool:
+    parent = os.environ.get(PARENT_PID)
+    return parent is not None and os.getppid() != int(parent)
 
 
 @contextmanager
