@@ -69,7 +69,7 @@ def _pupil(name: str, **more: object) -> Pupil:
     material = Material(
         "numbers",
         _make,
-        lambda folder, index: (folder / f"{index}.txt").exists(),
+        lambda folder: {int(p.stem) for p in folder.glob("*.txt")},
         lambda folder: len(list(folder.glob("*.txt"))),
         validation_units=4,
         training_units=50,
@@ -187,6 +187,20 @@ def test_time_in_which_the_process_is_stopped_is_no_time():
     child.send_signal(signal.SIGCONT)
     work, wall = map(float, child.communicate()[0].split())
     assert wall >= 0.3 and work < 0.1
+
+
+def test_the_checkpoint_that_is_committed_begins_the_course_of_the_next_machine(place, tmp_path):
+    place.teach(["one"], minutes=3.0, turn_minutes=1.0)
+    place.save(["one", "two"])  # the second one has never been taught
+    assert sorted(f.name for f in place.models.iterdir()) == ["one.pt"]
+    mine = course.Course(school.PUPILS["one"], place.home, place.models)
+    other = course.Course(school.PUPILS["one"], tmp_path / "elsewhere", place.models)
+    assert (other.step, other.samples, other.views_before) == (mine.step, mine.samples, mine.views)
+    assert other.warm == 0 and other.local_samples == 0  # its views and its optimiser are new
+    target = tmp_path / "committed.jsonl"
+    for _ in range(2):
+        curve.merge(place.curve, target)
+    assert curve.read(target) == curve.read(place.curve) != []
 
 
 def test_graduation_exports_what_is_better_and_nothing_else(place):

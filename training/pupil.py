@@ -29,12 +29,13 @@ class Stream(Protocol):
 class Material:
     """Rendered data of one kind. `make(folder, split, index, real)` renders unit `index` (all views
     of it or none) from the real surfaces in `real` and returns how many views it made; it raises
-    ValueError where that unit cannot be made. `units` of the validation list make the exam.
+    ValueError where that unit cannot be made. made(folder): the units that are there. The first
+    `validation_units` of the validation list make the exam.
     """
 
     folder: str
     make: Callable[[Path, str, int, Path], int]
-    exists: Callable[[Path, int], bool]
+    made: Callable[[Path], set[int]]
     count: Callable[[Path], int]
     validation_units: int
     training_units: int

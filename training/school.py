@@ -71,10 +71,10 @@ class School:
         else:
             machine = zlib.crc32(f"{platform.node()} {uuid.getnode()}".encode())
             first = machine % many
+        there = material.made(folder)
         for k in range(many):
             index = (first + k) % many
-            unit = (material.folder, split, index)
-            if unit not in self.failed and not material.exists(folder, index):
+            if index not in there and (material.folder, split, index) not in self.failed:
                 return index
         return None
 

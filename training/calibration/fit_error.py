@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit the error model of predicted TRE on the anatomies of the list `calibrate`, over many cameras.
 
-    python training/calibration/fit_error.py --scenes 44 --cache DIR \\
+    python -m training.calibration.fit_error --scenes 44 --cache DIR \\
         --out src/spine_registration/spine_registration/error_model.json
 
 Records virtual operations once (each with a camera of its own bias and noise, models by turns),

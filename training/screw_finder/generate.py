@@ -177,9 +177,9 @@ def anatomies(split: str, real: Path) -> Anatomies:
     return Anatomies(MAKE[split], split_list(split), real, PER_ANATOMY[split])
 
 
-def unit_exists(folder: Path, index: int) -> bool:
-    """Whether operation `index` has been rendered to `folder`."""
-    return (folder / f"{index:05d}_0.npz").exists()
+def units_made(folder: Path) -> set[int]:
+    """The operations that have been rendered to `folder`."""
+    return {int(p.name.split("_")[0]) for p in folder.glob("[0-9]*_0.npz")}
 
 
 def make_unit(
@@ -226,8 +226,9 @@ def main() -> None:
     folder = args.data / "pairs" / args.split
     families = tuple(args.families) if args.families else None
     start, made = time.perf_counter(), 0
+    there = units_made(folder)
     for index in range(args.first, args.first + args.scenes):
-        if unit_exists(folder, index):
+        if index in there:
             continue
         try:
             made += make_unit(

@@ -170,7 +170,7 @@ def errors(report: dict) -> dict[str, float]:
 MATERIAL = Material(
     folder="pairs",
     make=generate.make_unit,
-    exists=generate.unit_exists,
+    made=generate.units_made,
     count=lambda folder: len(find_pairs(folder)),
     validation_units=45,
     training_units=90000 * generate.PER_ANATOMY["train"],

@@ -163,9 +163,9 @@ def split_list(split: str) -> dict:
     return yaml.safe_load(SPLITS.read_text(encoding="utf-8"))[split]
 
 
-def unit_exists(folder: Path, index: int) -> bool:
-    """Whether anatomy `index` has been rendered to `folder`."""
-    return any(folder.glob(f"{index:05d}_*"))
+def units_made(folder: Path) -> set[int]:
+    """The anatomies that have been rendered to `folder`."""
+    return {int(p.name.split("_")[0]) for p in folder.glob("[0-9]*_*")}
 
 
 def make_unit(folder: Path, split: str, index: int, real: Path, scenes_views=None) -> int:
@@ -193,8 +193,9 @@ def main() -> None:
     cv2.setNumThreads(1)
     start, made = time.perf_counter(), 0
     folder = args.data / "views" / args.split
+    there = units_made(folder)
     for index in range(args.first, args.first + args.anatomies):
-        if unit_exists(folder, index):
+        if index in there:
             continue
         try:
             made += make_unit(folder, args.split, index, args.real)

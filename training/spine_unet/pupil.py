@@ -148,7 +148,7 @@ def errors(report: dict) -> dict[str, float]:
 MATERIAL = Material(
     folder="views",
     make=generate.make_unit,
-    exists=generate.unit_exists,
+    made=generate.units_made,
     count=lambda folder: len(find_views(folder)),
     validation_units=42,
     training_units=90000,
@@ -178,5 +178,5 @@ PUPIL = Pupil(
     weight=2.0,
     enough=800,
     exam=80,
-    refit=(f"training.calibration.fit_error --scenes 24 --frames 12 --out {ERROR_MODEL}",),
+    refit=(f"training.calibration.fit_error --cache {{data}}/calibrate --out {ERROR_MODEL}",),
 )
