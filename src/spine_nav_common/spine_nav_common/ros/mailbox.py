@@ -19,10 +19,10 @@ class NewestWins:
     """Runs the stages of the work in a thread each and `done(output)` on the node's executor thread.
 
     While one item is in the second stage, the next is in the first; outputs come in order. An item
-    that waits for a stage is dropped for a newer one, but for one case: where `follows()` is false,
-    an item may keep the last stage for long (a search). If it then ends with something to follow,
-    what came meanwhile is worked off in order, up to `backlog` items, so that there is no gap to
-    follow over. While following, that queue only shrinks: what comes out never stays late.
+    that waits is dropped for a newer one, but for one case: where `follows()` is false, an item may
+    keep the last stage for long (a search), and nothing else is begun. If it then ends with something
+    to follow, what came meanwhile is worked off in order, up to `backlog` items, so that there is no
+    gap to follow over. While following, that queue only shrinks: what comes out never stays late.
 
     rclpy publishers and timers stay on the executor thread; a guard condition wakes it up. Stages
     handle their own exceptions; one that escapes ends its thread loudly.
@@ -46,7 +46,7 @@ class NewestWins:
         self._node, self._done, self._dropped = node, done, dropped
         self._stages, self._follows, self._backlog = tuple(stages), follows, backlog
         self._queues: list[deque[Any]] = [deque() for _ in stages]
-        self._room = [1] * len(self._queues)
+        self._room = 1  # of the first queue; one item at most waits between two stages
         self._busy = [False] * len(self._queues)
         self._stop = False
         self._outputs: deque[Any] = deque()
@@ -63,7 +63,9 @@ class NewestWins:
     def put(self, item: Any) -> None:
         """Leave an item; one that still waits for the first stage is dropped for it."""
         with self._change:
-            self._push(0, item)
+            self._queues[0].append(item)
+            self._shorten(self._room)
+            self._change.notify_all()
 
     def ask(self, question: Callable[[], Any]) -> Future:
         """Have a question answered in the last stage's thread before its next item; cancelled by
@@ -108,31 +110,36 @@ class NewestWins:
         while self._questions:
             self._questions.popleft()[0].cancel()
 
-    def _push(self, i: int, item: Any) -> None:
-        self._queues[i].append(item)
-        self._shorten(i, self._room[i])
-        self._change.notify_all()
-
-    def _shorten(self, i: int, room: int) -> None:
-        while len(self._queues[i]) > room:
-            self._queues[i].popleft()
+    def _shorten(self, room: int) -> None:
+        while len(self._queues[0]) > room:
+            self._queues[0].popleft()
             self._dropped()
+
+    def _ready(self, i: int) -> bool:
+        """Whether a stage may begin its next item."""
+        if not self._queues[i]:
+            return False
+        if i + 1 == len(self._stages):
+            return True
+        return not self._queues[i + 1] and (self._follows() or not any(self._busy[i + 1 :]))
 
     def _take(self, i: int) -> Callable[[], Any] | None:
         """What a stage's thread does next; None where nothing is to come."""
-        queue, last = self._queues[i], i == len(self._queues) - 1
-        self._change.wait_for(lambda: queue or self._stop or (last and self._questions))
+        queue, last = self._queues[i], i + 1 == len(self._stages)
+        self._change.wait_for(lambda: self._stop or (last and self._questions) or self._ready(i))
         if self._stop:
             return None
         if last and self._questions:
             return partial(self._answer, *self._questions.popleft())
-        if last and i > 0:
+        if i == 0 and not last:
             follows = self._follows()
             if not follows:
-                self._shorten(i, 1)  # what is stale is not searched
-            self._room[i] = max(1, len(queue) - 1) if follows else self._backlog
+                self._shorten(1)  # what is stale is not searched
+            self._room = max(1, len(queue) - 1) if follows else self._backlog
         self._busy[i] = True
-        return partial(self._work, i, queue.popleft())
+        item = queue.popleft()
+        self._change.notify_all()  # the stage before may go on
+        return partial(self._work, i, item)
 
     # In the threads of the stages.
 
@@ -165,11 +172,11 @@ class NewestWins:
             self._busy[i] = False
             if self._stop:
                 return
-            if i + 1 < len(self._stages):
-                self._push(i + 1, result)
-                return
-            self._outputs.append(result)
-        self._guard.trigger()
+            last = i + 1 == len(self._stages)
+            (self._outputs if last else self._queues[i + 1]).append(result)
+            self._change.notify_all()
+        if last:
+            self._guard.trigger()
 
     # On the executor's thread.
 
