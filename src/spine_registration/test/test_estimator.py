@@ -149,7 +149,7 @@ def test_a_level_without_pixels_follows_its_neighbours(model, noise):
 def test_the_covariance_is_the_scatter(model):
     """Independent noise of known size, each point worth one sample."""
     area, sigma = 5e-6, 0.8e-3
-    noise = es.Noise(sigma_m=sigma, tissue_scale_m=1e-3, correlation_area_m2=area)
+    noise = es.Noise(sigma, 1e-3, area, pose_area_m2=area, pose_tissue_m=1e-3)
     truth = support.rigid_pose(model)
     errors, predicted = [], []
     for seed in range(24):
@@ -174,9 +174,9 @@ def test_tissue_does_not_lift_the_bone(model, noise):
     truth = support.rigid_pose(model)
     pixels = support.bone_pixels(model, truth, rng, tissue_m=1e-3, tissue_share=0.5)
     lift = {}
-    for name, scale in (("one-sided", 1e-3), ("blind", 1e-5)):
+    for name, scale in (("one-sided", noise.pose_tissue_m), ("blind", 1e-5)):
         result = solve(
-            model, pixels, replace(noise, tissue_scale_m=scale), truth, gates_m=(5e-3,) * 5
+            model, pixels, replace(noise, pose_tissue_m=scale), truth, gates_m=(5e-3,) * 5
         )
         shift = es.anchors(model, result.T_camera_ct) - es.anchors(model, truth)
         lift[name] = -1e3 * shift[:, 2].mean()  # towards the camera

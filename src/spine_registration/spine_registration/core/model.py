@@ -64,9 +64,11 @@ class SpineModel:
             (M,) float32 metres, NaN outside the level's grid; (M, 3) float32 unit normals, camera
             frame.
         """
+        T = np.zeros((len(self.levels), 4, 4))
+        T[level] = T_camera_ct
         return kernels.surface(
-            points_m, T_camera_ct, self.field, self.offset[level], self.shape[level],
-            self.origin_m[level], GRID_M,
+            np.require(points_m, np.float32, ("C", "W")), T, level, self.field, self.offset,
+            self.shape, self.origin_m, GRID_M,
         )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ REVERSED_NAT = 30.0
 """Cost of the head on the side where unanimous votes do not see it."""
 PREVIEW_POINTS = 500
 MAX_HYPOTHESES = 2
+SETTLE_STEPS = 12
 SHAPE_MARGIN_NAT = 6.0
 """Least lead by shape alone: identical vertebrae differ by none, however many of them are open."""
 CLAIM_M = 30e-3
@@ -99,8 +100,12 @@ def _register(
     seen = _distinct(model, [_preview(model, few, s, noise, config) for s in starts])
     near = [(h, _approach(model, pixels, h, noise, config)) for h in seen[:MAX_HYPOTHESES]]
     # One noise level for all hypotheses, the best one's: their scores must be comparable.
-    quiet = min(e.sigma_m for _, e in near)
-    noise = replace(noise, sigma_m=float(np.clip(quiet, noise.sigma_m, MAX_SIGMA_M)))
+    quiet = min((e for _, e in near), key=lambda e: e.sigma_m)
+    noise = replace(
+        noise,
+        sigma_m=float(np.clip(quiet.sigma_m, noise.sigma_m, MAX_SIGMA_M)),
+        pose_area_m2=quiet.sample_area_m2,
+    )
     tried = [_settle(model, pixels, h, e, noise, config) for h, e in near]
     # The same bone named one level higher or lower, or head for foot, is the rival that harms: it
     # is always heard.
@@ -335,7 +340,9 @@ def _settle(
 ) -> Hypothesis:
     poses = near.T_camera_ct
     prior = chain_prior(model, poses, 1.0, config)
-    result = estimate(model, pixels, prior, noise, poses, (gate_m(noise.sigma_m),) * 4)
+    result = estimate(
+        model, pixels, prior, noise, poses, (gate_m(noise.sigma_m),) * 2, settle=SETTLE_STEPS
+    )
     return _hypothesis(model, result, preview.penalty)
 
 

@@ -30,15 +30,19 @@ OBJECTION = 10.6
 makes the level's past count less."""
 MIN_MOVED_AREA_MM2 = 120.0
 """Less bone than this cannot witness a motion."""
+<<<<<<< HEAD
 STEADY_S = 0.15
 """Beyond about two frame periods what was seen of the camera's motion says nothing any more."""
+=======
+SETTLE_STEPS = 4
+>>>>>>> 2c3051f (A pixel's weight in the pose is measured from the frame, apart from its weight as evidence; solved until it settles)
 _FREEDOM = np.r_[np.full(3, 3e-3**2), np.full(3, np.deg2rad(3.0) ** 2)]
 
 
 @dataclass(frozen=True)
 class TrackState:
-    """Belief after a frame: poses (L, 4, 4), joint covariance (6L, 6L), recent common motion per
-    1/15 s, sensor noise."""
+    """Belief after a frame: poses (L, 4, 4), joint covariance (6L, 6L) in the weights of the pose,
+    recent common motion per 1/15 s, sensor noise and how far it reaches (see `Noise`)."""
 
     stamp_ns: int
     T_camera_ct: np.ndarray
@@ -46,6 +50,7 @@ class TrackState:
     common_mm: float
     common_deg: float
     sigma_m: float
+    pose_area_m2: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def start(estimate_: Estimate, stamp_ns: int, config: NavigatorConfig) -> TrackS
         config.common_noise_mm,
         config.common_noise_deg,
         estimate_.sigma_m,
+        estimate_.sample_area_m2,
     )
 
 
@@ -121,21 +127,33 @@ def step(
     """
     prior, covariance = predict(model, state, stamp_ns, config)
     L = len(model.levels)
-    noise, gate = replace(noise, sigma_m=state.sigma_m), gate_m(state.sigma_m)
+    noise = replace(noise, sigma_m=state.sigma_m, pose_area_m2=state.pose_area_m2)
+    gate = gate_m(state.sigma_m)
     loose = covariance + np.diag(np.tile(_FREEDOM, L))
     free = estimate(
         model, pixels, Prior(prior.T_camera_ct, np.linalg.inv(loose)), noise,
-        gates_m=(gate + 4e-3, gate), reassign_at=(0, 1),
+        gates_m=(gate + 4e-3, gate), reassign_at=(0, 1), settle=SETTLE_STEPS,
     )  # fmt: skip
     xi = twist_between(free.T_camera_ct, prior.T_camera_ct, free.anchor_camera_m)
-    objection, gap = _objection(covariance, free.data_information, xi)
-    moved = tuple(
-        k for k in range(L)
-        if objection[k] > OBJECTION and free.fits[k].area_mm2 > MIN_MOVED_AREA_MM2
-    )  # fmt: skip
-    for k in moved:
-        part = np.arange(6 * k, 6 * k + 6)
-        covariance[part, part] += gap[k] ** 2
+    # An objection is evidence: it counts pixels as evidence does, and so must the past.
+    caution = max(1.0, noise.correlation_area_m2 / noise.pose_area_m2)
+    cautious = replace(state, covariance=caution * state.covariance)
+    past = predict(model, cautious, stamp_ns, config)[1]
+    moved: tuple[int, ...] = ()
+    witness = [k for k in range(L) if free.fits[k].area_mm2 > MIN_MOVED_AREA_MM2]
+    while True:
+        # One at a time: a level that moves drags its neighbours into the compromise, and all
+        # object. It is the one that leaves least objection when set free.
+        objection, gap = _objection(past, free.data_information, xi)
+        trials = {
+            k: _freed(past, k, gap[k])
+            for k in witness if k not in moved and objection[k] > OBJECTION
+        }  # fmt: skip
+        if not trials:
+            break
+        k = min(trials, key=lambda j: _objection(trials[j], free.data_information, xi)[0].sum())
+        moved, past, covariance = (*moved, k), trials[k], _freed(covariance, k, gap[k])
+    moved = tuple(sorted(moved))
     if moved:
         prior = Prior(prior.T_camera_ct, np.linalg.inv(covariance))
     result = estimate(
@@ -151,9 +169,16 @@ def step(
         stamp_ns,
         result.T_camera_ct,
         result.covariance,
+<<<<<<< HEAD
         float(max(low_mm, keep * state.common_mm, 1.5 * common[0] / spans)),
         float(max(low_deg, keep * state.common_deg, 1.5 * common[1] / spans)),
         float(keep * state.sigma_m + (1.0 - keep) * sigma),
+=======
+        float(max(low_mm, keep * state.common_mm, 1.5 * common[0])),
+        float(max(low_deg, keep * state.common_deg, 1.5 * common[1])),
+        float(0.8 * state.sigma_m + 0.2 * sigma),
+        float(0.8 * state.pose_area_m2 + 0.2 * result.sample_area_m2),
+>>>>>>> 2c3051f (A pixel's weight in the pose is measured from the frame, apart from its weight as evidence; solved until it settles)
     )
     own_mm = _own_motion_mm(model, state.T_camera_ct, result.T_camera_ct, moved)
     return TrackStep(new, result, moved, own_mm)
@@ -171,6 +196,14 @@ def _objection(
     fused = np.linalg.solve(np.linalg.inv(covariance) + H, H @ xi.ravel()).reshape(L, 6)
     gap = xi - fused
     return np.einsum("li,lij,lj->l", gap, information, gap), gap
+
+
+def _freed(covariance: np.ndarray, k: int, gap: np.ndarray) -> np.ndarray:
+    """The covariance with room for level k to have moved by `gap` (6,)."""
+    out = covariance.copy()
+    part = np.arange(6 * k, 6 * k + 6)
+    out[part, part] += gap**2
+    return out
 
 
 def _own_motion_mm(

@@ -9,6 +9,7 @@ import numpy as np
 
 from spine_nav_common.core.types import Intrinsics
 
+from . import kernels
 from .model import SpineModel
 
 CELL_PX = 6
@@ -40,35 +41,10 @@ def view_levels(
     stride: int = 3,
 ) -> tuple[LevelView, ...]:
     """Compare the posed surface samples of every level with a depth image (H, W), metres."""
-    height, width = depth_m.shape
-    p = np.einsum("lij,lnj->lni", T[:, :3, :3], model.dorsal_m[:, ::stride])
-    p += T[:, None, :3, 3]
-    n = np.einsum("lij,lnj->lni", T[:, :3, :3], model.dorsal_normal[:, ::stride])
-    z = np.maximum(p[..., 2], 1e-3)
-    u = np.rint(p[..., 0] / z * intrinsics.fx + intrinsics.cx).astype(int)
-    v = np.rint(p[..., 1] / z * intrinsics.fy + intrinsics.cy).astype(int)
-    facing = np.einsum("lni,lni->ln", n, p) < -0.2 * np.linalg.norm(p, axis=2)
-    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (p[..., 2] > 0.05)
-    cols = width // CELL_PX + 1
-    cell = np.where(inside, (v // CELL_PX) * cols + u // CELL_PX, 0)
-    front = np.full((height // CELL_PX + 1) * cols, np.inf)
-    np.minimum.at(front, cell[inside], z[inside])
-    seen = facing & inside & (z < front[cell] + SELF_OCCLUSION_M)
-    measured = depth_m[np.where(inside, v, 0), np.where(inside, u, 0)]
-    with np.errstate(invalid="ignore"):
-        gap = measured - z
-        agree = seen & (np.abs(gap) < NEAR_M)
-        covered = seen & (gap <= -NEAR_M)
-        behind = seen & (gap >= NEAR_M)
-    views = []
-    for k in range(len(model.levels)):
-        total = max(int(seen[k].sum()), 1)
-        views.append(
-            LevelView(
-                in_view=float(inside[k].mean()),
-                agree=float(agree[k].sum() / total),
-                covered=float(covered[k].sum() / total),
-                contradicted=float(behind[k].sum() / total),
-            )
-        )
-    return tuple(views)
+    c = intrinsics
+    shares = kernels.view_share(
+        model.dorsal_m, model.dorsal_normal, np.ascontiguousarray(T),
+        np.ascontiguousarray(depth_m), c.fx, c.fy, c.cx, c.cy, CELL_PX, SELF_OCCLUSION_M, NEAR_M,
+        stride,
+    )  # fmt: skip
+    return tuple(LevelView(*row) for row in shares.tolist())
