@@ -377,7 +377,7 @@ class Navigator:
         bias = bias_response(
             self.model, T, pixels, result.estimate.level_of_pixel, anchors(self.model, T),
             chain_prior(self.model, T, 1.0, self.config).information,
-            1.0 / (1e-6 * self.config.correlation_area_mm2 * result.state.sigma_m**2),
+            1.0 / (result.state.pose_area_m2 * result.state.sigma_m**2),
             self._camera,
         )  # fmt: skip
         levels, covariances, bounds = [], [], []

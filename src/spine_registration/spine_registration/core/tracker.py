@@ -30,12 +30,9 @@ OBJECTION = 10.6
 makes the level's past count less."""
 MIN_MOVED_AREA_MM2 = 120.0
 """Less bone than this cannot witness a motion."""
-<<<<<<< HEAD
 STEADY_S = 0.15
 """Beyond about two frame periods what was seen of the camera's motion says nothing any more."""
-=======
 SETTLE_STEPS = 4
->>>>>>> 2c3051f (A pixel's weight in the pose is measured from the frame, apart from its weight as evidence; solved until it settles)
 _FREEDOM = np.r_[np.full(3, 3e-3**2), np.full(3, np.deg2rad(3.0) ** 2)]
 
 
@@ -169,16 +166,10 @@ def step(
         stamp_ns,
         result.T_camera_ct,
         result.covariance,
-<<<<<<< HEAD
         float(max(low_mm, keep * state.common_mm, 1.5 * common[0] / spans)),
         float(max(low_deg, keep * state.common_deg, 1.5 * common[1] / spans)),
         float(keep * state.sigma_m + (1.0 - keep) * sigma),
-=======
-        float(max(low_mm, keep * state.common_mm, 1.5 * common[0])),
-        float(max(low_deg, keep * state.common_deg, 1.5 * common[1])),
-        float(0.8 * state.sigma_m + 0.2 * sigma),
-        float(0.8 * state.pose_area_m2 + 0.2 * result.sample_area_m2),
->>>>>>> 2c3051f (A pixel's weight in the pose is measured from the frame, apart from its weight as evidence; solved until it settles)
+        float(keep * state.pose_area_m2 + (1.0 - keep) * result.sample_area_m2),
     )
     own_mm = _own_motion_mm(model, state.T_camera_ct, result.T_camera_ct, moved)
     return TrackStep(new, result, moved, own_mm)
