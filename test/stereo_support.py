@@ -124,3 +124,48 @@ def write_stereo_recording(folder: Path, count: int = 6, sqlite3: bool = False) 
         for index in range(count):
             writer.write_stereo(frame(index))
     return folder
+
+
+# How the fake rig lies: the left stereo camera 40 mm beside the colour camera, turned by 5 degrees.
+T_LEFT_COLOUR = np.array(
+    [
+        [np.cos(np.radians(5.0)), 0.0, np.sin(np.radians(5.0)), -0.04],
+        [0.0, 1.0, 0.0, 0.002],
+        [-np.sin(np.radians(5.0)), 0.0, np.cos(np.radians(5.0)), 0.01],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+)
+Q_LEFT_COLOUR = (0.0, float(np.sin(np.radians(2.5))), 0.0, float(np.cos(np.radians(2.5))))
+LEFT, COLOUR = "stereo_left_optical_frame", "camera_color_optical_frame"
+
+
+def write_calibration(file: Path, shift_m: float = 0.0) -> Path:
+    """A calibration file of the fake rig; shift_m: wrong by that much."""
+    x, y, z = (float(v) for v in T_LEFT_COLOUR[:3, 3])
+    file.write_text(
+        f"version: 1\ntransforms:\n- parent: {LEFT}\n  child: {COLOUR}\n"
+        f"  translation_m: [{x + shift_m}, {y}, {z}]\n  q_xyzw: {list(Q_LEFT_COLOUR)}\n"
+    )
+    return file
+
+
+def record_tf_static(writer: RecordingWriter, stamp_ns: int = START_NS) -> None:
+    """The fake rig on /tf_static, both cameras under a link of their own."""
+    x, y, z = (float(v) for v in T_LEFT_COLOUR[:3, 3])
+    transforms = []
+    for child, t, q in (("rig", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)),
+                        (COLOUR, (x, y, z), Q_LEFT_COLOUR)):  # fmt: skip
+        parent = LEFT if child == "rig" else "rig"
+        transform = writer.message(
+            "geometry_msgs/msg/Transform",
+            translation=writer.message("geometry_msgs/msg/Vector3", x=t[0], y=t[1], z=t[2]),
+            rotation=writer.message("geometry_msgs/msg/Quaternion", x=q[0], y=q[1], z=q[2], w=q[3]),
+        )
+        transforms.append(
+            writer.message(
+                "geometry_msgs/msg/TransformStamped", header=writer.header(0, parent),
+                child_frame_id=child, transform=transform,
+            )
+        )  # fmt: skip
+    kind = "tf2_msgs/msg/TFMessage"
+    writer.write("/tf_static", kind, writer.message(kind, transforms=transforms), stamp_ns)

@@ -168,3 +168,43 @@ def test_both_cameras_broken_is_wrong_input(case, tmp_path):
     with pytest.raises(InputError, match="camera_info"):
         run(tmp_path / "rec", case, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def _with_tf(folder: Path) -> Path:
+    with RecordingWriter(folder, compress=False) as writer:
+        support.record_tf_static(writer)
+        for index in range(COUNT):
+            writer.write_rgbd(ros_support.frame(index))
+            writer.write_stereo(support.frame(index))
+    return folder
+
+
+@pytest.mark.parametrize("by", ["file", "recording", "both"])
+def test_vertebrae_name_levels_of_another_camera_by_its_extrinsic(case, tmp_path, by):
+    recording = write(tmp_path / "rec") if by == "file" else _with_tf(tmp_path / "rec")
+    files = [] if by == "recording" else [support.write_calibration(tmp_path / "rig.yaml")]
+    outcome, tracker = run(recording, case, tmp_path / "out", calibration=files)
+    at = support.T_LEFT_COLOUR @ (0.01, 0.02, 0.5, 1.0)  # where the fake navigator puts them
+    for vertebrae in tracker.vertebrae:
+        np.testing.assert_allclose(vertebrae["L2"][:3, 3], at[:3], atol=1e-6)
+    assert outcome.summary["notes"] == []
+
+
+def test_an_extrinsic_that_is_missing_or_contradicts_itself_is_told_and_not_guessed(case, tmp_path):
+    outcome, tracker = run(write(tmp_path / "rec"), case, tmp_path / "out")
+    assert tracker.vertebrae == [None] * COUNT and outcome.exit_code == 0
+    (note,) = outcome.summary["notes"]
+    assert "registered vertebrae name no screws: no transform joins" in note
+    assert "--calibration FILE" in note and f"note: {note}" in outcome.text()
+    wrong = [support.write_calibration(tmp_path / "wrong.yaml", shift_m=0.01)]
+    outcome, tracker = run(_with_tf(tmp_path / "tf"), case, tmp_path / "o", calibration=wrong)
+    assert tracker.vertebrae == [None] * COUNT
+    (note,) = outcome.summary["notes"]
+    assert "contradict each other by 10.0 mm" in note and "wrong.yaml" in note
+
+
+def test_a_bad_calibration_is_refused_before_anything_is_written(case, tmp_path):
+    (tmp_path / "bad.yaml").write_text("version: 1\ntransforms: []\n")
+    with pytest.raises(InputError, match=r"bad\.yaml"):
+        run(write(tmp_path / "rec"), case, tmp_path / "out", calibration=[tmp_path / "bad.yaml"])
+    assert not (tmp_path / "out").exists()

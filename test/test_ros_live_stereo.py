@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
@@ -18,6 +19,7 @@ import stereo_support as support
 from rod_bending_ar.ros.rod_guidance import RodGuidance
 from spine_nav_bringup import live
 from spine_nav_bringup.live import LiveOptions, run_live
+from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.outputs import (
     read_json,
@@ -28,6 +30,7 @@ from spine_nav_common.core.outputs import (
 )
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.parameters import ParameterError
+from spine_nav_common.ros.runtime import tf_message_type
 from spine_registration.ros.navigation import NavigationNode
 from stereo_screw_tracker.core.load import StereoCore
 from stereo_screw_tracker.ros.stereo_config import NodeCore
@@ -52,7 +55,7 @@ def recording(tmp_path_factory):
     return support.write_stereo_recording(tmp_path_factory.mktemp("live") / "rec", COUNT)
 
 
-def nodes_with(tracker):
+def nodes_with(tracker, case=None):
     """The real nodes, but for what computes."""
 
     def make(values, namespace):
@@ -61,7 +64,9 @@ def nodes_with(tracker):
             nodes["navigation"] = NavigationNode(
                 given.pop("navigation"), namespace, ros_support.fake_loader([], register_after=0)
             )
-        core = NodeCore(StereoCore(tracker, "fake", "0" * 64))
+        core = NodeCore(
+            StereoCore(tracker, "fake", "0" * 64), None if case is None else load_case(case)
+        )
         if "stereo_tracker" in given:
             nodes["stereo_tracker"] = StereoTrackerNode(
                 given.pop("stereo_tracker"), namespace, lambda _: core
@@ -175,3 +180,26 @@ def test_a_recording_with_one_broken_camera_plays_the_other_and_ends_with_1(case
     assert "the stereo part cannot be used" in outcome.stopped and "no baseline" in outcome.stopped
     notes = read_json(tmp_path / "out" / "summary.json")["notes"]
     assert any("no baseline" in note for note in notes)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_recorded_rig_lets_vertebrae_name_screws_of_the_other_camera(case, tmp_path, known):
+    with RecordingWriter(tmp_path / "rec", compress=False) as writer:
+        if known:
+            support.record_tf_static(writer)
+        for index in range(COUNT):
+            writer.write_rgbd(ros_support.frame(index))
+            writer.write_stereo(support.frame(index))
+    tracker = support.FakeTracker()
+    outcome = run_live(
+        LiveOptions(case, f"replay:{tmp_path / 'rec'}", tmp_path / "out"), None,
+        nodes_with(tracker, ros_support.write_small_case(tmp_path / "case")),
+    )  # fmt: skip
+    named = [v for v in tracker.vertebrae if v]
+    if known and tf_message_type() is not None:
+        at = support.T_LEFT_COLOUR @ (0.01, 0.02, 0.5, 1.0)
+        np.testing.assert_allclose(named[-1]["L2"][:3, 3], at[:3], atol=1e-6)
+        assert not any("name no screws" in note for note in outcome.summary["notes"])
+    else:
+        assert named == []
+        assert any("no transform joins" in note for note in outcome.summary["notes"])

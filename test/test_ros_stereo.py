@@ -25,10 +25,15 @@ from rod_bending_ar.ros.rod_guidance import RodGuidance
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_common.ros import qos, topics
-from spine_nav_common.ros.conversions import camera_info_message, image_message, stamp_to_ns
+from spine_nav_common.ros.conversions import (
+    camera_info_message,
+    image_message,
+    stamp_to_ns,
+    transform_message,
+)
 from spine_nav_common.ros.implants import Implants, implant_messages, implants_from_messages
 from spine_nav_common.ros.results import result_messages
-from spine_nav_common.ros.runtime import prepare_environment
+from spine_nav_common.ros.runtime import prepare_environment, tf_message_type
 from stereo_screw_tracker.core.load import StereoCore
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
 from stereo_screw_tracker.ros.stereo_config import NodeCore
@@ -283,6 +288,39 @@ def test_levels_come_from_vertebrae_of_the_same_camera_only(world, tmp_path):
     register_and_send(1, support.frame(0).frame_id)
     assert tracker.vertebrae[0] is None
     np.testing.assert_allclose(tracker.vertebrae[1]["L2"][:3, 3], (0.0, 0.0, 0.5))
+
+
+@pytest.mark.parametrize("by", ["file", "tf", "contradiction"])
+def test_levels_come_from_another_camera_whose_place_is_known(world, tmp_path, by):
+    case = ros_support.write_small_case(tmp_path / "case")
+    values = {"case": str(case)}
+    if by != "tf":
+        values["calibration"] = str(support.write_calibration(tmp_path / "rig.yaml"))
+    node, tracker = stereo(world, values, case=case)
+    if by != "file":
+        kind = tf_message_type()
+        if kind is None:
+            pytest.skip("tf2_msgs is not installed")
+        T = support.T_LEFT_COLOUR.copy()
+        T[0, 3] += 0.01 * (by == "contradiction")
+        fixed = world.node.create_publisher(kind, "/tf_static", qos.TF_STATIC)
+        fixed.publish(kind(transforms=[transform_message(T, 0, support.LEFT, support.COLOUR)]))
+        world.until(lambda: len(node._extrinsics) == 1 + (by == "contradiction"))
+    estimate = LevelEstimate("L2", Status.TRACKED, np.eye(4), predicted_tre_mm=1.0)
+    stamp_ns = support.frame(0).stamp_ns
+    sent = result_messages(NavigationResult(stamp_ns, (estimate,)), support.COLOUR)
+    node._on_status(sent.status)
+    node._on_poses(sent.vertebra_poses)
+    health = world.listen(DiagnosticArray, "/diagnostics", qos.STATE)
+    world.send(0)
+    world.until(lambda: tracker.stamps)
+    if by == "contradiction":
+        assert tracker.vertebrae == [None]
+        world.until(lambda: any("contradict" in fields(s).get("levels", "")
+                                for m in health for s in m.status))  # fmt: skip
+    else:
+        np.testing.assert_allclose(tracker.vertebrae[0]["L2"], support.T_LEFT_COLOUR, atol=1e-6)
+        assert node.unnamed == ""
 
 
 # -- the rod guidance

@@ -70,6 +70,7 @@ def _replay(args: argparse.Namespace) -> int:
         args.case,
         args.out,
         confirm=args.confirm,
+        calibration=args.calibration,
         remap=args.remap,
         config=args.config,
         assignments=args.set,
@@ -99,6 +100,7 @@ def _live(args: argparse.Namespace) -> int:
         models=args.models,
         backend=args.backend,
         remap=args.remap,
+        calibration=tuple(args.calibration),
         namespace=args.namespace,
         use_sim_time=args.use_sim_time,
         seconds=args.seconds,
@@ -202,6 +204,13 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="ONNX", help="network instead of the shipped")
 
 
+def _calibration_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibration", type=Path, action="append", default=[], metavar="FILE",
+        help="YAML with the transform between RGB-D and stereo camera; repeat for more",
+    )  # fmt: skip
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; no command's module is imported here."""
     parser = argparse.ArgumentParser("spinenav", description=DESCRIPTION, epilog=EXIT_CODES)
@@ -237,6 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _recording_options(replay)
     _model_option(replay)
+    _calibration_option(replay)
 
     live = add("live", _live, "the ROS 2 graph; the newest frame wins")
     live.add_argument("--case", type=Path, help="of the patient; only a stereo pair goes without")
@@ -246,6 +256,7 @@ def build_parser() -> argparse.ArgumentParser:
     live.add_argument("--out", type=Path, required=True)
     _recording_options(live)
     _model_option(live)
+    _calibration_option(live)
     live.add_argument("--namespace", default="/spine", help="of all nodes (default: /spine)")
     live.add_argument("--use-sim-time", action="store_true", help="follow /clock (ros2 bag play)")
     live.add_argument("--seconds", type=_positive, metavar="S", help="end after this time")

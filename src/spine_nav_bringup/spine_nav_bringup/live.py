@@ -21,6 +21,7 @@ from spine_nav_common.core.outputs import write_summary
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.recording import load_remap, recording_sha256
 from spine_nav_common.core.run import versions
+from spine_nav_common.core.static_frames import load_calibration
 from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.parameters import ParameterError, digest, flatten, load_file, parse_assignment
 from spine_nav_common.ros.runtime import (
@@ -75,6 +76,7 @@ class LiveOptions:
     models: Path | None = None
     backend: str | None = None
     remap: Path | None = None
+    calibration: tuple[Path, ...] = ()
     namespace: str = DEFAULT_NAMESPACE
     use_sim_time: bool = False
     seconds: float | None = None
@@ -124,6 +126,10 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     }
     if options.model is not None:
         own["navigation"]["model"] = str(options.model)
+    if options.calibration:
+        for calibration in options.calibration:  # refused now rather than by a node
+            load_calibration(calibration)
+        own["stereo_tracker"]["calibration"] = ",".join(map(str, options.calibration))
     if options.models is not None:
         own["stereo_tracker"]["models"] = str(options.models)
     if options.backend:
@@ -386,11 +392,18 @@ class _Run:
             provider=next(iter(self.computing.values())).provider,
             stopped=self.stopped,
             confirmed=[],
-            notes=[*dict.fromkeys(note for node in self.nodes.values() for note in node.notes)],
+            notes=self._notes(),
             ended_by=[*self.signals, "the end of the source or of the time"][0],
             config={name: flatten(config) for name, config in configs.items()},
             **more,
         )
+
+    def _notes(self) -> list[str]:
+        notes = [note for node in self.nodes.values() for note in node.notes]
+        stereo = self.nodes.get("stereo_tracker")
+        if stereo is not None and stereo.unnamed:
+            notes.append(stereo.unnamed)
+        return list(dict.fromkeys(notes))
 
     def _drops(self) -> dict[str, object]:
         camera, navigation = self.nodes.get("camera_source"), self.nodes.get("navigation")

@@ -18,6 +18,7 @@ from spine_nav_common.core.outputs import ImplantWriter, ResultWriter, write_sum
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.recording import Recording, load_remap, recording_sha256
 from spine_nav_common.core.run import Progress, core_config, versions
+from spine_nav_common.core.static_frames import StaticFrames, load_calibration
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.backends import AUTO
@@ -129,6 +130,7 @@ def replay(
     out: Path,
     *,
     confirm: bool = False,
+    calibration: Sequence[Path] = (),
     remap: Path | None = None,
     config: Path | None = None,
     assignments: Sequence[str] = (),
@@ -144,6 +146,8 @@ def replay(
     from its stereo pairs, timings.csv and summary.json; poses.csv is empty without RGB-D.
 
     Args:
+        calibration: files with the transform between the two cameras, beside the recording's own
+            /tf_static; by it registered vertebrae name screws of another camera.
         confirm: accept the best level hypothesis where one is pending; noted in the summary.
         assignments: `navigation.navigator.NAME=VALUE` or `stereo_tracker.tracker.NAME=VALUE`,
             stronger than the config file.
@@ -163,6 +167,9 @@ def replay(
     loaded = load_case(case)
     names = load_remap(remap) if remap else None
     found = open_scenes(recording, names)
+    extrinsics = StaticFrames(t for file in calibration for t in load_calibration(file))
+    for item in next(iter(found.recordings.values())).static_transforms():
+        extrinsics.add(item)
     rgbd, stereo = None, None
     if found.rgbd is not None:
         segmenter = segmenter or load_segmenter(model, backend or AUTO)
@@ -170,7 +177,7 @@ def replay(
     if found.stereo is not None:
         stereo = stereo_core or load_core(stereo_settings, models, backend or AUTO)
     run, screws, stopped = Run(), StereoRun(), "stopped by an error"
-    registered = RegisteredFrames()
+    registered = RegisteredFrames(extrinsics)
     try:
         with ResultWriter(out) as writer:
             try:
@@ -207,6 +214,7 @@ def replay(
         stopped = "stopped by the user"
         raise
     finally:
+        told = [registered.refused] if registered.refused else []
         # Also after Ctrl-C or a fault: the rows are on disk, and the summary says where they end.
         more: dict[str, Any] = {}
         if stereo is not None:
@@ -236,7 +244,7 @@ def replay(
                 **({"stereo": flatten(stereo_settings)} if stereo else {}),
             },
             status_counts_per_level=_per_level(out, loaded),
-            notes=[*loaded.notes, *found.notes, *found.broken.values()],
+            notes=[*loaded.notes, *found.notes, *found.broken.values(), *told],
             **more,
         )
     return Outcome(summary, stopped)

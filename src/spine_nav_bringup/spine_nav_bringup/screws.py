@@ -31,6 +31,7 @@ from spine_nav_common.core.recording import (
     recording_sha256,
 )
 from spine_nav_common.core.run import Progress, core_config, versions
+from spine_nav_common.core.static_frames import StaticFrames
 from spine_nav_common.core.types import (
     Case,
     NavigationResult,
@@ -150,10 +151,15 @@ def stereo_frames(source: Recording) -> Iterator[StereoFrame]:
 
 
 class RegisteredFrames:
-    """Tracked vertebrae of RGB-D frames, for pairs of the same optical frame near in time."""
+    """Tracked vertebrae of RGB-D frames, for pairs near in time, brought into the pair's frame.
 
-    def __init__(self) -> None:
+    frames: how the cameras lie to each other, where each has a frame of its own.
+    """
+
+    def __init__(self, frames: StaticFrames | None = None) -> None:
+        self._frames = frames or StaticFrames()
         self._known: list[tuple[int, str, dict[str, np.ndarray]]] = []
+        self.refused = ""  # why vertebrae name no screws although some were near
 
     def note(self, frame: RgbdFrame, result: NavigationResult) -> None:
         """Remember what is tracked in this frame."""
@@ -166,11 +172,14 @@ class RegisteredFrames:
 
     def near(self, frame: StereoFrame) -> dict[str, np.ndarray] | None:
         """T_camera_ct (4, 4) per level in the left optical frame, or None where nothing tells."""
-        own = [k for k in self._known if k[1] == frame.frame_id]
-        best = min(own, key=lambda k: abs(k[0] - frame.stamp_ns), default=None)
-        if best is None or abs(best[0] - frame.stamp_ns) > _NEAR_NS:
+        best = min(self._known, key=lambda k: abs(k[0] - frame.stamp_ns), default=None)
+        if best is None or abs(best[0] - frame.stamp_ns) > _NEAR_NS or not best[2]:
             return None
-        return best[2] or None
+        T_left_camera = self._frames.lookup(frame.frame_id, best[1])
+        if isinstance(T_left_camera, Rejected):
+            self.refused = f"registered vertebrae name no screws: {T_left_camera.reason}"
+            return None
+        return {level: T_left_camera @ T for level, T in best[2].items()}
 
 
 def track(

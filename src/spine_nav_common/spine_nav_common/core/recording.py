@@ -30,6 +30,7 @@ from .pairing import STEREO_SLOP_NS, Pair, Pairer
 from .recorded_clock import lacks_clock, receive_slop_ns
 from .recording_writer import TYPES, RecordingWriter
 from .rectify import RgbdRectifier, StereoRig, stereo_rig
+from .static_frames import StaticTransform, static_transform
 from .storage import StorageCut, open_storage, recording_sha256
 from .types import Rejected, RgbdFrame, StereoFrame
 
@@ -65,6 +66,7 @@ _ROLES = {
 }
 _FIRST_NAMES = tuple(names[0] for names in _ROLES.values())
 _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+_TF_STATIC = "/tf_static"
 _PROBE_IMAGES = 3
 _PERIOD_STAMPS = 16
 _ZERO_REACH_NS = 10_000_000_000  # a clock that shows more than this did not start at zero just now
@@ -225,6 +227,29 @@ class Recording:
                     yield frame
 
         return frames()
+
+    def static_transforms(self) -> list[StaticTransform]:
+        """Fixed transforms between frames that were recorded on /tf_static; what is no rigid
+        transform is left out with a note."""
+        if self.topics.get(_TF_STATIC) != "tf2_msgs/msg/TFMessage":
+            return []
+        found: list[StaticTransform] = []
+        for _, message in self._messages(_TF_STATIC):
+            for item in message.transforms if message is not None else ():
+                t, q = item.transform.translation, item.transform.rotation
+                try:
+                    found.append(
+                        static_transform(
+                            item.header.frame_id,
+                            item.child_frame_id,
+                            (t.x, t.y, t.z),
+                            (q.x, q.y, q.z, q.w),
+                            _TF_STATIC,
+                        )
+                    )
+                except ValueError as error:
+                    self._note(f"{self.path}: {_TF_STATIC}: {item.child_frame_id}: {error}")
+        return found
 
     # -- topics and checks before the first frame
 

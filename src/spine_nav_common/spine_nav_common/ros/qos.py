@@ -22,6 +22,7 @@ POSE = _profile(reliable=True, latched=False, depth=1)
 RESULT = _profile(reliable=True, latched=False, depth=50)
 LATCHED = _profile(reliable=True, latched=True, depth=1)
 STATE = _profile(reliable=True, latched=True, depth=10)
+TF_STATIC = _profile(reliable=True, latched=True, depth=100)  # as tf2 has it
 
 _NAMED = {
     "SENSOR_IN": SENSOR_IN,

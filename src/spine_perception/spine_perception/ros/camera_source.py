@@ -19,9 +19,14 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from spine_nav_common.core.types import Rejected, RgbdFrame, StereoFrame
 from spine_nav_common.ros import qos
-from spine_nav_common.ros.conversions import camera_info_message, image_message, stamp_from_ns
+from spine_nav_common.ros.conversions import (
+    camera_info_message,
+    image_message,
+    stamp_from_ns,
+    transform_message,
+)
 from spine_nav_common.ros.lifecycle import ERROR, OK, WARN, SpineNode, StampAge
-from spine_nav_common.ros.runtime import run_node
+from spine_nav_common.ros.runtime import run_node, tf_message_type
 from spine_perception.sources import FrameSource
 
 from .camera_config import CameraSourceConfig, make_source
@@ -76,6 +81,11 @@ class CameraSource(SpineNode):
             )
             if scene in self.source.scenes
         }
+        tf, fixed = tf_message_type(), getattr(self.source, "static_transforms", ())
+        if tf is not None and fixed:
+            self._tf_static = self.advertise(tf, "/tf_static", qos.TF_STATIC)
+            transforms = [transform_message(t.T_parent_child, 0, t.parent, t.child) for t in fixed]
+            self._tf_static.publish(tf(transforms=transforms))  # latched: for all who come
         clock = self.config.publish_clock
         self._sim_clock = self.advertise(Clock, "/clock", qos.POSE) if clock else None
 

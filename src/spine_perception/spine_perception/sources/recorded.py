@@ -12,6 +12,7 @@ from pathlib import Path
 
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.recording import load_remap
+from spine_nav_common.core.static_frames import StaticTransform
 from spine_nav_common.core.types import Rejected, RgbdFrame, StereoFrame
 
 _LOOP_GAP_NS = 66_666_667
@@ -55,6 +56,11 @@ class Recorded:
     def notes(self) -> tuple[str, ...]:
         """What was guessed in the recording, and what of it is broken, in words for the user."""
         return (*self._found.notes, *self._found.broken.values())
+
+    @property
+    def static_transforms(self) -> tuple[StaticTransform, ...]:
+        """Fixed transforms between frames that the recording holds."""
+        return tuple(next(iter(self._found.recordings.values())).static_transforms())
 
     def frames(self) -> Iterator[RgbdFrame | StereoFrame | Rejected]:
         """See FrameSource."""

@@ -35,6 +35,9 @@ class StereoTrackerConfig:
         0.0,
         60000.0,
     )
+    calibration: str = param(
+        "", "files with the transform between the cameras, comma-separated, beside /tf_static"
+    )
     pose_age_ms: float = param(
         150.0, "registered vertebrae older than this name no level", "ms", 0.0, 10000.0
     )

@@ -16,6 +16,7 @@ from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
+from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
 from spine_nav_common.core.types import Rejected, Status, StereoResult
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
@@ -23,7 +24,7 @@ from spine_nav_common.ros.frames import image_type
 from spine_nav_common.ros.implants import Implants
 from spine_nav_common.ros.lifecycle import OK, WARN
 from spine_nav_common.ros.results import result_from_messages
-from spine_nav_common.ros.runtime import run_node
+from spine_nav_common.ros.runtime import run_node, tf_message_type
 from spine_nav_common.ros.stereo_frames import RawPair, RigCache, StereoPairer
 from spine_nav_common.ros.worker_node import WorkerNode
 from stereo_screw_tracker.core.levels import LevelNames
@@ -65,7 +66,7 @@ class StereoTrackerNode(WorkerNode):
     ) -> None:
         super().__init__("stereo_tracker", values, namespace)
         self._loader = loader
-        self.provider = self.model_sha256 = ""
+        self.provider = self.model_sha256 = self.unnamed = ""
 
     def configure(self) -> None:
         super().configure()
@@ -75,6 +76,13 @@ class StereoTrackerNode(WorkerNode):
         self._last: Implants | None = None
         self._rigs = RigCache("image_raw" in self.config.left_topic)
         self._forget_names()
+        self.unnamed = ""  # why registered vertebrae name no screws although they are there
+        self._extrinsics = {
+            (t.parent, t.child, t.source): t
+            for file in filter(None, self.config.calibration.split(","))
+            for t in load_calibration(file.strip())
+        }
+        self._frames = StaticFrames(self._extrinsics.values())
         if self.core.case is not None:
             self.tell(self.core.case.notes)
         self._output = StereoOutput(self.advertise, self.config.rod_side)
@@ -98,11 +106,31 @@ class StereoTrackerNode(WorkerNode):
         if self.core.case is not None:
             self.listen(DiagnosticArray, topics.STATUS, self._on_status, qos.POSE)
             self.listen(PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE)
+            if (tf := tf_message_type()) is not None:
+                self.listen(tf, "/tf_static", self._on_tf_static, qos.TF_STATIC)
 
     def cleanup(self) -> None:
         self.core = None
 
-    # Registered vertebrae name the levels, where they stand in the same camera's frame.
+    # Registered vertebrae name the levels; of another camera, where its place is known.
+
+    def _on_tf_static(self, message: Any) -> None:
+        for item in message.transforms:
+            t, q = item.transform.translation, item.transform.rotation
+            try:
+                edge = static_transform(
+                    item.header.frame_id,
+                    item.child_frame_id,
+                    (t.x, t.y, t.z),
+                    (q.x, q.y, q.z, q.w),
+                    "/tf_static",
+                )
+            except ValueError as error:  # another robot's frames are no concern of this node
+                self.get_logger().warn(f"/tf_static: {item.child_frame_id}: {error}")
+                continue
+            self._extrinsics[edge.parent, edge.child, edge.source] = edge
+        # a new one, because the worker reads the old one now
+        self._frames = StaticFrames(self._extrinsics.values())
 
     def _on_status(self, message: DiagnosticArray) -> None:
         self._status = message
@@ -123,11 +151,17 @@ class StereoTrackerNode(WorkerNode):
         self._registered = Registered(stamp_ns, self._poses.header.frame_id, vertebrae)
 
     def _vertebrae_for(self, raw: RawPair) -> dict[str, np.ndarray] | None:
-        known = self._registered
-        if known is None or known.frame_id != raw.frame_id:
+        known, frames = self._registered, self._frames
+        if known is None or not known.vertebrae:
             return None
-        near = abs(raw.stamp_ns - known.stamp_ns) <= self.config.pose_age_ms * 1e6
-        return known.vertebrae if near and known.vertebrae else None
+        if abs(raw.stamp_ns - known.stamp_ns) > self.config.pose_age_ms * 1e6:
+            return None
+        T_left_camera = frames.lookup(raw.frame_id, known.frame_id)
+        if isinstance(T_left_camera, Rejected):
+            self.unnamed = f"registered vertebrae name no screws: {T_left_camera.reason}"
+            return None
+        self.unnamed = ""
+        return {level: T_left_camera @ T for level, T in known.vertebrae.items()}
 
     # One pair: decode and core call in the worker, encode and publish on the executor's thread.
 
@@ -167,6 +201,8 @@ class StereoTrackerNode(WorkerNode):
             implants = Implants(implants.stamp_ns, reason=self.withdrawn)
         if self.trouble:
             self.get_logger().warn(self.trouble, throttle_duration_sec=1.0)
+        if self.unnamed:
+            self.get_logger().warn(self.unnamed, throttle_duration_sec=10.0)
         self._last = implants
         self._output.publish(implants, self.frame_id)
         stages = self.stages(output.timings_ms, output.work_ms, output.raw.arrived)
@@ -220,6 +256,8 @@ class StereoTrackerNode(WorkerNode):
         values = {**self.counts, "provider": self.provider}
         if self.active:
             values |= {**self.pairer.counts(), "model_sha256": self.model_sha256}
+        if self.unnamed:
+            values["levels"] = self.unnamed
         if (ailing := self.ailing(values)) is not None:
             return ailing
         if self._last is None and not self.pairer.heard:
