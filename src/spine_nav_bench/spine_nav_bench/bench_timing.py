@@ -5,8 +5,11 @@ camera stamp to published pose. Frames are in memory and everything is warm."""
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ ALL_LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
 FIVE = ("L1", "L2", "L3", "L4", "L5")
 ATTEMPTS = 20
 STEPS = 60  # tracking steps per number of levels
-NODE_FRAMES = 60
+VIEWER_END_S = 20.0
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | int] | None:
@@ -137,17 +140,35 @@ def growth_exponent(levels: Sequence[int], median_ms: Sequence[float]) -> float:
     return float(np.polyfit(np.log(levels), np.log(median_ms), 1)[0])
 
 
+@contextmanager
+def watched(file: Path) -> Iterator[dict[str, Any]]:
+    """A viewer looks on in a process of its own; afterwards the dict holds what it saw."""
+    seen: dict[str, Any] = {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    viewer = subprocess.Popen([sys.executable, "-m", "spine_nav_bench.viewer", str(file)])
+    try:
+        yield seen
+    finally:
+        viewer.terminate()
+        viewer.wait(VIEWER_END_S)
+    seen.update(read_json(file))
+
+
 def node_latency(scene: SceneFolder, live: Live, out: Path) -> dict[str, Any] | None:
-    """Camera stamp to published pose through the ROS 2 nodes; None where rclpy is absent."""
+    """Camera stamp to published pose, and image to overlay picture on a screen that is watched,
+    through the ROS 2 nodes; None where rclpy is absent."""
     if importlib.util.find_spec("rclpy") is None:
         return None
-    outcome = live(scene.case, f"replay:{scene.recording}", out)
+    with watched(out.parent / f"{out.name}-viewer.json") as seen:
+        outcome = live(scene.case, f"replay:{scene.recording}", out)
     rows = read_poses(out / POSES)
     latency = {r.stamp_ns: r.latency_ms for r in rows if r.latency_ms is not None}
     summary = read_json(out / SUMMARY)
     return {
         "exit_code": outcome.exit_code,
         "latency_ms": percentiles(list(latency.values())),
+        "overlay_ms": percentiles(seen["latency_ms"]),
+        "overlay": {k: v for k, v in seen.items() if k != "latency_ms"},
         "frames": summary["frames"],
         "results": summary["results"],
         "fps": 15,
