@@ -30,6 +30,9 @@ from stereo_screw_tracker.core.load import StereoCore, load_core
 
 from .bench_accuracy import accuracy_record
 from .bench_calibration import calibration_sets
+from .bench_precision import SCENES as PRECISION_SCENES
+from .bench_precision import SECONDS as PRECISION_SECONDS
+from .bench_precision import precision_record, precision_scenes
 from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
 from .bench_stereo import foreign_record, judged_record, stereo_timing_record
 from .bench_timing import timing_record
@@ -37,7 +40,7 @@ from .commands import Commands
 from .reliability import plot_reliability
 from .results import render, table_text
 
-RGBD = ("accuracy", "foreign", "timing")
+RGBD = ("accuracy", "foreign", "timing", "precision")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing")
 PARTS = (*RGBD, *STEREO, "rod", "calibration")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
@@ -156,11 +159,16 @@ def _measure_rgbd(
             cache, segmenter, commands.live, None if args.smoke else PLOT, seconds=seconds, progress=progress,
             **(short if args.smoke else {}),
         )  # fmt: skip
+    if part == "precision":
+        count = 1 if args.smoke else PRECISION_SCENES
+        seconds = SMOKE_SECONDS if args.smoke else PRECISION_SECONDS
+        scenes = precision_scenes(cache, count, seconds, progress)
+        return precision_record(scenes, commands.replay, CACHE / "runs", progress)
     if part == "foreign":
         scenes = foreign_scenes(args.scenes)[: 1 if args.smoke else None]
     else:
-        count = {"count": 1} if args.smoke else {}
-        scenes = judged_scenes(cache, args.anatomy, seconds=seconds, progress=progress, **count)
+        few = {"count": 1} if args.smoke else {}
+        scenes = judged_scenes(cache, args.anatomy, seconds=seconds, progress=progress, **few)
     record = accuracy_record(scenes, segmenter, commands.replay, CACHE / "runs", progress)
     record["scene_names"] = [s.name for s in scenes]
     record["seeds"] = [s.seed for s in scenes]

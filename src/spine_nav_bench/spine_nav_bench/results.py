@@ -11,6 +11,7 @@ from spine_nav_common.core import jsonl
 
 from . import results_stereo
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
+from .results_precision import precision_section, precision_table
 
 LABEL_NOISE = (
     "Published figures were measured on SpineDepth, whose own labels are off by about 1.5 mm "
@@ -162,7 +163,7 @@ def _first_pose(r: Record) -> tuple[str, bool] | None:
 
 MIN_LEVEL_FRAMES = 20
 EASY_CAMERAS = ("d405", "d415")
-PARTS = ("accuracy", "foreign", "timing")
+PARTS = ("accuracy", "foreign", "timing", "precision")
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
            "96 % mean (Liebmann), 91 % (NeuralBoneReg)", "accuracy", _success),
@@ -367,6 +368,8 @@ def render(folder: Path) -> str:
         ]  # fmt: skip
         if "growth_exponent" in r:
             out += ["![tracking step over the number of levels](img/update_time.png)", ""]
+    if "precision" in newest:
+        out += precision_section(newest["precision"])
     out += results_stereo.sections(newest, {part: len(lines) for part, lines in lines_of.items()})
     return "\n".join(out).rstrip() + "\n"
 
@@ -377,6 +380,8 @@ def table_text(record: Record) -> str:
         body = results_stereo.tables(record)
     elif record["part"] == "timing":
         body = timing_table(record)
+    elif record["part"] == "precision":
+        body = precision_table(record)
     else:
         body = [*scenes_table(record), "", *cameras_table(record), "", *scratch_table(record)]
     return "\n".join([f"{record['part']}:", *body])

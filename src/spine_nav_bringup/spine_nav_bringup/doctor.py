@@ -179,7 +179,8 @@ def check_model() -> list[Finding]:
     try:
         import onnxruntime
 
-        from spine_perception.core.backends import choose, cpu_flags
+        from spine_nav_common.core.cpu import cpu_flags
+        from spine_perception.core.backends import choose
         from spine_perception.core.inference import ModelError, OnnxNetwork, find_model
     except Exception as error:  # noqa: BLE001
         return [Finding("model", State.MISSING, f"cannot be checked: {error}", SETUP)]

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from spine_nav_common.core.cpu import cpu_flags, cpu_name
 from spine_perception.core import backends
-from spine_perception.core.backends import BackendError, choose, cpu_flags, load_backend
+from spine_perception.core.backends import BackendError, choose, load_backend
 from spine_perception.core.features import N_CHANNELS
 from spine_perception.core.grid import GRID_SIZE
 from spine_perception.core.inference import ModelError, find_model
@@ -67,6 +68,7 @@ def test_flags_are_read_from_intel_and_arm_and_their_absence_is_survived(tmp_pat
         file.write_text(text)
         assert cpu_flags(file) == flags
     assert cpu_flags(tmp_path / "none") == frozenset()
+    assert cpu_name(tmp_path / "none") is not None
 
 
 def test_without_openvino_onnx_runtime_computes_and_the_reason_is_told(x, expected):

@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from .cpu import TELLING, cpu_flags, cpu_name
+
 
 def _git(*arguments: str) -> str | None:
     try:
@@ -33,21 +35,12 @@ def commit_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def machine() -> dict[str, Any]:
     """The machine that a number was measured on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
+        "flags": [flag for flag in TELLING if flag in cpu_flags()],
         "cores": cores,
         "system": platform.platform(),
         "python": platform.python_version(),

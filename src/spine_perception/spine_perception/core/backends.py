@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime as ort
+
+from spine_nav_common.core.cpu import cpu_flags
 
 AUTO = "auto"
 THREADS = 1
@@ -54,20 +54,6 @@ class Choice(NamedTuple):
 
     names: tuple[str, ...]
     reason: str
-
-
-@cache
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Feature flags of the first CPU; empty where the system does not tell."""
-    try:
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
 
 
 def choose(flags: frozenset[str], providers: list[str]) -> Choice:
