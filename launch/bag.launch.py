@@ -59,7 +59,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
-            DeclareLaunchArgument("case", description="folder of the case"),
+            DeclareLaunchArgument("case", default_value="", description="folder of the case"),
             DeclareLaunchArgument("recording", description="rosbag2 folder or file"),
             DeclareLaunchArgument("rate", default_value="1.0", description="speed of the bag"),
             DeclareLaunchArgument("scene", default_value="", description="rgbd, stereo or both"),

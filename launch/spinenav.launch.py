@@ -26,7 +26,7 @@ from spine_nav_common.core.restart import GIVEN_UP, WRONG_INPUT, Backoff
 from spine_nav_common.ros.runtime import dds_environment
 
 ARGUMENTS = {
-    "case": (None, "folder of the case (case.yaml, meshes, plan)"),
+    "case": ("", "folder of the case (case.yaml, meshes, plan); only a stereo pair goes without"),
     "source": ("virtual", "virtual, replay, realsense, or ros or stereo (others publish)"),
     "scene": ("", "rgbd, stereo or rgbd,stereo; empty = all that the source has"),
     "recording": ("", "rosbag2 folder or file, for source:=replay"),
@@ -70,6 +70,11 @@ def nodes(context: LaunchContext) -> list:
     scenes = (given["scene"] or SCENES[source]).split(",")
     if not set(scenes) <= set(SCENES[source].split(",")):
         raise RuntimeError(f"scene:={given['scene']}: source {source} has {SCENES[source]}")
+    if "rgbd" in scenes and not given["case"]:
+        raise RuntimeError(
+            f"source:={source} has an RGB-D camera and needs case:=FOLDER; only scene:=stereo or"
+            " source:=stereo goes without"
+        )
     if source == "replay" and not given["recording"]:
         raise RuntimeError("source:=replay needs recording:=FOLDER_OR_FILE")
     file = given["params_file"] or PathJoinSubstitution(
@@ -160,9 +165,7 @@ def text(value: str) -> ParameterValue:
 
 def generate_launch_description() -> LaunchDescription:
     declared = [
-        DeclareLaunchArgument(name, description=about)
-        if default is None
-        else DeclareLaunchArgument(name, default_value=default, description=about)
+        DeclareLaunchArgument(name, default_value=default, description=about)
         for name, (default, about) in ARGUMENTS.items()
     ]
     # One thread per numerical library, since the nodes share the cores; images pass whole to and

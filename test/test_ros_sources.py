@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
 import ros_support as support
+import stereo_support
 
 from spine_nav_common.core.errors import CaseError, RecordingError
 from spine_nav_common.parameters import ParameterError
@@ -27,6 +28,18 @@ def test_a_loop_goes_on_in_time(recording):
     stamps = np.array([f.stamp_ns for f in frames])
     assert (np.diff(stamps) > 0).all() and np.diff(stamps).max() < 70_000_000
     assert [int(f.colour[0, 0, 0]) for f in frames] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+
+
+@pytest.mark.parametrize("scene", ["rgbd", "stereo"])
+def test_a_scene_that_the_recording_does_not_hold_is_refused_and_not_waited_for(tmp_path, scene):
+    folder = tmp_path / "rec"
+    if scene == "rgbd":
+        stereo_support.write_stereo_recording(folder, 2)
+    else:
+        support.write_small_recording(folder, 2)
+    missing = {"rgbd": "/camera/camera/color/image_raw", "stereo": "/stereo/left/image_rect"}[scene]
+    with pytest.raises(RecordingError, match=missing):
+        Recorded(folder, scenes=(scene,))
 
 
 def test_without_loop_the_end_is_the_end_and_close_ends_it_early(recording):

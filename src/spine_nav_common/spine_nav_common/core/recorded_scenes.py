@@ -56,13 +56,14 @@ def open_scenes(
 ) -> RecordedScenes:
     """Open the wanted scenes of a recording, each checked before its first frame.
 
-    A recording that holds none of them is asked for RGB-D, which says what is missing.
+    A recording that holds none of them is asked for the first, which says what is missing.
 
     Raises RecordingError: the recording, or every wanted scene in it, cannot be used.
     """
-    there = [scene for scene in open_recording(path, remap).scenes if scene in wanted]
+    held = open_recording(path, remap).scenes
+    asked = [s for s in held if s in wanted] or [s for s in SCENES if s in wanted][:1]
     found = RecordedScenes()
-    for scene in there or ["rgbd"]:
+    for scene in asked:
         recording = open_recording(path, remap)
         try:
             if scene == "rgbd":
@@ -71,7 +72,7 @@ def open_scenes(
                 found.stereo = recording.stereo_frames()
         except RecordingError as error:
             found.broken[scene] = str(error)
-            if len(found.broken) == len(there or ["rgbd"]):
+            if len(found.broken) == len(asked):
                 raise
             continue
         found.recordings[scene] = recording
