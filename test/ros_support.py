@@ -20,6 +20,7 @@ from spine_nav_common.core.types import (
     LevelEstimate,
     Mesh,
     NavigationResult,
+    Rejected,
     RgbdFrame,
     ScrewPlan,
     Status,
@@ -91,6 +92,7 @@ class FakeNavigator:
         self.levels, self.register_after, self.slow_s = levels, register_after, slow_s
         self.error_at, self.occluded = error_at, occluded
         self.pending = "L2 to L3 as seen? (margin 2)" if ask else None
+        self.pending_id = "AAAA" if ask else None
         self.stamps: list[int] = []
         self.first_pixels: list[int] = []
         self.resets = self.requests = 0
@@ -132,8 +134,10 @@ class FakeNavigator:
     def request_registration(self) -> None:
         self.requests += 1
 
-    def confirm(self, accept: bool) -> str:
-        self.pending = None
+    def confirm(self, accept: bool, hypothesis_id: str | None = None) -> str | Rejected:
+        if hypothesis_id not in (None, self.pending_id):
+            return Rejected(f"the hypothesis changed: {self.pending_id} is asked now")
+        self.pending = self.pending_id = None
         return "accepted L2 to L3" if accept else "rejected L2 to L3"
 
     def reset(self) -> None:

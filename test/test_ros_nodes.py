@@ -15,7 +15,9 @@ import rclpy
 import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
-from rcl_interfaces.msg import Log
+from rcl_interfaces.msg import Log, ParameterType, ParameterValue
+from rcl_interfaces.msg import Parameter as RosParameter
+from rcl_interfaces.srv import SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_world import NAMESPACE, World
 from sensor_msgs.msg import CameraInfo, Image
@@ -208,12 +210,56 @@ def test_services_reach_the_navigator_and_answer_in_words(world, case):
     world.send(0)
     world.until(lambda: status)
     assert "L2 to L3" in status_fields(status[0].status[0])["hypothesis"]
+    assert status_fields(status[0].status[0])["hypothesis_id"] == "AAAA"
     answer = world.call(SetBool, "confirm_level", SetBool.Request(data=True))
     assert answer.success and answer.message == "accepted L2 to L3"
     answer = world.call(SetBool, "confirm_level", SetBool.Request(data=True))
-    assert not answer.success and "no hypothesis" in answer.message
+    assert not answer.success and "is asked now" in answer.message
     answer = world.call(Trigger, "register", Trigger.Request())
     assert answer.success and navigator.requests == 1
+
+
+def test_an_answer_before_anything_was_published_is_refused(world, case):
+    navigation(world, case, ask=True)
+    answer = world.call(SetBool, "confirm_level", SetBool.Request(data=True))
+    assert not answer.success and "no hypothesis" in answer.message
+
+
+def test_an_answer_to_a_hypothesis_that_changed_is_refused(world, case):
+    """Changed in the core and not yet published, and changed on the screen a moment ago."""
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    _, navigator = navigation(world, case, ask=True)
+    world.send(0)
+    world.until(lambda: status)
+    navigator.pending_id = "BBBB"
+    answer = world.call(SetBool, "confirm_level", SetBool.Request(data=True))
+    assert not answer.success and "changed" in answer.message
+    world.send(1)
+    world.until(lambda: len(status) == 2)
+    answer = world.call(SetBool, "confirm_level", SetBool.Request(data=True))
+    assert not answer.success and "look at it and answer again" in answer.message
+    assert navigator.pending is not None
+
+
+def answer_by_id(world, text):
+    """`ros2 param set /spine/navigation confirm_hypothesis TEXT`."""
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=text)
+    request = SetParameters.Request(
+        parameters=[RosParameter(name="confirm_hypothesis", value=value)]
+    )
+    return world.call(SetParameters, "navigation/set_parameters", request).results[0]
+
+
+def test_an_answer_may_name_its_hypothesis(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    _, navigator = navigation(world, case, ask=True)
+    world.send(0)
+    world.until(lambda: status)
+    for text in ("AAAA", "AAAA maybe", "BBBB yes"):
+        assert not answer_by_id(world, text).successful
+        assert navigator.pending is not None
+    assert answer_by_id(world, "aaaa no").successful
+    assert navigator.pending is None
 
 
 def test_pause_withdraws_at_once_and_resume_goes_on(world, case):

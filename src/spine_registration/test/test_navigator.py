@@ -12,6 +12,7 @@ import registration_support as support
 
 from spine_nav_common.core.types import LEVEL_CODE, Rejected, RgbdFrame, Status
 from spine_nav_sim.core.interruptions import random_interruption
+from spine_registration.core import navigator as navigator_module
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.error import ErrorModel
 from spine_registration.core.navigator import AGREE_FRAMES, Navigator
@@ -286,7 +287,107 @@ def test_a_rejected_hypothesis_is_not_shown_even_when_clear(doubtful, frames):
     doubtful.process(frames[1])
     doubtful.config = CONFIG  # from now on the lead suffices
     for frame in frames[2:8]:
-        assert not any(s in POSED for s in statuses(doubtful.process(frame)))
+        result = doubtful.process(frame)
+        assert statuses(result) == [Status.REJECTED] * 2
+        assert "rejected by the surgeon" in result.levels[0].reason
+        assert doubtful.pending is None, "what was rejected is not asked for again"
+    doubtful.request_registration()
+    for frame in frames[8:14]:
+        result = doubtful.process(frame)
+    assert statuses(result) == [Status.TRACKED] * 2
+
+
+def by_script(monkeypatch, navigator, found, names):
+    """Let `register` answer with the hypothesis `found` under other names and places.
+
+    names: per frame (name, level steps away, clear).
+    """
+    anchors = found.best.estimate.anchor_camera_m
+    one = np.diff(anchors, axis=0).mean(axis=0)
+    script = [
+        replace(
+            found,
+            best=replace(
+                found.best,
+                name=name,
+                estimate=replace(found.best.estimate, anchor_camera_m=anchors + steps * one),
+            ),
+            clear=clear,
+        )
+        for name, steps, clear in names
+    ]
+    monkeypatch.setattr(navigator_module, "register", lambda *a: script.pop(0))
+    begun = []
+
+    def begin(frame, found, pixels, events):
+        begun.append(found.best.name)
+        return navigator._all(Status.REGISTERING, "begun")
+
+    monkeypatch.setattr(navigator, "_begin", begin)
+    return begun
+
+
+@pytest.fixture
+def found(doubtful, frames):
+    doubtful.process(frames[0])
+    question = doubtful._answers.open
+    doubtful.request_registration()
+    doubtful.process(dark(frames[1]))
+    doubtful._answers.forget()
+    return question.found
+
+
+def test_an_answer_binds_to_what_was_read(monkeypatch, doubtful, found, frames):
+    """The hypothesis flips between the screen and the button: the answer names what was read."""
+    names = [("L2-L3", 0, False), ("L1-L2", 0, False), ("L1-L2", 0, False)]
+    begun = by_script(monkeypatch, doubtful, found, names)
+    doubtful.process(frames[2])
+    read = doubtful.pending_id
+    doubtful.process(frames[3])
+    assert doubtful.pending_id != read
+    assert isinstance(doubtful.confirm(True, read), Rejected)
+    doubtful.process(frames[4])
+    assert begun == []
+
+
+@pytest.mark.parametrize("after", [("L1-L2", 0, False), ("L2-L3", 1, False)], ids=str)
+def test_a_yes_holds_for_the_same_name_at_the_same_place_only(
+    monkeypatch, doubtful, found, frames, after
+):
+    begun = by_script(monkeypatch, doubtful, found, [("L2-L3", 0, False), after, after])
+    doubtful.process(frames[2])
+    doubtful.confirm(True, doubtful.pending_id)
+    first = doubtful.pending_id
+    doubtful.process(frames[3])
+    assert begun == [] and doubtful.pending_id not in (None, first)
+
+
+def test_a_yes_lapses(monkeypatch, doubtful, found, frames, stage, truth):
+    names = [("L2-L3", 0, False)] * 2
+    begun = by_script(monkeypatch, doubtful, found, names)
+    doubtful.process(frames[2])
+    doubtful.confirm(True, doubtful.pending_id)
+    doubtful.process(stage.frame(3 + 60, truth))  # four seconds later
+    assert begun == []
+
+
+def test_every_rejection_is_remembered(monkeypatch, doubtful, found, frames):
+    """A and B are rejected; A comes back clear, and the same name at another place."""
+    A, B = ("A", 0, False), ("B", 1, False)
+    names = [A, A, B, B, ("A", 0, True), ("A", 0, True), ("A", 2, True), ("A", 0, True)]
+    begun = by_script(monkeypatch, doubtful, found, names)
+    for i in (2, 4):
+        doubtful.process(frames[i])
+        assert not isinstance(doubtful.confirm(False, doubtful.pending_id), Rejected)
+        doubtful.process(frames[i + 1])
+    for i in (6, 7):
+        assert statuses(doubtful.process(frames[i])) == [Status.REJECTED] * 2
+        assert doubtful.pending is None
+    doubtful.process(frames[8])
+    assert doubtful.pending is not None, "another place is another question, and is asked"
+    doubtful.reset()  # a fault in the core forgets no answer
+    assert statuses(doubtful.process(frames[9])) == [Status.REJECTED] * 2
+    assert begun == []
 
 
 def test_after_a_refusal_clear_frames_must_agree(doubtful, frames):
@@ -300,7 +401,7 @@ def test_after_a_refusal_clear_frames_must_agree(doubtful, frames):
 
 def test_nothing_to_confirm(tracking):
     assert tracking.pending is None
-    assert tracking.confirm(True) == "nothing to confirm"
+    assert tracking.confirm(True) == Rejected("no hypothesis waits for a confirmation")
 
 
 def test_an_answer_does_not_outlive_its_question(doubtful, frames):

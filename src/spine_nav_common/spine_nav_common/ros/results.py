@@ -40,7 +40,10 @@ def key_values(values: dict[str, object]) -> list[KeyValue]:
 
 
 def result_messages(
-    result: NavigationResult, frame_id: str, hypothesis: str | None = None
+    result: NavigationResult,
+    frame_id: str,
+    hypothesis: str | None = None,
+    hypothesis_id: str | None = None,
 ) -> ResultMessages:
     """Messages of a result. Poses, PoseArray and (by the node) TF hold `tracked` levels only, so
     that no viewer can draw a held pose as live; an `occluded` level's pose stands as text
@@ -50,6 +53,7 @@ def result_messages(
         result: of one frame; its stamp is the image's.
         frame_id: optical frame of the camera.
         hypothesis: what `confirm_level` would accept or reject, named in every level's status.
+        hypothesis_id: by which an answer names it.
     """
     top = header(result.stamp_ns, frame_id)
     status = DiagnosticArray(header=top)
@@ -73,6 +77,7 @@ def result_messages(
             "pose_index": index,
             "held_pose": held,
             "hypothesis": hypothesis,
+            "hypothesis_id": hypothesis_id,
         }
         status.status.append(
             DiagnosticStatus(

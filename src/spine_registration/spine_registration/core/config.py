@@ -53,7 +53,7 @@ class NavigatorConfig:
         "mm",
         0.5,
         20.0,
-        "a pose whose 95 % bound exceeds this is withdrawn; it returns below 85 % of it",
+        "a pose whose 95 % bound exceeds this is withdrawn; it returns below 92 % of it",
     )
     hold_s: float = _p(3.0, "s", 0.0, 60.0, "an occluded pose is held this long, then lost")
     memory_s: float = _p(

@@ -14,7 +14,7 @@ MIN_AREA_MM2 = 60.0
 DROP_SHARE, RETURN_SHARE = 0.18, 0.28
 """Of the bone area seen at its best: below the first a level is occluded, above the second it may
 return. Two thresholds, so that a tool's edge does not make the guidance flicker."""
-RETURN_TRE = 0.85
+RETURN_TRE = 0.92
 """A level that was withdrawn because its bound exceeded the limit returns below this share of it."""
 MAX_CONTRADICTED = 0.45
 MIN_INLIERS = 0.5

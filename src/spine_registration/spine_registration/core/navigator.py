@@ -21,6 +21,7 @@ from spine_nav_common.core.types import (
 from spine_perception.core.instances import find_instances
 from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFrames
 
+from .answers import Answers
 from .bias import bias_response
 from .config import NavigatorConfig
 from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
@@ -107,16 +108,15 @@ class Navigator:
         # Set to a list to collect what each prediction was made of (training/calibration/fit_error.py).
         self.trace: list[tuple[int, str, ErrorInputs]] | None = None
         self._exposed = [self.model.levels.index(level) for level in case.exposed_levels]
+        self._answers = Answers(self.model)
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything that was seen."""
+        """Forget everything that was seen; what the surgeon rejected stays rejected."""
         self._belief: _Belief | None = None
-        self._pending: Registration | None = None
-        self._answer: bool | None = None
-        self._agreeing: tuple[str, int] = ("", 0)
+        self._answers.close()
+        self._agreeing: tuple[Registration, int] | None = None
         self._refused = False
-        self._rejected_name: str | None = None
         self._renew = False
         self._last_stamp: int | None = None
         self._seg: Segmentation | None = None
@@ -124,21 +124,18 @@ class Navigator:
     @property
     def pending(self) -> str | None:
         """The hypothesis that waits for the surgeon's answer, or None."""
-        if self._pending is None:
-            return None
-        return f"{self._pending.best.name}? ({self._pending.reason})"
+        question = self._answers.open
+        return None if question is None else str(question)
 
     @property
-    def following(self) -> bool:
-        """Whether there is a registration that the next frame continues."""
-        return self._belief is not None
+    def pending_id(self) -> str | None:
+        """Its id, by which an answer names it."""
+        question = self._answers.open
+        return None if question is None else question.id
 
-    def confirm(self, accept: bool) -> str:
-        """Answer the pending hypothesis; takes effect with the next frame."""
-        if self._pending is None:
-            return "nothing to confirm"
-        self._answer = accept
-        return f"{'accepted' if accept else 'rejected'} {self._pending.best.name}"
+    def confirm(self, accept: bool, hypothesis_id: str | None = None) -> str | Rejected:
+        """Answer the pending hypothesis; see Answers.answer."""
+        return self._answers.answer(accept, hypothesis_id)
 
     def request_registration(self) -> None:
         """Register from scratch with the next frame."""
@@ -180,6 +177,7 @@ class Navigator:
         clock = _Clock(seen.ms)
         if self._renew:
             self._belief, self._renew = None, False
+            self._answers.forget()
         if seen.tracking and self._belief is None:
             # Lost or asked anew since it was segmented: the whole image counts, not the old place.
             seen = self._look(frame, None)
@@ -228,32 +226,34 @@ class Navigator:
             return self._all(Status.SEARCHING, pixels.reason)
         found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
         if isinstance(found, Rejected):
-            self._agreeing = ("", 0)
+            self._agreeing = None
             return self._all(Status.SEARCHING, found.reason)
-        accepted = found.clear and found.best.name != self._rejected_name
-        if self._pending is not None and self._answer is not None:
-            same = found.best.name == self._pending.best.name
-            if self._answer and same:
-                accepted = True
-                events.append(f"confirmed by the surgeon: {found.best.name}")
-                self._refused = False
-            elif not self._answer:
-                self._rejected_name = self._pending.best.name
-                accepted = False
-                events.append(f"rejected by the surgeon: {self._pending.best.name}")
-            self._pending = self._answer = None
-            if accepted:
+        answer = self._answers.take()
+        if answer is not None:
+            verb = "confirmed" if answer.accept else "rejected"
+            events.append(f"{verb} by the surgeon: {answer.question.name} ({answer.question.id})")
+            if self._answers.holds(answer, found, frame.stamp_ns):
                 return self._begin(frame, found, pixels, events)
-        if not accepted:
-            self._refused = True
-            self._agreeing = ("", 0)
-            self._pending = found
-            reason = found.reason or f"{found.best.name} was rejected by the surgeon"
-            return self._all(Status.REJECTED, f"confirm level {found.best.name}: {reason}")
+        if (said := self._answers.rejected(found)) is not None:
+            self._answers.close()
+            self._refused, self._agreeing = True, None
+            return self._all(
+                Status.REJECTED,
+                f"{said.name} ({said.id}) was rejected by the surgeon; `register` asks anew",
+            )
+        # Where a hypothesis was rejected the next one is asked for, however clear it is.
+        if not found.clear or self._answers.contradicted:
+            self._refused, self._agreeing = True, None
+            question = self._answers.ask(found, frame.stamp_ns)
+            reason = found.reason or "another hypothesis was rejected by the surgeon"
+            return self._all(
+                Status.REJECTED, f"confirm level {question.name} ({question.id}): {reason}"
+            )
         if self._refused:
-            name, count = self._agreeing
-            count = count + 1 if name == found.best.name else 1
-            self._agreeing = (found.best.name, count)
+            before = self._agreeing
+            again = before is not None and self._answers.same(before[0], found)
+            count = before[1] + 1 if before is not None and again else 1
+            self._agreeing = (found, count)
             if count < AGREE_FRAMES:
                 return self._all(Status.REGISTERING, f"{found.best.name}: {count} clear frames")
         return self._begin(frame, found, pixels, events)
@@ -261,7 +261,8 @@ class Navigator:
     def _begin(
         self, frame: RgbdFrame, found: Registration, pixels: BonePixels, events: list[str]
     ) -> tuple[LevelEstimate, ...]:
-        self._pending, self._refused, self._agreeing = None, False, ("", 0)
+        self._answers.close()
+        self._refused, self._agreeing = False, None
         events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
         track = start(found.best.estimate, frame.stamp_ns, self.config)
         levels = (registered(frame.stamp_ns),) * len(self.model.levels)

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
 from spine_nav_common.core.rectify import RgbdRectifier
-from spine_nav_common.core.types import NavigationResult
+from spine_nav_common.core.types import NavigationResult, Rejected
 from spine_nav_common.ros import qos
 from spine_nav_common.ros.frames import FramePairer, RawFrame, image_type
 from spine_nav_common.ros.lifecycle import OK, WARN
@@ -23,6 +25,10 @@ from spine_nav_common.ros.worker_node import WorkerNode
 
 from .navigation_core import Core, NavigationConfig, load_core, refused, withdrawn
 from .navigation_output import NavigationOutput
+
+_READING_S = 1.0  # nobody has read a hypothesis that stands for a shorter time
+_WORDS = {"yes": True, "no": False}
+_Output = tuple[RawFrame, NavigationResult, tuple[str | None, str | None], float]
 
 
 class NavigationNode(WorkerNode):
@@ -38,6 +44,8 @@ class NavigationNode(WorkerNode):
     ) -> None:
         super().__init__("navigation", values, namespace)
         self._loader = loader
+        self.core: Core | None = None
+        self.add_on_set_parameters_callback(self._on_parameters)
         self.provider = self.model_sha256 = ""
 
     def configure(self) -> None:
@@ -45,6 +53,7 @@ class NavigationNode(WorkerNode):
         self.core = self._loader(self.config)
         self.provider, self.model_sha256 = self.core.provider, self.core.model_sha256
         self._last: NavigationResult | None = None
+        self._asked, self._replaced = None, float("-inf")
         self._rectify = RgbdRectifier()
         levels = self.core.case.exposed_levels
         self.tell(self.core.case.notes)
@@ -85,19 +94,17 @@ class NavigationNode(WorkerNode):
             seen = error
         return raw, seen, (time.monotonic() - start) * 1e3
 
-    def work(
-        self, item: tuple[RawFrame, Any, float]
-    ) -> tuple[RawFrame, NavigationResult, str | None, float]:
+    def work(self, item: tuple[RawFrame, Any, float]) -> _Output:
         raw, seen, segment_ms = item
         start = time.monotonic()
-        navigator, pending = self.core.navigator, None
+        navigator, pending = self.core.navigator, (None, None)
         try:
             if isinstance(seen, Exception):
                 raise seen
             result = navigator.solve(seen)
             if self._output.labels_wanted:
                 result = replace(result, labels=navigator.label_image(seen.frame))
-            pending = navigator.pending
+            pending = navigator.pending, navigator.pending_id
             self.trouble = ""
         except Exception as error:  # noqa: BLE001 - one bad frame must not end the navigation
             self.counts["refused"] += 1
@@ -109,18 +116,19 @@ class NavigationNode(WorkerNode):
             result = refused(raw.stamp_ns, self.core.case.exposed_levels, self.trouble)
         return raw, result, pending, segment_ms + (time.monotonic() - start) * 1e3
 
-    def done(self, output: tuple[RawFrame, NavigationResult, str | None, float]) -> None:
+    def done(self, output: _Output) -> None:
         if self.paused or not self.active:
             return
         raw, result, hypothesis, work_ms = output
         self.counts["processed"] += 1
         self.withdrawn, self.frame_id = self.note(result.stamp_ns), raw.frame_id
         if self.withdrawn:
-            result = withdrawn(result, self.withdrawn)
+            result, hypothesis = withdrawn(result, self.withdrawn), (None, None)
         if self.trouble:
             self.get_logger().warn(self.trouble, throttle_duration_sec=1.0)
         self._last = result
-        self._output.publish(result, self.frame_id, hypothesis)
+        self._note_question(hypothesis[1])
+        self._output.publish(result, self.frame_id, *hypothesis)
         stages = self.stages(result.timings_ms, work_ms, raw.arrived)
         self._output.publish_stages(result.stamp_ns, self.frame_id, stages)
 
@@ -137,6 +145,7 @@ class NavigationNode(WorkerNode):
         self.withdrawn = reason
         if self._last is None:
             return
+        self._note_question(None)
         shown = any(e.T_camera_ct is not None for e in self._last.levels)
         self._last = withdrawn(self._last, reason)
         self._output.publish(self._last, self.frame_id)
@@ -152,11 +161,45 @@ class NavigationNode(WorkerNode):
             answer, lambda: navigator.request_registration() or "registration requested"
         )
 
+    def _note_question(self, asked: str | None) -> None:
+        """Remember which hypothesis the surgeon reads, and when it took the place of another."""
+        if asked != self._asked and self._asked is not None and asked is not None:
+            self._replaced = time.monotonic()
+        self._asked = asked
+
     def _on_confirm(self, request: SetBool.Request, answer: SetBool.Response) -> SetBool.Response:
-        if self.core.navigator.pending is None:
-            answer.success, answer.message = False, "no hypothesis waits for a confirmation"
-            return answer
-        return self.ask(answer, lambda: self.core.navigator.confirm(request.data))
+        """The short form answers what was published last, unless that has just changed."""
+        said: str | Rejected = Rejected("no hypothesis waits for a confirmation")
+        since = time.monotonic() - self._replaced
+        if self._asked is not None and since < _READING_S:
+            said = Rejected(
+                f"the hypothesis changed {since:.1f} s ago; look at it and answer again, or "
+                f"set confirm_hypothesis to '{self._asked} yes' or '{self._asked} no'"
+            )
+        elif self._asked is not None:
+            said = self._confirm(request.data, self._asked)
+        answer.success = not isinstance(said, Rejected)
+        answer.message = said.reason if isinstance(said, Rejected) else said
+        return answer
+
+    def _confirm(self, accept: bool, hypothesis_id: str) -> str | Rejected:
+        # A flag that the next frame honours: no need to wait for the frame in work.
+        return self.core.navigator.confirm(accept, hypothesis_id)
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """`confirm_hypothesis` is an answer that names its question."""
+        said: str | Rejected = ""
+        for text in (c.value for c in changes if c.name == "confirm_hypothesis" and c.value):
+            id_, _, word = str(text).strip().partition(" ")
+            if word not in _WORDS:
+                said = Rejected(f"'{text}': give the id of the hypothesis, then yes or no")
+            elif self.core is None:
+                said = Rejected("navigation is not configured; nothing waits for an answer")
+            else:
+                said = self._confirm(_WORDS[word], id_.upper())
+        if isinstance(said, Rejected):
+            return SetParametersResult(successful=False, reason=said.reason)
+        return SetParametersResult(successful=True, reason=said)
 
     @property
     def ready(self) -> bool:

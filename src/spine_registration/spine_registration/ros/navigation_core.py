@@ -34,6 +34,12 @@ class NavigationConfig:
         0.0,
         60000.0,
     )
+    confirm_hypothesis: str = param(
+        "",
+        "an answer that names its question: '<hypothesis_id> yes' or '<hypothesis_id> no', as "
+        "registration/status gives the id; refused when another hypothesis is asked by now",
+        runtime=True,
+    )
     publish_tf: bool = param(True, "publish /tf from the camera to each tracked vertebra")
     navigator: NavigatorConfig = field(default_factory=NavigatorConfig)
 

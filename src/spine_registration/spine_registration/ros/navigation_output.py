@@ -61,10 +61,14 @@ class NavigationOutput:
         return all(p.get_subscription_count() for p in publishers)
 
     def publish(
-        self, result: NavigationResult, frame_id: str, hypothesis: str | None = None
+        self,
+        result: NavigationResult,
+        frame_id: str,
+        hypothesis: str | None = None,
+        hypothesis_id: str | None = None,
     ) -> None:
         """Poses and /tf of `tracked` levels, the array, the labels if there are any, the status."""
-        messages = result_messages(result, frame_id, hypothesis)
+        messages = result_messages(result, frame_id, hypothesis, hypothesis_id)
         for level, pose in messages.poses.items():
             self._poses[level].publish(pose)
         if self._tf is not None and messages.poses:
