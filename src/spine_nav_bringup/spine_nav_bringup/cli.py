@@ -144,6 +144,15 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    if args.latency:
+        from spine_nav_common.core.progress import Progress
+
+        from .doctor_latency import run_latency
+
+        progress = Progress("doctor")
+        code = run_latency(args.backend, progress)
+        progress.close()
+        return code
     from .doctor import run_doctor
 
     return run_doctor()
@@ -193,6 +202,10 @@ def _recording_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", type=Path, metavar="DIR", help="folder of the stereo networks, not the shipped"
     )
+    _backend_option(parser)
+
+
+def _backend_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", metavar="NAME",
         help="what computes the networks: auto, openvino-bf16, openvino-fp32, onnxruntime-gpu or "
@@ -326,7 +339,11 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     bench.add_argument("--results", type=Path, default=Path("docs/results"), metavar="DIR")
 
-    add("doctor", _doctor, "what this machine has, and what to do about what is missing")
+    doctor = add("doctor", _doctor, "what this machine has, and what to do about what is missing")
+    doctor.add_argument(
+        "--latency", action="store_true", help="measure each stage against its budget (a minute)"
+    )
+    _backend_option(doctor)
     return parser
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from spine_nav_bringup import doctor
 from spine_nav_bringup.doctor import Finding, Report, State
+from spine_nav_bringup.doctor_latency import latency_text
+from spine_nav_common.core.budgets import StageTimes
 
 
 def without(*absent: str) -> doctor.Importer:
@@ -135,6 +137,15 @@ def test_cameras_are_listed_and_their_absence_is_no_fault():
     assert doctor.check_cameras(importer([camera])) == Finding("RealSense", State.OK, "D435 0123")
     assert doctor.check_cameras(importer([])).state is State.OPTIONAL
     assert doctor.check_cameras(without("pyrealsense2")).state is State.OPTIONAL
+
+
+def test_the_latency_table_marks_what_is_over_its_budget():
+    times = StageTimes()
+    times.note({"update": 40.0, "network": 1.0, "decode": 0.5})
+    lines = latency_text(times, "OpenVINO bf16").splitlines()
+    marked = [line.split()[0] for line in lines if line.endswith("OVER")]
+    assert marked == ["update"]
+    assert any("OpenVINO bf16" in line for line in lines)
 
 
 def test_a_full_disk_is_missing(monkeypatch, tmp_path: Path):

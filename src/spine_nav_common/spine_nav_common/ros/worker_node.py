@@ -14,6 +14,7 @@ from typing import Any
 
 from std_srvs.srv import SetBool
 
+from ..core.budgets import StageTimes
 from ..core.errors import InputError
 from .lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from .mailbox import NewestWins
@@ -63,6 +64,7 @@ class WorkerNode(SpineNode):
     def _forget(self) -> None:
         self.paused = False
         self.results = StampAge()
+        self.stage_times = StageTimes()
         self.frame_id = self.withdrawn = self.trouble = ""
 
     # What a subclass says.
@@ -141,12 +143,14 @@ class WorkerNode(SpineNode):
         self, timings_ms: Mapping[str, float], work_ms: float, arrived: float
     ) -> dict[str, float]:
         """Durations in ms of one output's way; arrived: of its item, by time.monotonic."""
-        return {
+        stages = {
             **timings_ms,
             "work": work_ms,
             "arrival_to_publish": (time.monotonic() - arrived) * 1e3,
             "stamp_to_publish": self.results.age_ms(self.now_ns()),
         }
+        self.stage_times.note(stages)
+        return stages
 
     def _on_watch(self) -> None:
         # By the monotonic clock: simulated time may stand still.

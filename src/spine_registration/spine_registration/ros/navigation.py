@@ -15,6 +15,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
+from spine_nav_common.core.budgets import budgets
 from spine_nav_common.core.rectify import RgbdRectifier
 from spine_nav_common.core.types import NavigationResult, Rejected
 from spine_nav_common.ros import qos
@@ -216,6 +217,7 @@ class NavigationNode(WorkerNode):
         if self.active:
             values |= {**self.pairer.counts(), "model_sha256": self.model_sha256}
             values["tf"] = self._output.tf_state
+            values |= self.stage_times.health(budgets(self.provider))
         if (ailing := self.ailing(values)) is not None:
             return ailing
         if self._last is None:

@@ -256,6 +256,7 @@ class StereoTrackerNode(WorkerNode):
         values = {**self.counts, "provider": self.provider}
         if self.active:
             values |= {**self.pairer.counts(), "model_sha256": self.model_sha256}
+            values |= self.stage_times.health({})
         if self.unnamed:
             values["levels"] = self.unnamed
         if (ailing := self.ailing(values)) is not None:
