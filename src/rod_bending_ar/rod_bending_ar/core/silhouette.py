@@ -70,8 +70,8 @@ def _build(mesh: Mesh) -> _Surface:
 
     scene = o3d.t.geometry.RaycastingScene()
     scene.add_triangles(
-        o3d.core.Tensor(np.ascontiguousarray(mesh.vertices_m, np.float32)),
-        o3d.core.Tensor(np.ascontiguousarray(mesh.faces, np.uint32)),
+        o3d.core.Tensor.from_numpy(np.ascontiguousarray(mesh.vertices_m, np.float32)),
+        o3d.core.Tensor.from_numpy(np.ascontiguousarray(mesh.faces, np.uint32)),
     )
     try:
         hull = mesh.vertices_m[ConvexHull(mesh.vertices_m).vertices]
@@ -122,7 +122,7 @@ def silhouette(
     rays = np.empty((cells[1], cells[0], 6), np.float32)
     rays[..., :3] = -R.T @ t
     rays[..., 3:] = x[:, None] * R_32[0] + (y[:, None] * R_32[1] + R_32[2])[:, None]
-    hits = surface.scene.cast_rays(o3d.core.Tensor(rays), nthreads=1)
+    hits = surface.scene.cast_rays(o3d.core.Tensor.from_numpy(rays), nthreads=1)
     depth = hits["t_hit"].numpy()
     mask = np.isfinite(depth)
     depth[~mask] = 0.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 FAR_MM = 12.0  # field value far from every primitive; blends must be narrower
@@ -34,7 +35,15 @@ class Tube:
     cap: float | None = None
 
     @staticmethod
-    def of(points, a, b, u, exponent=2.0, blend=3.0, cap=None) -> Tube:
+    def of(
+        points: ArrayLike,
+        a: ArrayLike,
+        b: ArrayLike,
+        u: ArrayLike,
+        exponent: float = 2.0,
+        blend: float = 3.0,
+        cap: float | None = None,
+    ) -> Tube:
         p = np.atleast_2d(np.asarray(points, float))
         return Tube(
             p,
@@ -71,7 +80,7 @@ class Tube:
             best = np.minimum(best, self._segment(x, y, z, i, i + 1))
         return best
 
-    def _segment(self, x, y, z, i: int, j: int) -> np.ndarray:
+    def _segment(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, i: int, j: int) -> np.ndarray:
         p, q = self.points[i], self.points[j]
         span = float(np.linalg.norm(q - p))
         if span > 0:
@@ -85,7 +94,7 @@ class Tube:
             t = t / np.linalg.norm(t)
         v = np.cross(t, u)
 
-        def along(w):
+        def along(w: np.ndarray) -> np.ndarray:
             return (
                 np.float32(w[0]) * x
                 + np.float32(w[1]) * y
@@ -127,7 +136,9 @@ class Field:
             (self.low[k] + spacing * np.arange(shape[k])).astype(np.float32) for k in range(3)
         ]
 
-    def window(self, low, high) -> tuple[tuple[slice, ...], tuple[np.ndarray, ...]] | None:
+    def window(
+        self, low: np.ndarray, high: np.ndarray
+    ) -> tuple[tuple[slice, ...], tuple[np.ndarray, ...]] | None:
         """Grid slices that cover a box, and their open coordinate grids; None if outside."""
         shape = self.values.shape
         i0 = np.clip(np.floor((low - self.low) / self.spacing).astype(int), 0, shape)
@@ -190,7 +201,9 @@ class Warp:
     `low`, `high`, `cell` and `sd` (per axis) are in the unit of the points.
     """
 
-    def __init__(self, rng, low: np.ndarray, high: np.ndarray, cell: float, sd: float) -> None:
+    def __init__(
+        self, rng: np.random.Generator, low: np.ndarray, high: np.ndarray, cell: float, sd: float
+    ) -> None:
         self.low, self.cell = low, cell
         shape = np.ceil((high - low) / cell).astype(int) + 4
         self.nodes = rng.normal(size=(3, *shape))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import open3d as o3d
@@ -11,6 +12,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from spine_nav_common.core.types import Mesh, Rejected
+
+RayScene = Any  # open3d.t.geometry.RaycastingScene, which has no types
 
 _VOXEL = 0.0015
 _SYMMETRY_POINTS = 500
@@ -37,7 +40,7 @@ def raycasting_scene(mesh: Mesh) -> o3d.t.geometry.RaycastingScene:
     return scene
 
 
-def first_hits(scene, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def first_hits(scene: RayScene, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """(N,) distances along unit directions (N, 3) from origins (N, 3); inf without a hit."""
     rays = np.concatenate(np.broadcast_arrays(origins, directions), axis=-1).astype(np.float32)
     return scene.cast_rays(o3d.core.Tensor.from_numpy(rays.reshape(-1, 6)), nthreads=1)[
@@ -45,13 +48,13 @@ def first_hits(scene, origins: np.ndarray, directions: np.ndarray) -> np.ndarray
     ].numpy()
 
 
-def inside(scene, points: np.ndarray) -> np.ndarray:
+def inside(scene: RayScene, points: np.ndarray) -> np.ndarray:
     """Bool array of points (..., 3) that lie in the bone."""
     tensor = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points, np.float32))
     return scene.compute_occupancy(tensor, nthreads=1, nsamples=3).numpy() > 0.5
 
 
-def depth_inside(scene, points: np.ndarray) -> np.ndarray:
+def depth_inside(scene: RayScene, points: np.ndarray) -> np.ndarray:
     """Distance to the surface, positive in the bone, of points (..., 3)."""
     tensor = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points, np.float32))
     return -scene.compute_signed_distance(tensor, nthreads=1, nsamples=3).numpy()
@@ -85,7 +88,7 @@ def find_frame(mesh: Mesh) -> VertebraFrame | Rejected:
     return VertebraFrame(T, float(wall + front), float(spread[4] + spread[5]))
 
 
-def _body_sphere(mesh: Mesh, scene) -> tuple[np.ndarray, float]:
+def _body_sphere(mesh: Mesh, scene: RayScene) -> tuple[np.ndarray, float]:
     """Centre and radius of the largest sphere inside the bone, on a 1.5 mm grid."""
     low = mesh.vertices_m.min(0) - 2 * _VOXEL
     size = np.ceil((np.ptp(mesh.vertices_m, axis=0) + 4 * _VOXEL) / _VOXEL).astype(int) + 1
@@ -151,7 +154,7 @@ def _symmetry_axis(mesh: Mesh, centre: np.ndarray, up: np.ndarray) -> tuple[np.n
     return left, centre + best_offset * left
 
 
-def _median_hit(scene, centre: np.ndarray, R: np.ndarray, axis: int, sign: int) -> float:
+def _median_hit(scene: RayScene, centre: np.ndarray, R: np.ndarray, axis: int, sign: int) -> float:
     """Median distance from the body's middle to its wall along one axis, from 9 nearby rays."""
     others = [R[:, k] for k in range(3) if k != axis]
     offsets = np.array([i * others[0] + j * others[1] for i in (-1, 0, 1) for j in (-1, 0, 1)])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -45,7 +46,9 @@ class Surroundings:
         return at[0] * (low + 1.0 - place) + at[1] * (place - low)
 
 
-def _chunks(u: np.ndarray, v: np.ndarray, size: int = 30000):
+def _chunks(
+    u: np.ndarray, v: np.ndarray, size: int = 30000
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for i in range(0, max(len(u), 1), size):
         yield u[i : i + size].astype(np.float32), v[i : i + size].astype(np.float32)
 

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
 from spine_nav_sim.core.anatomy_frame import (
+    RayScene,
     VertebraFrame,
     depth_inside,
     find_frame,
@@ -57,7 +58,7 @@ def plan_level(mesh: Mesh, level: str) -> tuple[ScrewPlan, ScrewPlan] | Rejected
 
 
 def screw_on_axis(
-    scene, level: str, side: str, isthmus_m: np.ndarray, direction: np.ndarray
+    scene: RayScene, level: str, side: str, isthmus_m: np.ndarray, direction: np.ndarray
 ) -> ScrewPlan | Rejected:
     """Screw through a point inside the pedicle along a direction into the body.
 
@@ -78,7 +79,7 @@ def screw_on_axis(
     return ScrewPlan(level, side, entry, entry + length * direction)
 
 
-def _isthmus(scene, frame: VertebraFrame, sign: float) -> np.ndarray | Rejected:
+def _isthmus(scene: RayScene, frame: VertebraFrame, sign: float) -> np.ndarray | Rejected:
     """Middle of the narrowest pedicle cross-section in the vertebra's frame, metres.
 
     Coronal sections 1 to 9 mm behind the posterior wall; in each the bone that borders the canal.
@@ -109,7 +110,7 @@ def _isthmus(scene, frame: VertebraFrame, sign: float) -> np.ndarray | Rejected:
 
 
 def _best_axis(
-    scene, frame: VertebraFrame, level: str, side: str, sign: float, isthmus: np.ndarray
+    scene: RayScene, frame: VertebraFrame, level: str, side: str, sign: float, isthmus: np.ndarray
 ) -> ScrewPlan | Rejected:
     """Search directions and small offsets; the score is the clearance in the pedicle."""
     mean = 17.0
@@ -145,7 +146,7 @@ def _best_axis(
     return Rejected(f"{level} {side}: no axis through the pedicle stays inside the bone")
 
 
-def _contained(scene, screw: ScrewPlan) -> bool:
+def _contained(scene: RayScene, screw: ScrewPlan) -> bool:
     """True if the screw from 1 mm under its entry to its target lies in the bone."""
     length = float(np.linalg.norm(screw.target_m - screw.entry_m))
     t = np.arange(0.001, length, 0.001) / length

@@ -219,7 +219,7 @@ def match_stereo(
     scale = intrinsics.fx * baseline_m
     first = int(scale / range_m[1])
     count = 16 * max(1, int(np.ceil((scale / range_m[0] - first) / 16.0)))
-    matcher = cv2.StereoSGBM_create(
+    matcher = cv2.StereoSGBM.create(
         minDisparity=first,
         numDisparities=count,
         blockSize=5,

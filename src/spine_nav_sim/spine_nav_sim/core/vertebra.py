@@ -45,7 +45,9 @@ def superior_facets(
     return FacetPair(np.array(centre), np.array(normal), Z.copy())
 
 
-def superior_process(joint: Joint, facets: FacetPair, root: np.ndarray, mammillary: float):
+def superior_process(
+    joint: Joint, facets: FacetPair, root: np.ndarray, mammillary: float
+) -> list[Tube]:
     """Tubes of the two superior articular processes; root (2, 3) is on the pillar."""
     tubes = []
     for i in range(2):
