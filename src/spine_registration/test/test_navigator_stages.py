@@ -49,11 +49,13 @@ def test_both_stages_in_turns_are_what_process_does(new_navigator, frames):
 
 def test_a_frame_segmented_ahead_is_tracked(new_navigator, frames):
     navigator = new_navigator()
+    assert not navigator.following  # the node's mailbox asks this
     seen = navigator.segment(frames[0])
     for ahead in frames[1:5]:
         following = navigator.segment(ahead)  # before the frame that it follows is solved
         result = navigator.solve(seen)
         assert [e.status for e in result.levels] == [Status.TRACKED] * 4, result
+        assert navigator.following
         seen = following
 
 

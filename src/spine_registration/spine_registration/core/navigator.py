@@ -122,6 +122,11 @@ class Navigator:
         self._seg: Segmentation | None = None
 
     @property
+    def following(self) -> bool:
+        """Whether there is a registration that the next frame continues."""
+        return self._belief is not None
+
+    @property
     def pending(self) -> str | None:
         """The hypothesis that waits for the surgeon's answer, or None."""
         question = self._answers.open
