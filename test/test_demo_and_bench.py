@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
+from spine_nav_bench import bench
 from spine_nav_bringup import cli, demo
 
 pytestmark = pytest.mark.slow
@@ -43,3 +45,19 @@ def test_a_smoke_bench_compares_all_methods_and_records_nothing(tmp_path, monkey
     assert len({m["levels"] for m in record["scratch"].values()}) == 1  # the same frames for all
     assert {"commit", "dirty", "model_sha256", "seeds", "machine", "command"} <= set(record)
     assert not (tmp_path / "docs").exists()
+
+
+def test_a_bench_with_a_folder_of_its_own_writes_nothing_outside(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "RODS", 1)
+    for argument in ((), ("--results", "mine")):
+        before = {p for p in tmp_path.rglob("*") if p.is_file()}
+        Path("docs").mkdir(exist_ok=True)
+        assert cli.main(["bench", "--only", "rod", *argument]) == 0
+        after = {p for p in tmp_path.rglob("*") if p.is_file()}
+        new = {p.relative_to(tmp_path) for p in after - before}
+        folder = "mine" if argument else "docs"
+        assert {p.parts[0] for p in new} == {folder}
+        assert Path(folder, "results.md") in new
+    assert bench.places(Path("mine")).cache == Path("mine/cache")
+    assert bench.places(Path("mine")).images == Path("mine/img")

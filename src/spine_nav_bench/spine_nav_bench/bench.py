@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`spinenav bench`: speed and accuracy beside peer methods, on the same frames in one run.
 
-Each part appends one JSON line to docs/results, with command, commit, model and machine; the
+Each part appends one JSON line to docs/results (or --results DIR), with command, commit, model and machine; the
 tables of docs/results.md are generated from these lines and from nothing else.
 """
 
@@ -12,6 +12,7 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -44,10 +45,26 @@ RGBD = ("accuracy", "foreign", "timing", "precision")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing")
 PARTS = (*RGBD, *STEREO, "rod", "calibration")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
-CACHE = Path("out/bench")
-PLOT = Path("docs/img/update_time.png")
 SMOKE_SECONDS = 1.0
 ROD_SEED, RODS = 300_000, 100  # rods for each number of screws; constants were chosen on others
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a bench writes: lines (folder of JSON lines), document, images, cache of scenes."""
+
+    lines: Path
+    document: Path
+    images: Path
+    cache: Path
+
+
+def places(results: Path | None) -> Places:
+    """Everything below `results`; None: the project's own documents, and a cache in out/."""
+    if results is None:
+        docs = Path("docs")
+        return Places(docs / "results", docs / "results.md", docs / "img", Path("out/bench"))
+    return Places(results, results / "results.md", results / "img", results / "cache")
 
 
 class Loaded:
@@ -78,7 +95,7 @@ class Loaded:
 
 def run_bench(args: argparse.Namespace, commands: Commands) -> int:
     """Measure `commands`, append the lines, and print the tables (or the lines with --json)."""
-    loaded = Loaded()
+    loaded, to = Loaded(), places(args.results)
     lines = []
     for part in _parts(args):
         base = {
@@ -92,16 +109,15 @@ def run_bench(args: argparse.Namespace, commands: Commands) -> int:
         }
         progress = Progress(f"bench {part}")
         started = time.monotonic()
-        record = {"part": part, **base, **_measure(part, args, loaded, commands, progress)}
+        record = {"part": part, **base, **_measure(part, args, loaded, commands, to, progress)}
         record["wall_s"] = round(time.monotonic() - started, 1)
         progress.close()
         lines.append(record)
         if not args.smoke:
-            jsonl.append(args.results / f"{part}.jsonl", record)
+            jsonl.append(to.lines / f"{part}.jsonl", record)
     if not args.smoke:
-        document = args.results.parent / "results.md"
-        document.write_text(render(args.results), encoding="utf-8")
-        print(f"wrote {document}", file=sys.stderr)
+        to.document.write_text(render(to.lines), encoding="utf-8")
+        print(f"wrote {to.document}", file=sys.stderr)
     for record in lines:
         print(json.dumps(record, sort_keys=True) if args.json else table_text(record))
     return 0
@@ -123,11 +139,16 @@ def _parts(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _measure(
-    part: str, args: argparse.Namespace, loaded: Loaded, commands: Commands, progress: Progress
+    part: str,
+    args: argparse.Namespace,
+    loaded: Loaded,
+    commands: Commands,
+    to: Places,
+    progress: Progress,
 ) -> dict[str, Any]:
-    cache = CACHE / ("smoke" if args.smoke else "scenes")
+    cache = to.cache / ("smoke" if args.smoke else "scenes")
     if part in RGBD:
-        return _measure_rgbd(part, args, loaded, commands, cache, progress)
+        return _measure_rgbd(part, args, loaded, commands, to, cache, progress)
     if part == "rod":
         return {"rods": run_benchmark(ROD_SEED, 5 if args.smoke else RODS), "seeds": [ROD_SEED]}
     if part == "calibration":
@@ -136,7 +157,12 @@ def _measure(
         return stereo_timing_record(cache, loaded.stereo, smoke=args.smoke, progress=progress)
     if part == "stereo_foreign":
         return foreign_record(
-            args.scenes, loaded.stereo, commands.find_screws, CACHE / "runs", args.smoke, progress
+            args.scenes,
+            loaded.stereo,
+            commands.find_screws,
+            to.cache / "runs",
+            args.smoke,
+            progress,
         )
     return judged_record(
         cache, loaded.stereo, args.implants, args.anatomy, smoke=args.smoke, progress=progress
@@ -148,6 +174,7 @@ def _measure_rgbd(
     args: argparse.Namespace,
     loaded: Loaded,
     commands: Commands,
+    to: Places,
     cache: Path,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -156,23 +183,24 @@ def _measure_rgbd(
     if part == "timing":
         short = {"attempts": 2, "steps": 4, "counts": (1, 2), "nodes": False}
         return timing_record(
-            cache, segmenter, commands.live, None if args.smoke else PLOT, seconds=seconds, progress=progress,
+            cache, segmenter, commands.live, None if args.smoke else to.images / "update_time.png", seconds=seconds, progress=progress,
             **(short if args.smoke else {}),
         )  # fmt: skip
     if part == "precision":
         count = 1 if args.smoke else PRECISION_SCENES
         seconds = SMOKE_SECONDS if args.smoke else PRECISION_SECONDS
         scenes = precision_scenes(cache, count, seconds, progress)
-        return precision_record(scenes, commands.replay, CACHE / "runs", progress)
+        return precision_record(scenes, commands.replay, to.cache / "runs", progress)
     if part == "foreign":
         scenes = foreign_scenes(args.scenes)[: 1 if args.smoke else None]
     else:
         few = {"count": 1} if args.smoke else {}
         scenes = judged_scenes(cache, args.anatomy, seconds=seconds, progress=progress, **few)
-    record = accuracy_record(scenes, segmenter, commands.replay, CACHE / "runs", progress)
+    record = accuracy_record(scenes, segmenter, commands.replay, to.cache / "runs", progress)
     record["scene_names"] = [s.name for s in scenes]
     record["seeds"] = [s.seed for s in scenes]
     record["anatomies"] = sorted({s.anatomy for s in scenes})
     if part == "accuracy" and not args.smoke:
-        plot_reliability(record, args.results / "reliability.png")
+        to.images.mkdir(parents=True, exist_ok=True)
+        plot_reliability(record, to.images / "reliability.png")
     return record

@@ -342,7 +342,7 @@ def render(folder: Path) -> str:
             "image, the same in every frame) and noise. The floor: point-to-plane ICP of one frame "
             "on the vertebra's true pixels from the true pose."), "",
             *cameras_table(r), "",
-            "![coverage of the bound, scene by scene](results/reliability.png)", "",
+            "![coverage of the bound, scene by scene](img/reliability.png)", "",
             "### Registration from scratch beside peer methods", "",
             ("The same frames, the same segmentation (our network's), one frame for a peer; ours "
             f"takes {stat(r['scratch'][OURS]['frames_used'], 1)} frames (mean / median / "

@@ -337,7 +337,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--only", metavar="PART",
         help="accuracy, foreign, timing, precision, stereo, stereo_foreign, stereo_timing, rod or calibration",
     )  # fmt: skip
-    bench.add_argument("--results", type=Path, default=Path("docs/results"), metavar="DIR")
+    bench.add_argument(
+        "--results", type=Path, metavar="DIR",
+        help="write lines, tables, pictures and scenes here and nowhere else (default: docs/, out/)",
+    )  # fmt: skip
 
     doctor = add("doctor", _doctor, "what this machine has, and what to do about what is missing")
     doctor.add_argument(
