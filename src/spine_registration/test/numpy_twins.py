@@ -6,10 +6,19 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import erfcx
 
-from spine_registration.core.estimator import REACH_M, Noise, anchors
-from spine_registration.core.kernels import MIN_COSINE, OUTLIER_WIDTH_M
+from spine_nav_common.core.types import Intrinsics
+from spine_registration.core.estimator import (
+    REACH_M,
+    Noise,
+    Prior,
+    anchors,
+    exp_about,
+    twist_between,
+)
+from spine_registration.core.kernels import ARM_M, MIN_COSINE, OUTLIER_WIDTH_M
 from spine_registration.core.model import GRID_M, SpineModel
 from spine_registration.core.observation import BonePixels
+from spine_registration.core.visibility import CELL_PX, NEAR_M, SELF_OCCLUSION_M
 
 
 def surface(
@@ -94,3 +103,58 @@ def linearise(
         H[k] = (J * (weight[mine] * curvature)[:, None]).T @ J
         g[k] = -((weight[mine] * score) @ J)
     return H, g, pixel
+
+
+def gauss_newton(
+    model: SpineModel,
+    T: np.ndarray,
+    pixels: BonePixels,
+    prior: Prior,
+    noise: Noise,
+    gates_m: tuple[float, ...],
+) -> np.ndarray:
+    """Twin of `kernels.gauss_newton`, pixels assigned anew in every step: (L, 4, 4)."""
+    L, before = len(T), np.zeros((len(T), 6))
+    arm = np.r_[np.ones(3), np.full(3, ARM_M)]
+    for gate in gates_m:
+        anchor = anchors(model, T)
+        H, g, _ = linearise(model, T, pixels, assign(model, T, pixels, gate, 0.0), noise)
+        A = prior.information + np.eye(6 * L)
+        for k in range(L):
+            A[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += H[k]
+        deviation = twist_between(T, prior.T_camera_ct, anchor).ravel()
+        xi = -np.linalg.solve(A, g.ravel() + prior.information @ deviation).reshape(L, 6)
+        xi[((xi * arm) * (before * arm)).sum(axis=1) < 0] *= 0.5
+        shift, turn = (
+            np.linalg.norm(xi[:, part], axis=1).max() for part in (slice(3), slice(3, 6))
+        )
+        xi /= max(1.0, shift / 8e-3, turn / 0.15)
+        before = xi
+        T = exp_about(xi, anchor) @ T
+    return T
+
+
+def view_levels(
+    model: SpineModel, T: np.ndarray, depth_m: np.ndarray, intrinsics: Intrinsics, stride: int = 3
+) -> np.ndarray:
+    """Twin of `visibility.view_levels`: (L, 4) in the order of `LevelView`."""
+    height, width = depth_m.shape
+    p = np.einsum("lij,lnj->lni", T[:, :3, :3], model.dorsal_m[:, ::stride])
+    p += T[:, None, :3, 3]
+    n = np.einsum("lij,lnj->lni", T[:, :3, :3], model.dorsal_normal[:, ::stride])
+    z = np.maximum(p[..., 2], 1e-3)
+    u = np.rint(p[..., 0] / z * intrinsics.fx + intrinsics.cx).astype(int)
+    v = np.rint(p[..., 1] / z * intrinsics.fy + intrinsics.cy).astype(int)
+    facing = np.einsum("lni,lni->ln", n, p) < -0.2 * np.linalg.norm(p, axis=2)
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (p[..., 2] > 0.05)
+    cols = width // CELL_PX + 1
+    cell = np.where(inside, (v // CELL_PX) * cols + u // CELL_PX, 0)
+    front = np.full((height // CELL_PX + 1) * cols, np.inf)
+    np.minimum.at(front, cell[inside], z[inside])
+    seen = facing & inside & (z < front[cell] + SELF_OCCLUSION_M)
+    measured = depth_m[np.where(inside, v, 0), np.where(inside, u, 0)]
+    with np.errstate(invalid="ignore"):
+        gap = measured - z
+        found = [seen & (np.abs(gap) < NEAR_M), seen & (gap <= -NEAR_M), seen & (gap >= NEAR_M)]
+    total = np.maximum(seen.sum(axis=1), 1)
+    return np.column_stack([inside.mean(axis=1), *(f.sum(axis=1) / total for f in found)])

@@ -13,6 +13,10 @@ from scipy.special import erfcx
 
 from spine_registration.core import estimator as es
 from spine_registration.core import kernels
+from spine_registration.core.config import NavigatorConfig
+from spine_registration.core.registration import chain_prior
+from spine_registration.core.visibility import view_levels
+from spine_registration.core.warm import warm_up
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +106,65 @@ def test_mean_shifts_are_the_twin_s():
     np.testing.assert_allclose(
         kernels.mean_shifts(twists, arms), np.linalg.norm(shift, axis=2).mean(axis=1), rtol=1e-12
     )
+
+
+def test_twists_are_their_twins(model, situation):
+    T, _ = situation
+    rng = np.random.default_rng(4)
+    anchor = es.anchors(model, T)
+    np.testing.assert_allclose(kernels.anchors(model.anchor_m, T), anchor, atol=1e-15)
+    for size in (1e-7, 1e-3, 1.0):
+        xi = size * rng.normal(size=(len(T), 6))
+        moved = T.copy()
+        kernels.exp_about(xi, anchor, moved)
+        np.testing.assert_allclose(moved, es.exp_about(xi, anchor) @ T, atol=1e-14)
+        want = es.twist_between(moved, T, anchor)
+        np.testing.assert_allclose(kernels.twist_between(moved, T, anchor), want, atol=1e-13)
+
+
+def test_the_solver_solves():
+    rng = np.random.default_rng(5)
+    A = rng.normal(size=(42, 60)) * 10.0 ** rng.uniform(-3, 3, (42, 1))
+    A, b = A @ A.T, rng.normal(size=42)
+    x = kernels.solve_positive(A.copy(), b)
+    np.testing.assert_allclose(A @ x, b, atol=1e-9)
+
+
+def test_gauss_newton_is_its_twin(model, situation, noise):
+    """Step by step the same poses; it ends as soon as a step no longer matters."""
+    T, pixels = situation
+    prior = chain_prior(model, T, 1.0, NavigatorConfig())
+    noise = replace(noise, pose_area_m2=noise.correlation_area_m2, pose_tissue_m=1e-3)
+    gates = (8e-3, 6e-3, 5e-3)
+    got = es.estimate(model, pixels, prior, noise, T, gates, reassign_at=(0, 1, 2))
+    want = twins.gauss_newton(model, T, pixels, prior, noise, gates)
+    np.testing.assert_allclose(got.T_camera_ct, want, atol=2e-6)
+    settled = es.estimate(model, pixels, prior, noise, T, gates, settle=30)
+    assert settled.converged
+    assert 3 < settled.iterations < 25
+    again = es.estimate(model, pixels, prior, noise, settled.T_camera_ct, gates[-1:], settle=30)
+    xi = es.twist_between(again.T_camera_ct, settled.T_camera_ct, settled.anchor_camera_m)
+    assert np.abs(xi[:, :3]).max() < 2 * kernels.SETTLED_M
+
+
+def test_what_is_in_view_is_its_twin(world_model):
+    rng = np.random.default_rng(6)
+    T = support.bent(world_model, support.rigid_pose(world_model, 60.0, (15.0, 5.0)), rng)
+    depth = rng.uniform(0.47, 0.53, (150, 200)).astype(np.float32)
+    depth[:40] = np.nan
+    got = view_levels(world_model, T, depth, support.CAMERA)
+    want = twins.view_levels(world_model, T, depth, support.CAMERA)
+    np.testing.assert_allclose([tuple(vars(v).values()) for v in got], want, atol=1e-12)
+
+
+def test_a_warm_navigator_compiles_nothing_more(world_model, situation, model, noise):
+    """A frame that meets a kernel for the first time would stall for seconds."""
+    warm_up(world_model)
+    compiled = [f for f in vars(kernels).values() if hasattr(f, "nopython_signatures")]
+    before = [len(f.nopython_signatures) for f in compiled]
+    assert min(len(f.nopython_signatures) for f in (kernels.gauss_newton, kernels.view_share)) == 1
+    T, pixels = situation
+    prior = chain_prior(model, T, 1.0, NavigatorConfig())
+    es.estimate(model, replace(pixels, bone=pixels.bone[::-1]), prior, noise)
+    view_levels(model, T[:, ::-1][:, ::-1], np.ones((9, 9)).T, support.CAMERA)
+    assert [len(f.nopython_signatures) for f in compiled] == before

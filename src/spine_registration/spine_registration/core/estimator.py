@@ -13,8 +13,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from spine_nav_common.core.geometry import skew
-
 from . import kernels
 from .model import GRID_M, SpineModel
 from .observation import BonePixels
@@ -76,13 +74,13 @@ class LevelFit:
 class Estimate:
     """Poses of all levels after one frame.
 
-    covariance (6L, 6L): of the poses, in the weights of the pose. data_information (L, 6, 6): what
+    information (6L, 6L): of the poses, in the weights of the pose. data_information (L, 6, 6): what
     the frame says of each level, in the cautious weights of evidence; pose_information: in the
     pose's. sample_area_m2: bone that is one independent sample by this frame's residuals.
     """
 
     T_camera_ct: np.ndarray
-    covariance: np.ndarray
+    information: np.ndarray
     data_information: np.ndarray
     pose_information: np.ndarray
     sample_area_m2: float
@@ -94,6 +92,11 @@ class Estimate:
     sigma_m: float
     iterations: int
     converged: bool
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(6L, 6L), in the weights of the pose."""
+        return np.linalg.inv(self.information)
 
     @property
     def log_likelihood(self) -> float:
@@ -309,7 +312,7 @@ def estimate(
     deviation = kernels.twist_between(T, T_prior, anchor).ravel()
     return Estimate(
         T_camera_ct=T,
-        covariance=np.linalg.inv(_with_data(information, H)),
+        information=_with_data(information, H),
         data_information=lin.H,
         pose_information=H,
         sample_area_m2=_sample_area(pixels, level, lin, noise),
@@ -346,17 +349,8 @@ def springs(
     that goes with this information is one rigid pose for all levels. `T` (L, 4, 4) gives the
     anchors of the linearisation.
     """
-    L = len(model.levels)
-    anchor = anchors(model, T)
-    information = np.zeros((6 * L, 6 * L))
-    W = np.diag([sigma_translation_m**-2] * 3 + [sigma_rotation_rad**-2] * 3)
-    for k in range(L - 1):
-        disc_ct = 0.5 * (model.centroid_m[k] + model.centroid_m[k + 1])
-        m = 0.5 * sum(T[j, :3, :3] @ disc_ct + T[j, :3, 3] for j in (k, k + 1))
-        A = np.zeros((6, 6 * L))
-        for j, sign in ((k, -1.0), (k + 1, 1.0)):
-            A[:3, 6 * j : 6 * j + 3] = sign * np.eye(3)
-            A[:3, 6 * j + 3 : 6 * j + 6] = -sign * skew(m - anchor[j])
-            A[3:, 6 * j + 3 : 6 * j + 6] = sign * np.eye(3)
-        information += A.T @ W @ A
-    return information
+    middle = 0.5 * (model.centroid_m[:-1] + model.centroid_m[1:])
+    disc = 0.5 * sum(
+        np.einsum("lij,lj->li", P[:, :3, :3], middle) + P[:, :3, 3] for P in (T[:-1], T[1:])
+    )
+    return kernels.springs(anchors(model, T), disc, sigma_translation_m**-2, sigma_rotation_rad**-2)

@@ -361,6 +361,36 @@ def with_data(information: np.ndarray, H: np.ndarray) -> np.ndarray:
 
 
 @_compiled
+def springs(anchor: np.ndarray, disc: np.ndarray, along: float, about: float) -> np.ndarray:
+    """See `estimator.springs`; disc (L - 1, 3) camera frame, `along` 1/m^2 and `about` 1/rad^2."""
+    L = len(anchor)
+    out = np.zeros((6 * L, 6 * L))
+    A = np.zeros((2, 6, 6))
+    for k in range(L - 1):
+        for j in range(2):
+            sign = 2.0 * j - 1.0
+            x, y, z = (
+                disc[k, 0] - anchor[k + j, 0],
+                disc[k, 1] - anchor[k + j, 1],
+                disc[k, 2] - anchor[k + j, 2],
+            )
+            for a in range(6):
+                A[j, a, a] = sign
+            A[j, 0, 4], A[j, 0, 5] = sign * z, -sign * y
+            A[j, 1, 3], A[j, 1, 5] = -sign * z, sign * x
+            A[j, 2, 3], A[j, 2, 4] = sign * y, -sign * x
+        for i in range(2):
+            for j in range(2):
+                for a in range(6):
+                    for b in range(6):
+                        total = 0.0
+                        for c in range(6):
+                            total += (along if c < 3 else about) * A[i, c, a] * A[j, c, b]
+                        out[6 * (k + i) + a, 6 * (k + j) + b] += total
+    return out
+
+
+@_compiled
 def solve_positive(A: np.ndarray, b: np.ndarray) -> np.ndarray:
     """x of A x = b for a symmetric positive definite A (N, N), which is overwritten. For some
     dozens of unknowns faster than a call of LAPACK, and the same on every machine."""

@@ -33,6 +33,7 @@ from .observation import BonePixels, observe
 from .registration import Registration, chain_gap_m, chain_prior, challenge, differs, register
 from .tracker import TrackState, TrackStep, start, step
 from .visibility import view_levels
+from .warm import warm_up
 
 CHALLENGE_S = 1.0
 """Time between two comparisons with a neighbouring reading."""
@@ -102,6 +103,7 @@ class Navigator:
         self.config = config or NavigatorConfig()
         self.error_model = error_model or load_error_model()
         self.model = model or build_model(case)
+        warm_up(self.model)
         self._camera = DEPTH_CAMERAS[self.config.camera]
         self._segmenter = segmenter
         self._looking = threading.Lock()  # `solve` looks again where `segment` looked elsewhere

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spine_nav_common.core.geometry import skew
-
 from .config import NavigatorConfig
 from .estimator import (
     MAX_SIGMA_M,
@@ -83,29 +81,43 @@ def predict(
     not forgotten; the springs give back what the forgetting takes of them. On top, camera and
     trunk may move as a whole.
     """
+    prior, covariance, _ = _predict(model, state, stamp_ns, config, 1.0)
+    return prior, covariance
+
+
+def _predict(
+    model: SpineModel, state: TrackState, stamp_ns: int, config: NavigatorConfig, caution: float
+) -> tuple[Prior, np.ndarray, np.ndarray]:
+    """As `predict`, and its covariance if the past's were larger by the factor `caution`."""
     dt = np.clip((stamp_ns - state.stamp_ns) * 1e-9, 1e-3, 4.0)
     kept = float(np.exp(-dt / config.memory_s))
     L = len(model.levels)
     anchor = anchors(model, state.T_camera_ct)
-    J = np.zeros((6 * L, 6))
-    centre = anchor.mean(axis=0)
-    for k in range(L):
-        J[6 * k : 6 * k + 3, :3] = np.eye(3)
-        J[6 * k : 6 * k + 3, 3:] = -skew(anchor[k] - centre)
-        J[6 * k + 3 : 6 * k + 6, 3:] = np.eye(3)
+    J = np.zeros((L, 6, 6))
+    J[:] = np.eye(6)
+    x, y, z = (anchor - anchor.mean(axis=0)).T
+    J[:, 0, 4], J[:, 0, 5] = z, -y
+    J[:, 1, 3], J[:, 1, 5] = -z, x
+    J[:, 2, 3], J[:, 2, 4] = y, -x
+    J = J.reshape(6 * L, 6)
     mm, deg = state.common_mm, state.common_deg
     if dt > STEADY_S:
         mm, deg = max(mm, config.common_noise_mm), max(deg, config.common_noise_deg)
     common = np.r_[np.full(3, (1e-3 * mm) ** 2), np.full(3, np.deg2rad(deg) ** 2)]
     # A camera sweep is no random walk: its variance grows with the square of the gap.
-    covariance = state.covariance / kept + (15.0 * dt) ** 2 * (J * common) @ J.T
-    information = np.linalg.inv(covariance)
+    motion = (15.0 * dt) ** 2 * (J * common) @ J.T
     chain = chain_prior(model, state.T_camera_ct, 1.0, config)
     extra = (1.0 - kept) * chain.information
     pull = extra @ twist_between(chain.T_camera_ct, state.T_camera_ct, anchor).ravel()
-    total = information + extra
+    total = np.linalg.inv(state.covariance / kept + motion) + extra
     mean = exp_about(np.linalg.solve(total, pull).reshape(L, 6), anchor) @ state.T_camera_ct
-    return Prior(mean, total), np.linalg.inv(total)
+    covariance = np.linalg.inv(total)
+    cautious = covariance
+    if caution != 1.0:
+        cautious = np.linalg.inv(
+            np.linalg.inv(state.covariance * (caution / kept) + motion) + extra
+        )
+    return Prior(mean, total), covariance, cautious
 
 
 def step(
@@ -122,7 +134,9 @@ def step(
     being mistaken for outliers. Then past and present are weighed level by level: a level whose
     own data object to the compromise moved by itself, and its past is worth that much less.
     """
-    prior, covariance = predict(model, state, stamp_ns, config)
+    # An objection is evidence: it counts pixels as evidence does, and so must the past.
+    caution = max(1.0, noise.correlation_area_m2 / state.pose_area_m2)
+    prior, covariance, past = _predict(model, state, stamp_ns, config, caution)
     L = len(model.levels)
     noise = replace(noise, sigma_m=state.sigma_m, pose_area_m2=state.pose_area_m2)
     gate = gate_m(state.sigma_m)
@@ -132,10 +146,6 @@ def step(
         gates_m=(gate + 4e-3, gate), reassign_at=(0, 1), settle=SETTLE_STEPS,
     )  # fmt: skip
     xi = twist_between(free.T_camera_ct, prior.T_camera_ct, free.anchor_camera_m)
-    # An objection is evidence: it counts pixels as evidence does, and so must the past.
-    caution = max(1.0, noise.correlation_area_m2 / noise.pose_area_m2)
-    cautious = replace(state, covariance=caution * state.covariance)
-    past = predict(model, cautious, stamp_ns, config)[1]
     moved: tuple[int, ...] = ()
     witness = [k for k in range(L) if free.fits[k].area_mm2 > MIN_MOVED_AREA_MM2]
     while True:

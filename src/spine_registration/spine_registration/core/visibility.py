@@ -44,7 +44,7 @@ def view_levels(
     c = intrinsics
     shares = kernels.view_share(
         model.dorsal_m, model.dorsal_normal, np.ascontiguousarray(T),
-        np.ascontiguousarray(depth_m), c.fx, c.fy, c.cx, c.cy, CELL_PX, SELF_OCCLUSION_M, NEAR_M,
+        np.require(depth_m, np.float32, ("C", "W")), float(c.fx), float(c.fy), float(c.cx), float(c.cy), CELL_PX, SELF_OCCLUSION_M, NEAR_M,
         stride,
     )  # fmt: skip
     return tuple(LevelView(*row) for row in shares.tolist())
