@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -21,7 +20,7 @@ class Outcome(Protocol):
 
 Replay = Callable[..., Outcome]  # (recording, case, out, *, segmenter)
 FindScrews = Callable[..., Outcome]  # (recording, out, *, case, core, watch)
-Live = Callable[[Path, str, Path], Outcome]  # (case, source, out), through the ROS 2 nodes
+Live = Callable[..., Outcome]  # (case, source, out, assignments), through the ROS 2 nodes
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from spine_nav_common.core import jsonl
 
 from . import results_stereo
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
+from .results_live import LIVE_TARGETS, live_table
 from .results_precision import precision_section, precision_table
 
 LABEL_NOISE = (
@@ -194,8 +195,7 @@ TARGETS = (
            "timing", _median("registration", "total_ms", unit="ms", limit=400, digits=0)),
     Target("pose update of 5 levels, median / 99th percentile, CPU", "≤ 10 / 18 ms",
            "20 ms on GPU", "timing", _update),
-    Target("camera stamp to published pose, ROS 2, 15 Hz 640×480, median", "≤ 80 ms",
-           "not reported", "timing", _median("nodes", "latency_ms", unit="ms", limit=80, digits=0)),
+    *LIVE_TARGETS,
     Target("camera image to overlay picture, viewer beside it, median / 99th percentile",
            "≤ 100 / 160 ms", "not reported", "timing", _overlay),
     Target("growth of the update time from 1 to 7 levels", "≤ linear", "not reported", "timing",
@@ -364,7 +364,7 @@ def render(folder: Path) -> str:
             "## Time", "", *provenance(r), "",
             ("Frames are decoded in memory, everything is warm, rendering is not measured. A "
             "tracking step is without the network, whose time stands in its own line."), "",
-            *timing_table(r), "",
+            *timing_table(r), "", *live_table(r), "",
         ]  # fmt: skip
         if "growth_exponent" in r:
             out += ["![tracking step over the number of levels](img/update_time.png)", ""]
@@ -379,7 +379,7 @@ def table_text(record: Record) -> str:
     if record["part"] in results_stereo.PARTS:
         body = results_stereo.tables(record)
     elif record["part"] == "timing":
-        body = timing_table(record)
+        body = [*timing_table(record), "", *live_table(record)]
     elif record["part"] == "precision":
         body = precision_table(record)
     else:

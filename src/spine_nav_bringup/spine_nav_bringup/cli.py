@@ -135,10 +135,10 @@ def _bench(args: argparse.Namespace) -> int:
     from .replay import Outcome, replay
     from .screws import find_screws
 
-    def live(case: Path, source: str, out: Path) -> Outcome:
+    def live(case: Path, source: str, out: Path, assignments: tuple[str, ...] = ()) -> Outcome:
         from .live import LiveOptions, run_live  # needs ROS 2, which most parts do without
 
-        return run_live(LiveOptions(case=case, source=source, out=out))
+        return run_live(LiveOptions(case, source, out, assignments=assignments))
 
     return run_bench(args, Commands(replay, find_screws, live))
 

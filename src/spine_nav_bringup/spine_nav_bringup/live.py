@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.cpu import CoresUsed
 from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
 from spine_nav_common.core.outputs import write_summary
 from spine_nav_common.core.recorded_scenes import open_scenes
@@ -223,6 +224,8 @@ class _Run:
     summary: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, Any] = field(default_factory=dict)
     children: list[Any] = field(default_factory=list)
+    load: CoresUsed | None = None  # from the first frame on
+    cores: float | None = None
 
     def run(self, make_nodes: Callable[..., dict[str, Any]]) -> Outcome:
         prepare_environment()
@@ -316,6 +319,8 @@ class _Run:
                 return
             for child in self.children:
                 child.tend()
+            if self.load is None and (camera.epoch if camera else self.supervisor.reached):
+                self.load = CoresUsed(self._pids())
             dead = [name for name, node in self.computing.items() if not node.alive]
             if dead:
                 self.stopped = f"the {dead[0]} thread died"
@@ -326,11 +331,19 @@ class _Run:
                 return
             if camera is not None and camera.finished:
                 self._drain(camera)
+                self._note_load()
                 self.stopped = camera.failure or camera.cut_off
                 return
         # Stopping a camera by hand is its normal end; a recording that has not ended is half-way.
         if self.use_case == "replay" or self.signals[0] == "SIGTERM":
             self.stopped = f"stopped by {self.signals[0]}"
+
+    def _pids(self) -> list[int]:
+        return [child.process.pid for child in self.children]
+
+    def _note_load(self) -> None:
+        if self.load is not None and self.cores is None:
+            self.cores = round(self.load.cores(self._pids()), 3)
 
     def _drain(self, camera: Any) -> None:
         """Wait until the results of the last frames have been computed, delivered and written."""
@@ -351,6 +364,7 @@ class _Run:
 
         if not self.nodes:
             return
+        self._note_load()
         if not self.stopped.startswith("a node died"):
             self.supervisor.go(FINALIZED)
             deadline = time.monotonic() + _DOWN_S
@@ -391,6 +405,7 @@ class _Run:
             source=self.options.source,
             provider=next(iter(self.computing.values())).provider,
             stopped=self.stopped,
+            cpu_cores=self.cores,
             confirmed=[],
             notes=self._notes(),
             ended_by=[*self.signals, "the end of the source or of the time"][0],

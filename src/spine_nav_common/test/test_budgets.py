@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from spine_nav_common.core.budgets import KEPT, Budget, StageTimes, budgets, stage_time
+from spine_nav_common.core.cpu import CoresUsed
 
 
 def test_median_and_p99_of_the_newest_frames():
@@ -44,3 +48,15 @@ def test_full_precision_has_longer_budgets_for_the_network_and_the_whole_alone()
     assert reduced.keys() == full.keys()
     longer = {stage for stage in full if full[stage].median_ms > reduced[stage].median_ms}
     assert longer == {"network", "stamp_to_publish", "arrival_to_publish"}
+
+
+def test_cores_count_this_process_and_the_named_ones_and_survive_one_that_is_gone():
+    alone, with_child = CoresUsed(), CoresUsed()
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        while not with_child.cores([child.pid]) > alone.cores():
+            pass  # until the child has used a tick of the clock
+    finally:
+        child.kill()
+        child.wait()
+    assert CoresUsed([child.pid]).cores([child.pid]) >= 0.0
