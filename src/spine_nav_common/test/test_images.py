@@ -208,11 +208,23 @@ def test_camera_info():
         ({"k": [np.nan] * 9}, "NaN"),
         ({"p": [np.inf] * 12}, "NaN"),
         ({"width": 0}, "size"),
+        ({"d": [0.1, 0.0]}, "2 distortion values"),
+        ({"d": [0.1] * 5, "distortion_model": "equidistant"}, "equidistant has 4"),
+        ({"d": [0.1] * 4, "distortion_model": "double_sphere"}, "double_sphere.*rectified"),
+        ({"r": [1.0] * 9}, "no rotation"),
+        ({"r": (2.0 * np.eye(3)).ravel()}, "no rotation"),
     ],
 )
 def test_camera_info_of_no_camera(change, words):
     with pytest.raises(ImageError, match=words):
         decode_camera_info(info(**change))
+
+
+@pytest.mark.parametrize("d", [[], [0.0], [0.0] * 3])
+def test_without_distortion_its_length_and_name_do_not_matter(d):
+    model = decode_camera_info(info(d=d, distortion_model="anything", r=[0.0] * 9))
+    u, v = model.rectify_maps(model.raw_intrinsics())
+    assert (float(u[240, 320]), float(v[240, 320])) == pytest.approx((320.0, 240.0))
 
 
 def test_camera_without_projection_has_no_rectified_image():

@@ -16,6 +16,8 @@ import numpy as np
 
 from .types import Intrinsics
 
+_ROTATION_TOLERANCE = 1e-2  # calibrations are written with as few as three digits
+
 
 class ImageError(ValueError):
     """A message holds no usable image or camera model; the text says why."""
@@ -249,7 +251,7 @@ class CameraModel:
         R = np.eye(3) if not self.R.any() else self.R
         K = np.array([[target.fx, 0, target.cx], [0, target.fy, target.cy], [0, 0, 1.0]])
         make = cv2.fisheye.initUndistortRectifyMap if self.fisheye else cv2.initUndistortRectifyMap
-        D = self.D if self.D.size else np.zeros(4)
+        D = self.D if self.distorted else np.zeros(4)
         return make(self.K, D, R, K, (target.width, target.height), cv2.CV_32FC1)
 
 
@@ -257,10 +259,16 @@ def _intrinsics(width: int, height: int, K: np.ndarray) -> Intrinsics:
     return Intrinsics(width, height, float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
 
 
+_FISHEYE = ("equidistant", "fisheye")
+# Names that mean OpenCV's polynomial; drivers leave the name empty where there is no distortion.
+_POLYNOMIAL = ("", "plumb_bob", "rational_polynomial", "radial")
+
+
 def decode_camera_info(msg: Any) -> CameraModel:
     """The camera model of a CameraInfo message (fields k, d, r, p or K, D, R, P).
 
-    Raises ImageError: K is zero or not finite (an uncalibrated camera), or the size is zero.
+    Raises ImageError: K is zero or not finite (an uncalibrated camera), the size is zero, or
+    distortion or R are none that are known here.
     """
 
     def matrix(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -274,7 +282,7 @@ def decode_camera_info(msg: Any) -> CameraModel:
         D=matrix("d", (-1,)),
         R=matrix("r", (3, 3)),
         P=matrix("p", (3, 4)),
-        fisheye=str(msg.distortion_model) in ("equidistant", "fisheye"),
+        fisheye=str(msg.distortion_model) in _FISHEYE,
     )
     if not all(np.isfinite(m).all() for m in (model.K, model.D, model.R, model.P)):
         raise ImageError("camera_info holds NaN or infinity")
@@ -282,4 +290,20 @@ def decode_camera_info(msg: Any) -> CameraModel:
         raise ImageError("camera_info is zero (K has no focal length)")
     if model.width < 1 or model.height < 1:
         raise ImageError("camera_info gives no image size")
+    if model.distorted:
+        known = (4,) if model.fisheye else (4, 5, 8, 12, 14)
+        name = str(msg.distortion_model)
+        if name not in _FISHEYE + _POLYNOMIAL:
+            raise ImageError(
+                f"camera_info has the distortion model {name!r}: send rectified images, or one of"
+                f" {', '.join(m for m in _POLYNOMIAL + _FISHEYE if m)}"
+            )
+        if model.D.size not in known:
+            raise ImageError(
+                f"camera_info has {model.D.size} distortion values, {name or 'plumb_bob'} has"
+                f" {' or '.join(map(str, known))}: calibrate again"
+            )
+    off = np.abs(np.clip(model.R, -2.0, 2.0) @ np.clip(model.R, -2.0, 2.0).T - np.eye(3)).max()
+    if model.R.any() and off > _ROTATION_TOLERANCE:
+        raise ImageError("camera_info's R is no rotation: calibrate again")
     return model
