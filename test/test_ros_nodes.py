@@ -682,3 +682,18 @@ def test_what_was_mended_in_the_case_is_told_in_the_log_and_in_diagnostics(world
     values = {v.key: v.value for m in health for s in m.status for v in s.values}
     assert "'Left L2' as L2 left" in values["note 1"]
     assert node.notes == (values["note 1"],)
+
+
+def test_a_driver_without_a_clock_is_told(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    navigation(world, case, {"frame_timeout_ms": 100.0}, register_after=0)
+    f = support.frame(0)
+    for _ in range(4):
+        world.camera["info"].publish(camera_info_message(f.intrinsics, 0, f.frame_id))
+        world.camera["depth"].publish(image_message(f.depth_m, "32FC1", 0, f.frame_id))
+        world.camera["colour"].publish(image_message(f.colour, "rgb8", 0, f.frame_id))
+    told = "every colour image has the stamp 0: let the camera's driver stamp its images"
+    world.until(
+        lambda: any(told in f["reason"] for m in status for f in map(status_fields, m.status))
+    )
+    assert set(statuses(status[-1]).values()) == {"lost"}

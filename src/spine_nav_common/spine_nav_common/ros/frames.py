@@ -13,6 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from spine_nav_common.core.images import decode_camera_info, decode_colour, decode_depth
 from spine_nav_common.core.pairing import Pair, Pairer
+from spine_nav_common.core.recorded_clock import lacks_clock
 from spine_nav_common.core.rectify import RgbdRectifier
 from spine_nav_common.core.types import RgbdFrame
 
@@ -108,8 +109,13 @@ class ImagePairs:
         self.pairer.add_second(stamp_to_ns(message.header.stamp), message)
 
     def missing(self) -> str:
-        """Which of the two streams lacks, in words; empty if none or both."""
+        """Which of the two streams lacks, or lacks a clock, in words; empty if none or both."""
         first, second = self.pairer.names
+        if len(self._stamps) > 2 and lacks_clock(list(self._stamps)):
+            return (
+                f"every {first} image has the stamp {self._stamps[-1]}: let the camera's driver"
+                " stamp its images with the time of exposure; no new ones"
+            )
         if self.first_count and not self.second_count:
             return f"{first} images but no {second} images"
         if self.second_count and not self.first_count:
