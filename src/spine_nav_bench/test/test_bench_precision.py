@@ -21,7 +21,7 @@ def outcome(level="L1", tre_mm=(1.0, 1.0, 1.0), rotation_deg=1.0, first=0):
 def test_the_same_errors_pass():
     found = compare([outcome()], [outcome()])
     assert found["passes"]
-    assert (found["level_frames"], found["tre_change_mean_mm"]) == (3, 0.0)
+    assert (found["compared"], found["tre_change_mean_mm"]) == (3, 0.0)
 
 
 @pytest.mark.parametrize("change", [0.06, -0.06])
@@ -37,7 +37,7 @@ def test_a_lost_level_fails_and_is_named():
 
 
 def test_frames_that_only_one_tracks_are_not_compared_and_none_at_all_is_no_pass():
-    assert compare([outcome()], [outcome(tre_mm=(9.0, 1.0), first=-1)])["level_frames"] == 1
+    assert compare([outcome()], [outcome(tre_mm=(9.0, 1.0), first=-1)])["compared"] == 1
     assert not compare([outcome()], [outcome(tre_mm=())])["passes"]
 
 
@@ -50,7 +50,7 @@ def test_the_table_names_what_fails_and_what_is_absent():
     stat = {"mean": 1.0, "median": 0.9}
     row = {
         "network_ms": 7.0, "levels": 2, "tracked": 3, "level_frames": 3, "tre_mm": stat,
-        "tre_change_mean_mm": 0.2, "tre_change_abs_p95_mm": 0.3,
+        "tre_change_mean_mm": 0.2, "compared": 3, "tre_change_abs_p95_mm": 0.3,
     }  # fmt: skip
     good = {**row, "levels_registered": 2, "levels_lost": [], "passes": True}
     bad = {**row, "levels_registered": 1, "levels_lost": ["L2"], "passes": False}

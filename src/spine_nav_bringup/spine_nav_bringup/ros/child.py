@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from spine_nav_common.parameters import build
 from spine_nav_common.ros.runtime import PARENT_PID
 
 _GRACE_S = 3.0
+_NICE = 5  # as the overlay's own
 
 
 class ChildNode:
@@ -59,6 +61,10 @@ class ChildNode:
             start_new_session=True,
             env={**os.environ, PARENT_PID: str(os.getpid())},
         )
+        # A session of its own is a scheduling group of its own, beside whose weight the process's
+        # nice value counts for nothing.
+        with suppress(OSError):
+            Path(f"/proc/{self.process.pid}/autogroup").write_text(str(_NICE))
 
     def tend(self) -> None:
         """Start the process again where it ended, later and later; call it often."""
