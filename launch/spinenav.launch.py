@@ -22,6 +22,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from spine_nav_common.core.graph import SCENES, USE_CASE_SCENES
 from spine_nav_common.core.restart import GIVEN_UP, WRONG_INPUT, Backoff
 from spine_nav_common.ros.runtime import dds_environment
 
@@ -52,24 +53,18 @@ STEREO_TOPICS = {
     "left_info_topic": "left/camera_info",
     "right_info_topic": "right/camera_info",
 }
-SCENES = {  # what each source can show; as in spine_nav_common.core.graph
-    "virtual": "rgbd",
-    "replay": "rgbd,stereo",
-    "realsense": "rgbd",
-    "ros": "rgbd,stereo",
-    "stereo": "stereo",
-}
 
 
 def nodes(context: LaunchContext) -> list:
     """The node actions, once the arguments are known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     source, camera = given["source"], given["camera"].rstrip("/")
-    if source not in SCENES:
-        raise RuntimeError(f"source:={source}: give {', '.join(SCENES)}")
-    scenes = (given["scene"] or SCENES[source]).split(",")
-    if not set(scenes) <= set(SCENES[source].split(",")):
-        raise RuntimeError(f"scene:={given['scene']}: source {source} has {SCENES[source]}")
+    if source not in USE_CASE_SCENES:
+        raise RuntimeError(f"source:={source}: give {', '.join(USE_CASE_SCENES)}")
+    held = USE_CASE_SCENES[source]
+    scenes = given["scene"].split(",") if given["scene"] else list(held)
+    if not set(scenes) <= set(held):
+        raise RuntimeError(f"scene:={given['scene']}: source {source} has {','.join(held)}")
     if "rgbd" in scenes and not given["case"]:
         raise RuntimeError(
             f"source:={source} has an RGB-D camera and needs case:=FOLDER; only scene:=stereo or"
@@ -119,20 +114,15 @@ def nodes(context: LaunchContext) -> list:
 
         return make()
 
-    graph = {
-        "rgbd": [
-            ("spine_registration", "navigation", case, model, topics),
-            ("spine_nav_bringup", "case_server", case),
-            ("rod_bending_ar", "overlay", case, overlay_topics),
-        ],
-        "stereo": [
-            ("stereo_screw_tracker", "stereo_tracker", case, models, stereo_topics),
-            ("rod_bending_ar", "rod_guidance", case),
-        ],
+    graph = {  # node to its package and values
+        "navigation": ("spine_registration", case, model, topics),
+        "case_server": ("spine_nav_bringup", case),
+        "overlay": ("rod_bending_ar", case, overlay_topics),
+        "stereo_tracker": ("stereo_screw_tracker", case, models, stereo_topics),
+        "rod_guidance": ("rod_bending_ar", case),
     }
-    wanted = [entry for scene in scenes for entry in graph[scene]]
-    actions = [node(*entry) for entry in wanted]
-    names = [entry[1] for entry in wanted]
+    names = [name for scene in scenes for name in SCENES[scene]]
+    actions = [node(graph[name][0], name, *graph[name][1:]) for name in names]
     if source not in ("ros", "stereo"):
         own = {"recording": text(given["recording"])} if given["recording"] else {}
         own |= case if source == "virtual" else {}

@@ -49,6 +49,7 @@ ROSDEP = {
     "rosbags": None,
     "scipy": "python3-scipy",
     "small_gicp": None,
+    "tqdm": "python3-tqdm",
     "trimesh": "python3-trimesh-pip",
     "yaml": "python3-yaml",
 }

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress: nothing before two seconds, nothing without a terminal."""
+"""Progress: what is done, of how much, with a note; nothing without a terminal."""
 
 from __future__ import annotations
 
 import io
 
+import pytest
+
+from spine_nav_common.core import progress as module
 from spine_nav_common.core.progress import Progress
 
 
@@ -13,39 +16,36 @@ class Terminal(io.StringIO):
         return True
 
 
-def clocked(stream):
-    now = [0.0]
-    return now, Progress("replay", stream, clock=lambda: now[0])
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr(module, "QUIET_S", 0.0)
+    monkeypatch.setattr(module, "PERIOD_S", 0.0)
 
 
-def test_silent_for_two_seconds_then_shows_count_and_time_left():
+def test_shows_count_and_note_and_clears_the_line(at_once):
     stream = Terminal()
-    now, progress = clocked(stream)
-    now[0] = 1.9
-    progress(10, 100)
-    assert stream.getvalue() == ""
-    now[0] = 4.0
+    progress = Progress("replay", stream)
     progress(20, 100, "L3 lost")
-    assert "20/100" in stream.getvalue()
-    assert "16 s left" in stream.getvalue()
+    assert "replay" in stream.getvalue() and "20/100" in stream.getvalue()
     assert "L3 lost" in stream.getvalue()
     progress.close()
     assert stream.getvalue().endswith("\r")
 
 
-def test_silent_without_a_terminal():
-    stream = io.StringIO()
-    now, progress = clocked(stream)
-    now[0] = 60.0
-    progress(20, 100)
-    progress.close()
-    assert stream.getvalue() == ""
-
-
-def test_redrawn_at_most_five_times_a_second():
+def test_the_next_part_of_the_work_counts_anew(at_once):
     stream = Terminal()
-    now, progress = clocked(stream)
-    for i in range(100):
-        now[0] = 3.0 + i * 0.01
-        progress(i, 100)
-    assert stream.getvalue().count("\r") <= 6
+    progress = Progress("bench", stream)
+    progress(90, 100)
+    progress(1, 7, "second part")
+    assert "1/7" in stream.getvalue()
+    progress.close()
+
+
+def test_silent_at_first_and_without_a_terminal(at_once, monkeypatch):
+    stream = io.StringIO()
+    Progress("replay", stream)(20, 100)
+    assert stream.getvalue() == ""
+    monkeypatch.setattr(module, "QUIET_S", 60.0)
+    terminal = Terminal()
+    Progress("replay", terminal)(20, 100)
+    assert terminal.getvalue() == ""

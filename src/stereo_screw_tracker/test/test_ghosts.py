@@ -13,7 +13,7 @@ from screw_support import CAMERA, LEFT, RIGHT, frame, heads_m, observe
 from spine_nav_common.core.types import Rejected
 from stereo_screw_tracker.core.config import GhostConfig
 from stereo_screw_tracker.core.ghosts import Screened, screen
-from stereo_screw_tracker.core.rig_check import check_rig
+from stereo_screw_tracker.core.rectification import check_rig
 from stereo_screw_tracker.core.types import HeadObservation
 
 CONFIG = GhostConfig()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# In order of start: who consumes is there before who produces.
+# Scene (what a camera can show) to its nodes, in order of start: who consumes comes first.
 SCENES = {
     "rgbd": ("navigation", "case_server", "overlay"),
     "stereo": ("stereo_tracker", "rod_guidance"),

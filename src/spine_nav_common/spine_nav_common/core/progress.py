@@ -3,50 +3,35 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
 from typing import TextIO
+
+from tqdm import tqdm
 
 QUIET_S = 2.0
 PERIOD_S = 0.2
 
 
 class Progress:
-    """One line on a terminal, redrawn in place; callable as progress(done, total, note)."""
+    """tqdm's bar as a function of what is done: progress(done, total, note)."""
 
-    def __init__(
-        self,
-        label: str,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._label = label
-        self._stream = sys.stderr if stream is None else stream
-        self._clock = clock
-        self._start = clock()
-        self._last = self._start + QUIET_S - PERIOD_S
-        self._width = 0
+    def __init__(self, label: str, stream: TextIO | None = None) -> None:
+        """stream: None is stderr; only a terminal is written to."""
+        self._bar = tqdm(
+            desc=label, file=stream, disable=None, leave=False, delay=QUIET_S, mininterval=PERIOD_S,
+            miniters=1,
+            dynamic_ncols=True,
+        )  # fmt: skip
 
     def __call__(self, done: int, total: int | None = None, note: str = "") -> None:
         """Show `done` of `total` (None = unknown length) with a short note."""
-        now = self._clock()
-        if not self._stream.isatty() or now - self._last < PERIOD_S:
+        if self._bar.disable:
             return
-        self._last = now
-        elapsed = now - self._start
-        share = f"{done}/{total}" if total else f"{done}"
-        left = ""
-        if total and 0 < done < total:
-            left = f", {elapsed * (total - done) / done:.0f} s left"
-        line = f"{self._label}: {share} after {elapsed:.0f} s{left}{'  ' + note if note else ''}"
-        self._stream.write("\r" + line.ljust(self._width))
-        self._stream.flush()
-        self._width = len(line)
+        if done < self._bar.n:  # the next part of the work
+            self._bar.reset()
+        self._bar.total = total
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         """Clear the line, so that what follows starts at the margin."""
-        if self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
-            self._width = 0
+        self._bar.close()

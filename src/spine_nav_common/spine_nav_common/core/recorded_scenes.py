@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import RecordingError
+from .graph import SCENES
 from .recording import Recording, open_recording
 from .types import RgbdFrame, StereoFrame
 
-SCENES = ("rgbd", "stereo")
 _WORDS = {"rgbd": "RGB-D", "stereo": "stereo"}
 
 

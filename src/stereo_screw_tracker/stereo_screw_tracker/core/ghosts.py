@@ -11,21 +11,14 @@ import numpy as np
 from spine_nav_common.core.types import Head3D, Rejected
 
 from .config import GhostConfig
+from .rectification import LEAST_FOR_MEDIAN, row_sigma_px, wrong_by_heads
 from .triangulate import OUT_OF_DEPTH, triangulate_head
 from .types import HeadObservation, StereoCamera
 
-SWAPPED = (
-    "left and right are swapped: heads have the wrong disparity; exchange the two image topics"
-)
-NOT_RECTIFIED = (
-    "left and right rows differ by {:.1f} px (median of {} {}): the pair is not rectified or its"
-    " calibration is off; feed rectified images (image_rect) or calibrate again"
-)
 WRONG_SCALE = (
     "all {} heads would lie outside {:g} to {:g} m: the baseline is wrong (P[3] of the right"
     " camera_info is -fx * baseline in metres), or the camera is too near or too far"
 )
-_LEAST_FOR_MEDIAN = 3  # heads needed to tell a bad pair from a bad head
 _LEAST_FOR_SURFACE = 4
 
 
@@ -45,14 +38,14 @@ def screen(
 ) -> Screened | Rejected:
     """Triangulate the heads of one pair and drop the ghosts.
 
-    rows_agree: the images themselves have shown that rows fit (rig_check.py); heads whose rows
+    rows_agree: the images themselves have shown that rows fit (rectification.py); heads whose rows
     differ are then the network's fault, and the pair is not blamed.
 
     Rejected when the pair itself is wrong: swapped images, rows that differ systematically, or a
     scale that puts all heads out of reach.
     A single bad head never rejects the others.
     """
-    bad_pair = _bad_pair(observations, config, rows_agree)
+    bad_pair = wrong_by_heads(observations, config, rows_agree)
     if bad_pair is not None:
         return bad_pair
     heads: list[Head3D] = []
@@ -66,7 +59,7 @@ def screen(
             dropped.append(f"head at {_place(observation)}: {head.reason}")
             too_deep += OUT_OF_DEPTH in head.reason
             continue
-        sigma = np.hypot(_row_sigma(observation), config.row_error_px)
+        sigma = np.hypot(row_sigma_px(observation), config.row_error_px)
         if abs(head.epipolar_px) > config.epipolar_sigmas * sigma:
             dropped.append(
                 f"head at {_place(observation)}: left and right rows differ by"
@@ -74,7 +67,7 @@ def screen(
             )
             continue
         heads.append(head)
-    if len(observations) >= _LEAST_FOR_MEDIAN and too_deep == len(observations):
+    if len(observations) >= LEAST_FOR_MEDIAN and too_deep == len(observations):
         return Rejected(WRONG_SCALE.format(too_deep, config.nearest_m, config.farthest_m))
     # first depth, then places: a ghost nearer than the others has the smaller standard error and
     # would win the place of the head that it shares an image with
@@ -91,39 +84,6 @@ def uncertainty_m(head: Head3D) -> float:
 def _place(observation: HeadObservation) -> str:
     with np.errstate(invalid="ignore"):
         return f"({observation.left_px[0]:.0f}, {observation.left_px[1]:.0f})"
-
-
-def _row_sigma(observation: HeadObservation) -> float:
-    c = observation.covariance_px2
-    return float(np.sqrt(max(c[1, 1] + c[3, 3] - 2.0 * c[1, 3], 0.0)))
-
-
-def _bad_pair(
-    observations: Sequence[HeadObservation], config: GhostConfig, rows_agree: bool
-) -> Rejected | None:
-    finite = [
-        o
-        for o in observations
-        if np.isfinite(o.left_px).all()
-        and np.isfinite(o.right_px).all()
-        and np.isfinite(o.covariance_px2).all()
-    ]
-    if not finite:
-        return None
-    disparity = np.array([o.left_px[0] - o.right_px[0] for o in finite])
-    sigma = np.array(
-        [np.sqrt(max(o.covariance_px2[0, 0] + o.covariance_px2[2, 2], 0.0)) for o in finite]
-    )
-    if np.mean(disparity < -3.0 * sigma) > 0.5:
-        return Rejected(SWAPPED)
-    if rows_agree or len(finite) < _LEAST_FOR_MEDIAN:
-        return None
-    row = np.abs([o.left_px[1] - o.right_px[1] for o in finite])
-    noise = float(np.median([_row_sigma(o) for o in finite]))
-    # the median of a Gaussian's absolute value is 0.67 sigma: three times that is no accident
-    if np.median(row) > max(config.systematic_row_px, 2.0 * noise):
-        return Rejected(NOT_RECTIFIED.format(float(np.median(row)), len(finite), "heads"))
-    return None
 
 
 def _without_duplicates(

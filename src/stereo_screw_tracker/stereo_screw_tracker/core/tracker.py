@@ -26,7 +26,7 @@ from .config import StereoConfig
 from .ghosts import screen
 from .pair_check import check_pair
 from .pair_geometry import check_geometry
-from .rig_check import check_rig
+from .rectification import check_rig
 from .rod_fit import FittedRod, fit_rod
 from .rod_ghosts import without_ghosts
 from .rod_group import group_rods

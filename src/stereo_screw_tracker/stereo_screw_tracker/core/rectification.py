@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether two images are a rectified pair the right way round, told from the scene itself.
+"""Whether two images are a rectified pair the right way round: asked of the scene, and of the heads.
 
 The networks compare the images along rows and to one side only: a swapped or unrectified pair looks
-to them like a scene without screws. Corner features that match anywhere tell which it is, and they
+to them like a scene without screws. So the scene itself is asked (`check_rig`): corner features that match anywhere tell which it is, and they
 know nothing of the networks' own errors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,18 @@ import numpy as np
 
 from spine_nav_common.core.types import Rejected, StereoFrame
 
-from .ghosts import NOT_RECTIFIED, SWAPPED
+from .config import GhostConfig
+from .types import HeadObservation
 
+SWAPPED = (
+    "left and right are swapped: heads have the wrong disparity; exchange the two image topics"
+)
+NOT_RECTIFIED = (
+    "left and right rows differ by {:.1f} px (median of {} {}): the pair is not rectified or its"
+    " calibration is off; feed rectified images (image_rect) or calibrate again"
+)
+
+LEAST_FOR_MEDIAN = 3  # heads needed to tell a bad pair from a bad head
 _FEATURES = 600
 _LEAST_MATCHES = 40  # fewer say nothing either way
 _ROW_REACH = 0.06  # of the image's height: what a bad rectification may do
@@ -101,3 +112,41 @@ def _refined_rows(
     moved = moved.reshape(-1, 2)
     good = (ok.ravel() > 0) & (np.abs(moved - at_right).max(axis=1) < _FLOW_REACH_PX)
     return (at_left - moved)[good, 1]
+
+
+def row_sigma_px(observation: HeadObservation) -> float:
+    """Standard error of the difference of a head's two rows."""
+    c = observation.covariance_px2
+    return float(np.sqrt(max(c[1, 1] + c[3, 3] - 2.0 * c[1, 3], 0.0)))
+
+
+def wrong_by_heads(
+    observations: Sequence[HeadObservation], config: GhostConfig, rows_agree: bool
+) -> Rejected | None:
+    """Why the heads of this pair say that it is none, with the remedy, or None.
+
+    rows_agree: the scene has shown that rows fit; heads are not asked about rows then.
+    """
+    finite = [
+        o
+        for o in observations
+        if np.isfinite(o.left_px).all()
+        and np.isfinite(o.right_px).all()
+        and np.isfinite(o.covariance_px2).all()
+    ]
+    if not finite:
+        return None
+    disparity = np.array([o.left_px[0] - o.right_px[0] for o in finite])
+    sigma = np.array(
+        [np.sqrt(max(o.covariance_px2[0, 0] + o.covariance_px2[2, 2], 0.0)) for o in finite]
+    )
+    if np.mean(disparity < -3.0 * sigma) > 0.5:
+        return Rejected(SWAPPED)
+    if rows_agree or len(finite) < LEAST_FOR_MEDIAN:
+        return None
+    row = np.abs([o.left_px[1] - o.right_px[1] for o in finite])
+    noise = float(np.median([row_sigma_px(o) for o in finite]))
+    # the median of a Gaussian's absolute value is 0.67 sigma: three times that is no accident
+    if np.median(row) > max(config.systematic_row_px, 2.0 * noise):
+        return Rejected(NOT_RECTIFIED.format(float(np.median(row)), len(finite), "heads"))
+    return None
