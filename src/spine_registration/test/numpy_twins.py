@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import erfcx
 
 from spine_nav_common.core.types import Intrinsics
+from spine_registration.core import identity
 from spine_registration.core.estimator import (
     REACH_M,
     Noise,
@@ -158,3 +159,27 @@ def view_levels(
         found = [seen & (np.abs(gap) < NEAR_M), seen & (gap <= -NEAR_M), seen & (gap >= NEAR_M)]
     total = np.maximum(seen.sum(axis=1), 1)
     return np.column_stack([inside.mean(axis=1), *(f.sum(axis=1) / total for f in found)])
+
+
+def sort_into_patches(model, pixels, level, T, patches):
+    """Weight and weighted sum of the signed distances per patch, (K, P) each."""
+    weight, moment = np.zeros((2, *patches.centre_m.shape[:2]))
+    for slot, k in enumerate(patches.levels):
+        mine = np.flatnonzero(level == k)
+        p = pixels.points_m[mine]
+        distance, normal = model.surface(p, T[k], k)
+        anchor = T[k, :3, :3] @ model.anchor_m[k] + T[k, :3, 3]
+        vote = np.linalg.norm(pixels.centre_vote_m[mine] - anchor, axis=1)
+        at = (p - T[k, :3, 3]) @ T[k, :3, :3]
+        far = np.linalg.norm(at[:, None] - patches.centre_m[slot], axis=2)
+        nearest = far.argmin(axis=1)
+        good = (
+            (np.abs(distance) < identity.LIMIT_M)
+            & (-(normal * pixels.ray[mine]).sum(axis=1) > 0.3)
+            & ~(vote > identity.VOTE_REACH_M)
+            & (far.min(axis=1) < identity.PATCH_REACH_M)
+        )
+        trust = (pixels.bone * (0.05 + pixels.clean) * pixels.area_m2)[mine]
+        np.add.at(weight[slot], nearest[good], trust[good])
+        np.add.at(moment[slot], nearest[good], (trust * distance)[good])
+    return weight, moment

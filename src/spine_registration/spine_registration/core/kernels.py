@@ -543,3 +543,61 @@ def view_share(
         out[k, 0] /= N
         out[k, 1:] /= max(seen, 1)
     return out
+
+
+@_compiled
+def sort_into_patches(
+    points: np.ndarray,
+    ray: np.ndarray,
+    vote: np.ndarray,
+    bone: np.ndarray,
+    clean: np.ndarray,
+    area: np.ndarray,
+    level: np.ndarray,
+    T: np.ndarray,
+    anchor: np.ndarray,
+    slot: np.ndarray,
+    centre: np.ndarray,
+    reach: float,
+    limit: float,
+    vote_reach: float,
+    field: np.ndarray,
+    offset: np.ndarray,
+    shape: np.ndarray,
+    origin: np.ndarray,
+    step: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and weighted sum of the signed distances per patch, (K, P) each; see `identity.add`.
+
+    slot (L,): index of a level in `centre` (K, P, 3), -1 for levels that are not compared.
+    """
+    K, P = centre.shape[0], centre.shape[1]
+    weight, moment = np.zeros((K, P)), np.zeros((K, P))
+    for i in range(len(points)):
+        k = level[i]
+        if k < 0 or slot[k] < 0:
+            continue
+        x, y, z = vote[i, 0] - anchor[k, 0], vote[i, 1] - anchor[k, 1], vote[i, 2] - anchor[k, 2]
+        if x * x + y * y + z * z > vote_reach * vote_reach:  # false where there is no vote
+            continue
+        p = points[i]
+        s, n0, n1, n2 = probe(p[0], p[1], p[2], T, k, field, offset, shape, origin, step)
+        cosine = -(n0 * ray[i, 0] + n1 * ray[i, 1] + n2 * ray[i, 2])
+        if not abs(s) < limit or cosine <= 0.3:
+            continue
+        x, y, z = p[0] - T[k, 0, 3], p[1] - T[k, 1, 3], p[2] - T[k, 2, 3]
+        u = T[k, 0, 0] * x + T[k, 1, 0] * y + T[k, 2, 0] * z
+        v = T[k, 0, 1] * x + T[k, 1, 1] * y + T[k, 2, 1] * z
+        w = T[k, 0, 2] * x + T[k, 1, 2] * y + T[k, 2, 2] * z
+        c = centre[slot[k]]
+        best, nearest = reach * reach, -1
+        for j in range(P):
+            far = (c[j, 0] - u) ** 2 + (c[j, 1] - v) ** 2 + (c[j, 2] - w) ** 2
+            if far < best:
+                best, nearest = far, j
+        if nearest < 0:
+            continue
+        trust = bone[i] * (0.05 + clean[i]) * area[i]
+        weight[slot[k], nearest] += trust
+        moment[slot[k], nearest] += trust * s
+    return weight, moment

@@ -26,6 +26,9 @@ from .bias import bias_response
 from .config import NavigatorConfig
 from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
 from .estimator import Estimate, Noise, anchors
+from .identity import advance as compare
+from .identity import begin as unknown_patient
+from .identity import make_patches
 from .labels import label_image
 from .levels import Evidence, LevelState, advance, registered
 from .model import SpineModel, build_model
@@ -50,6 +53,9 @@ LONG_GAP_S = 0.35
 """After a longer one the camera may be anywhere: the answer must come from scratch."""
 AGREE_FRAMES = 3
 """After a refusal, this many frames in a row must give the same clear answer."""
+MAX_FOREIGN = 2
+"""Registrations whose shape is not the case's before no more are tried: the first may have been a
+wrong reading of the right patient."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ class Navigator:
         self.trace: list[tuple[int, str, ErrorInputs]] | None = None
         self._exposed = [self.model.levels.index(level) for level in case.exposed_levels]
         self._answers = Answers(self.model)
+        self._patches = make_patches(self.model)
         self.reset()
 
     def reset(self) -> None:
@@ -120,6 +127,8 @@ class Navigator:
         self._agreeing: tuple[Registration, int] | None = None
         self._refused = False
         self._renew = False
+        self._identity = unknown_patient(self._patches)
+        self._foreign = 0
         self._last_stamp: int | None = None
         self._seg: Segmentation | None = None
 
@@ -185,6 +194,7 @@ class Navigator:
         if self._renew:
             self._belief, self._renew = None, False
             self._answers.forget()
+            self._identity, self._foreign = unknown_patient(self._patches), 0
         if seen.tracking and self._belief is None:
             # Lost or asked anew since it was segmented: the whole image counts, not the old place.
             seen = self._look(frame, None)
@@ -227,6 +237,8 @@ class Navigator:
         pixels: BonePixels | Rejected,
         events: list[str],
     ) -> tuple[LevelEstimate, ...]:
+        if self._foreign >= MAX_FOREIGN:
+            return self._all(Status.REJECTED, self._identity.refusal)
         if isinstance(seg, Rejected):
             return self._all(Status.SEARCHING, seg.reason)
         if isinstance(pixels, Rejected):
@@ -271,6 +283,7 @@ class Navigator:
         self._answers.close()
         self._refused, self._agreeing = False, None
         events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
+        self._identity = unknown_patient(self._patches, self._identity.proven)
         track = start(found.best.estimate, frame.stamp_ns, self.config)
         levels = (registered(frame.stamp_ns),) * len(self.model.levels)
         estimate = found.best.estimate
@@ -380,6 +393,9 @@ class Navigator:
         events: list[str],
     ) -> tuple[LevelEstimate, ...]:
         T = result.state.T_camera_ct
+        foreign = self._compare(T, pixels, events)
+        if foreign is not None:
+            return foreign
         views = view_levels(self.model, T, frame.depth_m, frame.intrinsics)
         single = self._single_frame_covariance(result)
         bias = bias_response(
@@ -425,6 +441,25 @@ class Navigator:
             events,
         )  # fmt: skip
 
+    def _compare(
+        self, T: np.ndarray, pixels: BonePixels, events: list[str]
+    ) -> tuple[LevelEstimate, ...] | None:
+        """Whether this is the spine of the case; what to show if it is not."""
+        before = self._identity
+        self._identity = now = compare(before, self._patches, self.model, T, pixels)
+        if now.proven and not before.proven and now.verdict is not None:
+            events.append(f"shape of the case proven by {now.verdict.margin_nat:.0f} nat")
+        events += now.news
+        if not now.refusal:
+            return None
+        self._belief = None
+        events.append(f"all levels lost: {now.refusal}")
+        if before.proven:  # it was this patient a moment ago: the reading has slipped
+            self._identity = unknown_patient(self._patches)
+            return self._all(Status.LOST, now.refusal)
+        self._foreign += 1
+        return self._all(Status.REJECTED, now.refusal)
+
     def _single_frame_covariance(self, result: TrackStep) -> np.ndarray:
         """(6L, 6L) of this frame and the springs alone: noise that stays the same from frame to
         frame leaves an error of this size however many frames are fused."""
@@ -457,7 +492,13 @@ class Navigator:
         anchor = anchors(self.model, T)
         for k in self._exposed:
             state = belief.levels[k]
-            if state.status in (Status.TRACKED, Status.OCCLUDED):
+            level = self.model.levels[k]
+            if foreign := self._identity.foreign(level):
+                out.append(LevelEstimate(level, Status.REJECTED, reason=foreign))
+            elif not self._identity.proven and state.status is not Status.LOST:
+                waiting = self._identity.why_waiting()
+                out.append(LevelEstimate(level, Status.REGISTERING, reason=waiting))
+            elif state.status in (Status.TRACKED, Status.OCCLUDED):
                 out.append(
                     LevelEstimate(
                         self.model.levels[k],

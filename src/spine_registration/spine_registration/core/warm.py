@@ -9,6 +9,8 @@ from spine_nav_common.core.types import Intrinsics
 
 from .error import predicted_tre_mm
 from .estimator import Noise, Prior, estimate
+from .identity import advance as compare
+from .identity import begin, make_patches
 from .model import SpineModel
 from .observation import BonePixels
 from .visibility import view_levels
@@ -41,4 +43,6 @@ def warm_up(model: SpineModel) -> None:
     model.surface(points, T[0], 0)
     view_levels(model, T, np.ones((8, 8), np.float32), Intrinsics(8, 8, 8.0, 8.0, 3.5, 3.5))
     predicted_tre_mm(1e-6 * np.eye(6), found.anchor_camera_m[0], model.plan_points_m[0])
+    patches = make_patches(model)
+    compare(begin(patches), patches, model, T, pixels)
     _warm.add(L)
