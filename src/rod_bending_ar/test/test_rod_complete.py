@@ -235,6 +235,16 @@ def test_last_means_the_newest_frame_in_which_every_head_was_seen(tmp_path):
     assert last_seen([*other, *frames[2]], "last", tmp_path)[0].stamp_ns == 300 * ms
 
 
+def test_a_plan_of_an_earlier_frame_says_so(tmp_path, capsys):
+    late = held(screw_rows(stamp_ns=500_000_000), 3)
+    screws = write(tmp_path, screw_rows(stamp_ns=100_000_000), late)
+    options = ["--screws", str(screws), "--out", str(tmp_path / "o")]
+    assert main(["rod", "plan", *options]) == 0
+    assert "check: planned from 0.4 s before the end" in capsys.readouterr().out
+    assert main(["rod", "plan", *options, "--stamp", "500000000"]) == 2
+    assert "L3 (track_id 3) is held, not seen" in capsys.readouterr().err
+
+
 def _case(folder: Path) -> Path:
     import trimesh
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from rod_bending_ar.core.complete import parse_without, planned_screws
@@ -29,8 +30,13 @@ def plan_rods(
 
     Every side is planned before the first file is written. Raises InputError.
     """
-    rows = last_seen(read_screws(screws), stamp, screws)
+    every = read_screws(screws)
+    rows = last_seen(every, stamp, screws)
     plans = [plan_rod(row, order) for row in saddle_rows(rows, screws, side, cranial)]
+    back_ns = max(row.stamp_ns for row in every) - rows[0].stamp_ns
+    if stamp == "last" and back_ns:
+        told = f"planned from {back_ns * 1e-9:.1f} s before the end, when every head was seen"
+        plans = [replace(plan, warnings=(*plan.warnings, told)) for plan in plans]
     files = {out / f"bend_plan_{plan.side}.json": plan for plan in plans}
     for path, plan in files.items():
         write_json(path, plan.to_dict())
@@ -85,13 +91,16 @@ def describe(plan: RodPlan) -> str:
 
 def run_rod_plan(args: argparse.Namespace) -> int:
     """The body of the command; 0, or InputError."""
+    case = load_case(args.case) if args.case else None
+    for note in case.notes if case else ():
+        print(f"note: {note}")
     order = RodOrder(
         material=args.material,
         diameter_mm=args.diameter,
         length_mm=args.length,
         lordosis_deg=args.lordosis,
         bender=Bender(die_radius_mm=args.die),
-        planned=planned_screws(load_case(args.case) if args.case else None),
+        planned=planned_screws(case),
         without=_without(args.without),
     )
     files = plan_rods(args.screws, args.out, args.side, args.stamp, args.cranial, order)

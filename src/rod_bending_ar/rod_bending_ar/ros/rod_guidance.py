@@ -49,6 +49,8 @@ class RodGuidance(WorkerNode):
         super().configure()
         case = load_case(self.config.case) if self.config.case else None
         self._order = self.config.order(planned_screws(case))
+        if case is not None:
+            self.tell(case.notes)
         self._guide = RodGuide(self._order)
         self._markers = self.advertise(MarkerArray, topics.BENDING, qos.LATCHED)
         self._statuses = self.advertise(DiagnosticArray, topics.BENDING_STATUS, qos.STATE)
