@@ -22,7 +22,8 @@ class NewestWins:
     that waits is dropped for a newer one, but for one case: where `follows()` is false, an item may
     keep the last stage for long (a search), and nothing else is begun. If it then ends with something
     to follow, what came meanwhile is worked off in order, up to `backlog` items, so that there is no
-    gap to follow over. While following, that queue only shrinks: what comes out never stays late.
+    gap to follow over. With each of them there is less room to wait in, so that what comes out does
+    not stay late: after `backlog` items the newest wins again.
 
     rclpy publishers and timers stay on the executor thread; a guard condition wakes it up. Stages
     handle their own exceptions; one that escapes ends its thread loudly.
@@ -135,7 +136,7 @@ class NewestWins:
             follows = self._follows()
             if not follows:
                 self._shorten(1)  # what is stale is not searched
-            self._room = max(1, len(queue) - 1) if follows else self._backlog
+            self._room = max(1, self._room - 1) if follows else self._backlog
         self._busy[i] = True
         item = queue.popleft()
         self._change.notify_all()  # the stage before may go on
