@@ -208,8 +208,8 @@ def _recording_options(parser: argparse.ArgumentParser) -> None:
 def _backend_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", metavar="NAME",
-        help="what computes the networks: auto, openvino-bf16, openvino-fp32, onnxruntime-gpu or "
-        "onnxruntime-fp32",
+        help="what computes the networks: auto, openvino-bf16, openvino-int8, openvino-fp32, "
+        "onnxruntime-gpu or onnxruntime-fp32",
     )  # fmt: skip
 
 

@@ -43,7 +43,9 @@ def expected(x):
     [
         (BF16, [CPU], ("openvino-bf16", "onnxruntime-fp32")),
         ({"avx512_bf16"}, [CPU], ("openvino-bf16", "onnxruntime-fp32")),
-        ({"avx2", "avx512_vnni"}, [CPU], ("openvino-fp32", "onnxruntime-fp32")),
+        ({"avx2", "avx512_vnni"}, [CPU], ("openvino-int8", "openvino-fp32", "onnxruntime-fp32")),
+        ({"avx_vnni"}, [CPU], ("openvino-int8", "openvino-fp32", "onnxruntime-fp32")),
+        ({"avx2"}, [CPU], ("openvino-fp32", "onnxruntime-fp32")),
         (set(), [CPU], ("openvino-fp32", "onnxruntime-fp32")),
         (
             BF16,
@@ -56,6 +58,15 @@ def test_the_machine_decides(flags, providers, names):
     choice = choose(frozenset(flags), providers)
     assert choice.names == names
     assert choice.reason
+
+
+def test_int8_is_refused_without_a_quantised_model_and_runs_with_one():
+    with pytest.raises(BackendError, match="no int8 version"):
+        load_backend(MODEL, backends.OPENVINO_INT8)
+    pytest.importorskip("openvino")
+    # Any model will do to see that it is this one that runs.
+    loaded = load_backend(b"no model", backends.OPENVINO_INT8, int8=MODEL)
+    assert loaded.provider == "OpenVINO int8"
 
 
 def test_flags_are_read_from_intel_and_arm_and_their_absence_is_survived(tmp_path):

@@ -76,6 +76,24 @@ def test_a_broken_card_is_refused(copy):
         Segmenter.load(copy)
 
 
+def test_an_int8_version_is_verified_against_the_card_too(copy):
+    card = json.loads(copy.with_suffix(".json").read_text())
+    quantised = copy.with_suffix(".int8.onnx")
+    card["int8"] = {"sha256": card["sha256"], "of": card["sha256"]}
+    copy.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=r"int8\.onnx: .*names it"):
+        Segmenter.load(copy)
+    quantised.write_bytes(b"another")
+    with pytest.raises(ModelError, match=r"int8\.onnx: sha256 .* is not the card's"):
+        Segmenter.load(copy)
+    shutil.copy(copy, quantised)
+    Segmenter.load(copy)
+    quantised.unlink()
+    card["int8"]["of"] = "0" * 64  # weights that were replaced since: their int8 version is none
+    copy.with_suffix(".json").write_text(json.dumps(card))
+    Segmenter.load(copy)
+
+
 def test_a_model_for_other_inputs_is_refused(copy):
     card = json.loads(copy.with_suffix(".json").read_text())
     card["input"]["channels"].pop()

@@ -22,12 +22,13 @@ THREADS = 1
 """A second thread gains nothing on two cores, and the pose is solved beside the network."""
 GPU_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-OPENVINO_BF16, OPENVINO_FP32 = "openvino-bf16", "openvino-fp32"
+INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni"})
+OPENVINO_BF16, OPENVINO_INT8, OPENVINO_FP32 = "openvino-bf16", "openvino-int8", "openvino-fp32"
 ONNX_GPU, ONNX_FP32 = "onnxruntime-gpu", "onnxruntime-fp32"
-BACKENDS = (AUTO, OPENVINO_BF16, OPENVINO_FP32, ONNX_GPU, ONNX_FP32)
+BACKENDS = (AUTO, OPENVINO_BF16, OPENVINO_INT8, OPENVINO_FP32, ONNX_GPU, ONNX_FP32)
 BACKEND_DOC = (
     "what computes the networks; auto = a GPU of ONNX Runtime, else OpenVINO in bf16 where the CPU "
-    "has units for it, else in fp32"
+    "has units for it, else in int8 where there is such a version and the CPU has units, else in fp32"
 )
 Importer = Callable[[str], ModuleType]
 
@@ -62,8 +63,12 @@ def choose(flags: frozenset[str], providers: list[str]) -> Choice:
     bf16 = sorted(flags & BF16_FLAGS)
     if bf16:
         choice = Choice((OPENVINO_BF16, ONNX_FP32), f"the CPU has {' and '.join(bf16)}")
+    elif flags & INT8_FLAGS:
+        units = " and ".join(sorted(flags & INT8_FLAGS))
+        names = (OPENVINO_INT8, OPENVINO_FP32, ONNX_FP32)
+        choice = Choice(names, f"the CPU has no bf16 units, but {units}")
     else:
-        choice = Choice((OPENVINO_FP32, ONNX_FP32), "the CPU has no bf16 units")
+        choice = Choice((OPENVINO_FP32, ONNX_FP32), "the CPU has neither bf16 nor int8 units")
     if usable:
         return Choice((ONNX_GPU, *choice.names), f"ONNX Runtime has {', '.join(usable)}")
     return choice
@@ -75,8 +80,11 @@ def load_backend(
     threads: int | None = None,
     flags: frozenset[str] | None = None,
     importer: Importer = importlib.import_module,
+    int8: bytes | None = None,
 ) -> Backend:
     """The back-end `name` with this ONNX model; `auto` falls back, with the reason in `provider`.
+
+    int8: the same model quantised, where there is one.
 
     Raises BackendError if a named back-end cannot run here, or none of those that auto tries.
     """
@@ -88,7 +96,10 @@ def load_backend(
     refused: list[str] = []
     for candidate in names:
         try:
-            loaded = _load(model, candidate, threads or THREADS, importer)
+            if candidate == OPENVINO_INT8 and int8 is None:
+                raise BackendError("this model has no int8 version")
+            data = int8 if candidate == OPENVINO_INT8 else model
+            loaded = _load(data, candidate, threads or THREADS, importer)
         except BackendError as error:
             refused.append(f"{candidate}: {error}")
             continue
@@ -160,7 +171,7 @@ class OpenVino:
             raise BackendError(f"OpenVINO cannot be imported ({_short(error)})") from error
         settings = {
             # Named always: else OpenVINO takes what it holds fastest, by machine and version.
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # all processes would be pinned to the same core

@@ -101,14 +101,39 @@ class OnnxModel:
                 f"{str(self.card.get('sha256'))[:12]}…; the file is damaged or replaced: "
                 "restore both from the repository or run its export script in training/"
             )
+        int8, int8_sha256 = self._int8(model)
         try:
-            self._backend = load_backend(data, backend, threads)
+            self._backend = load_backend(data, backend, threads, int8=int8)
         except BackendError as error:
             raise ModelError(
                 f"{model}: back-end {backend} does not load it: {error}; choose another with "
                 "--backend, or run its export script in training/ with this version"
             ) from error
         self.provider = self._backend.provider
+        if "int8" in self.provider.split("(")[0]:
+            self.model_sha256 = int8_sha256
+
+    def _int8(self, model: Path) -> tuple[bytes | None, str]:
+        """The quantised version of this model and its hash; None where the card names none."""
+        named = self.card.get("int8") or {}
+        sha256 = str(named.get("sha256", ""))
+        if not sha256 or named.get("of") != self.model_sha256:  # of weights that were replaced
+            return None, ""
+        path = model.with_suffix(".int8.onnx")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"{path}: {error.strerror}, but the model's card names it; restore it or run "
+                "training/spine_unet/quantise.py"
+            ) from error
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise ModelError(
+                f"{path}: sha256 {found[:12]}… is not the card's {sha256[:12]}…; the file is damaged "
+                "or replaced: restore both or run training/spine_unet/quantise.py"
+            )
+        return data, sha256
 
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         """All outputs in the model's order."""
