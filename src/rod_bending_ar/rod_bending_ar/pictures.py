@@ -27,7 +27,7 @@ BAND = {
     Status.LOST: "#f0604d",
     Status.REJECTED: "#b04a8c",
 }
-LIMIT_MM = 4.0  # contracts: tracked above this is a silent failure
+LIMIT_MM = 4.0  # docs/contracts.md, section 5: tracked above this is a silent failure
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,

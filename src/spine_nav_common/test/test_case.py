@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every bad case that contracts section 1 names, broken on purpose."""
+"""Every bad case that docs/contracts.md, section 1 names, broken on purpose."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings that are as contracts section 2 says, in all its variants."""
+"""Recordings that are as docs/contracts.md, section 2 says, in all its variants."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ WITHDRAWN = "withdrawn: "  # begins the text of a side that nothing is shown of
 
 
 class RodGuidance(WorkerNode):
-    """See contracts.md, section 6: guidance/bending; guidance/bending/status beside it."""
+    """See docs/contracts.md, section 6: guidance/bending; guidance/bending/status beside it."""
 
     config_type = RodGuidanceConfig
     watch_s = 0.1

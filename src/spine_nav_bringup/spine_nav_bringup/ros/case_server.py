@@ -50,7 +50,7 @@ class CaseServerConfig:
 
 
 class CaseServer(SpineNode):
-    """See contracts.md, section 6: guidance/trajectories; guidance/vertebrae beside it."""
+    """See docs/contracts.md, section 6: guidance/trajectories; guidance/vertebrae beside it."""
 
     config_type = CaseServerConfig
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A case folder (contracts, section 1): read whole or refused, and written."""
+"""A case folder (docs/contracts.md, section 1): read whole or refused, and written."""
 
 from __future__ import annotations
 

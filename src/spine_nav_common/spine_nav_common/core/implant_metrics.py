@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Screw and rod metrics of contracts section 5."""
+"""Screw and rod metrics of docs/contracts.md, section 5."""
 
 from __future__ import annotations
 

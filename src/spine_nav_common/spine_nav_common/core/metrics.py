@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of contracts section 5: what `evaluate` computes from an output folder and truth."""
+"""The metrics of docs/contracts.md, section 5: what `evaluate` computes from an output folder and truth."""
 
 from __future__ import annotations
 

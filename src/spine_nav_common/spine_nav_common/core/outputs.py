@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of an output folder (contracts, section 4): written row by row, and read back.
+"""The files of an output folder (docs/contracts.md, section 4): written row by row, and read back.
 
 Decimals are fixed, so that equal results are equal bytes. Every frame is flushed: a crash keeps
 the rows of the frames before it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording (contracts, section 2) as a stream of RGB-D or stereo frames.
+"""A recording (docs/contracts.md, section 2) as a stream of RGB-D or stereo frames.
 
 Checked before the first frame: topics, camera_info, sizes, alignment and unit of depth. From then
 on nothing stops the stream: what is wrong with a single frame is counted with its reason.

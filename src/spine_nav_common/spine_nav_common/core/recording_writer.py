@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes recordings as contracts section 2 lays them out (rosbag2, MCAP)."""
+"""Writes recordings as docs/contracts.md, section 2 lays them out (rosbag2, MCAP)."""
 
 from __future__ import annotations
 

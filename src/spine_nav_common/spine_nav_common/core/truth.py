@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""truth.json (contracts, section 3), read by `evaluate` alone, and written by the simulation."""
+"""truth.json (docs/contracts.md, section 3), read by `evaluate` alone, and written by the simulation."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class NavigationResult:
     levels: tuple[LevelEstimate, ...]
     timings_ms: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
-    labels: np.ndarray | None = None  # (H, W) uint8, contract section 6
+    labels: np.ndarray | None = None  # (H, W) uint8, docs/contracts.md, section 6
 
 
 @dataclass(frozen=True)

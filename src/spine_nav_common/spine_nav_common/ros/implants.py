@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Screws and rods of one frame as messages and back (contracts.md, section 6). Pure functions.
+"""Screws and rods of one frame as messages and back (docs/contracts.md, section 6). Pure functions.
 
 `screws/poses` holds the heads; `screws/status`, of equal stamp, says which head each pose is and
 how well it is known, and carries the rods with their standard error, which a Path cannot.

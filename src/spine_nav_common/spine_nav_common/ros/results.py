@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A NavigationResult as messages and back (contracts.md, section 6). Pure functions."""
+"""A NavigationResult as messages and back (docs/contracts.md, section 6). Pure functions."""
 
 from __future__ import annotations
 

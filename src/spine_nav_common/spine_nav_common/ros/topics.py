@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topic names (contracts.md, sections 2 and 6). Relative ones live under the nodes' namespace."""
+"""Topic names (docs/contracts.md, sections 2 and 6). Relative ones live under the nodes' namespace."""
 
 COLOUR = "/camera/camera/color/image_raw"
 COLOUR_INFO = "/camera/camera/color/camera_info"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a virtual operation as others would record it: case, recording and truth (contracts)."""
+"""Write a virtual operation as others would record it: case, recording and truth (docs/contracts.md)."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def render_all(
 
 
 def truth_document(anatomy: Anatomy, exposed: tuple[str, ...]) -> dict[str, Any]:
-    """truth.json without its frames (contracts, section 3)."""
+    """truth.json without its frames (docs/contracts.md, section 3)."""
     return {
         "levels": list(anatomy.meshes),
         "exposed": list(exposed),

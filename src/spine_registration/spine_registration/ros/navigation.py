@@ -33,7 +33,7 @@ _Output = tuple[RawFrame, NavigationResult, tuple[str | None, str | None], float
 
 
 class NavigationNode(WorkerNode):
-    """See contracts.md, section 6. Tests hand in another `loader`."""
+    """See docs/contracts.md, section 6. Tests hand in another `loader`."""
 
     config_type = NavigationConfig
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the rooms of the screw tracker hand each other. Rectified pixels, metres, left optical frame.
 
-"Saddle point": where the axis of a seated rod crosses the tulip's axis (contracts, section 3).
+"Saddle point": where the axis of a seated rod crosses the tulip's axis (docs/contracts.md, section 3).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the stereo tracker node publishes (contracts.md, section 6)."""
+"""What the stereo tracker node publishes (docs/contracts.md, section 6)."""
 
 from __future__ import annotations
 

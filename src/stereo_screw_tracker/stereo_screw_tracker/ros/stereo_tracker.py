@@ -53,7 +53,7 @@ class _Output:
 
 
 class StereoTrackerNode(WorkerNode):
-    """See contracts.md, section 6. Tests hand in another `loader`."""
+    """See docs/contracts.md, section 6. Tests hand in another `loader`."""
 
     config_type = StereoTrackerConfig
     shows = "screws"
