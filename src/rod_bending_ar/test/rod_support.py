@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rod_bending_ar.core.row import SaddleRow
 from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.screw_rows import SaddleRow
 
 # x_camera = -left, y = -cranial, z = -posterior: the head lies up in the image
 R_CAMERA_PATIENT = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, -1.0, 0.0]])

@@ -12,13 +12,13 @@ import pytest
 from rod_support import LEVELS, heads_mm, saddle_row, screw_rows
 
 from rod_bending_ar.core.complete import ANY, check_complete, parse_without, planned_screws
-from rod_bending_ar.core.errors import RodError
 from rod_bending_ar.core.guidance import GuidanceOrder, RodGuide, plan_text
 from rod_bending_ar.core.plan import RodOrder, plan_rod
-from rod_bending_ar.core.row import SaddleRow
 from spine_nav_bringup.cli import main
 from spine_nav_bringup.rod import last_seen
+from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.outputs import ScrewRow, ScrewWriter, read_screws
+from spine_nav_common.core.screw_rows import SaddleRow
 from spine_nav_common.core.types import Case, ScrewPlan
 
 PLANNED = tuple((level, side) for side in ("left", "right") for level in LEVELS)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from rod_support import screw_rows
 
-from rod_bending_ar.core.errors import RodError
 from rod_bending_ar.core.forward import replay_steps, rotation
 from rod_bending_ar.core.guidance import GuidanceOrder, RodGuide, SideGuidance, steps_behind
 from rod_bending_ar.core.plan import RodOrder, RodPlan
+from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.outputs import RodCurve, ScrewRow
 
 ORDER = GuidanceOrder(RodOrder(), sides=("left",), steady_frames=3)

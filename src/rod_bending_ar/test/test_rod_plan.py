@@ -12,11 +12,11 @@ from scipy.spatial.transform import Rotation
 
 from rod_bending_ar.core.benchmark import random_row
 from rod_bending_ar.core.curve import energy_matrix, ideal_curve
-from rod_bending_ar.core.errors import RodError
 from rod_bending_ar.core.forward import BendStep, replay_steps, seat
 from rod_bending_ar.core.lordosis import bend_to_lordosis, lordosis_deg
 from rod_bending_ar.core.material import Bender
 from rod_bending_ar.core.plan import RodOrder, plan_rod
+from spine_nav_common.core.errors import RodError
 
 ROWS = [random_row(np.random.default_rng([77, i]), 2 + i % 5) for i in range(10)]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rod_support import R_CAMERA_PATIENT, heads_mm, screw_rows
 
-from rod_bending_ar.core.errors import RodError
-from rod_bending_ar.core.row import saddle_rows, select_stamp
+from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.screw_rows import saddle_rows, select_stamp
 
 FILE = "screws.csv"
 

@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from rod_bending_ar.core.complete import planned_screws
-from rod_bending_ar.core.errors import RodError
 from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
-from rod_bending_ar.core.row import SIDES, saddle_rows
 from rod_bending_ar.stereo_overlay import draw_stereo, head_name
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.errors import RecordingError
+from spine_nav_common.core.errors import RecordingError, RodError
 from spine_nav_common.core.outputs import SCREWS, ImplantWriter, ScrewRow, write_summary
 from spine_nav_common.core.png import write_png
 from spine_nav_common.core.recording import (
@@ -31,6 +29,7 @@ from spine_nav_common.core.recording import (
     recording_sha256,
 )
 from spine_nav_common.core.run import Progress, core_config, versions
+from spine_nav_common.core.screw_rows import SIDES, saddle_rows
 from spine_nav_common.core.static_frames import StaticFrames
 from spine_nav_common.core.types import (
     Case,

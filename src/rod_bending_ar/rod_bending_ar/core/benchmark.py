@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from spine_nav_common.core.errors import RodError
+from spine_nav_common.core.screw_rows import CLOSEST_MM, SaddleRow
+
 from .compare import RodComparison, apply_bend, carried_direction, compare_rod
-from .errors import RodError
 from .forward import BendStep, replay_steps, rotation, seat
 from .plan import RodPlan, plan_rod
-from .row import CLOSEST_MM, SaddleRow
 
 LUMBAR = ("S1", "L5", "L4", "L3", "L2", "L1")
 _SPACING_MM = {

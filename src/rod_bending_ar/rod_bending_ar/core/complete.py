@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spine_nav_common.core.errors import RodError
+from spine_nav_common.core.screw_rows import SaddleRow
 from spine_nav_common.core.types import LEVELS, Case
-
-from .errors import RodError
-from .row import SaddleRow
 
 # Distances of neighbouring saddles differ by up to 1.45 times along one spine (T10-T11 to L2-L3,
 # posterior elements); one screw left out makes 2.

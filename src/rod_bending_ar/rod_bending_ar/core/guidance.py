@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.outputs import RodCurve, ScrewRow
+from spine_nav_common.core.screw_rows import SIDES, SaddleRow, saddle_rows
 from spine_nav_common.core.types import Rejected
 
 from .compare import LENGTH_TOLERANCE_MM, RodComparison, compare_rod
-from .errors import RodError
 from .forward import arc_positions_mm, fit_rigid, point_at, replay_steps
 from .plan import RodOrder, RodPlan, plan_rod
-from .row import SIDES, SaddleRow, saddle_rows
 
 # Design choices.
 LEAST_SEEN = 0.7  # share of a rod that must be seen before it is called good

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from scipy.special import chndtrix
 
+from spine_nav_common.core.errors import RodError
+from spine_nav_common.core.screw_rows import SaddleRow
+
 from .complete import check_complete
 from .curve import RodCurve, energy_matrix, ideal_curve
-from .errors import RodError
 from .forward import BendStep, Seating, arc_positions_mm, replay_steps, seat
 from .lordosis import bend_to_lordosis
 from .material import MATERIALS, Bender, Material, bend_set_deg, min_radius_mm, stiffness_n_mm2
 from .polygon import Polygon, Polygons
-from .row import SaddleRow
 
 # Design choices, docs/rod_bending.md.
 POLYAXIAL_DEG = 25.0

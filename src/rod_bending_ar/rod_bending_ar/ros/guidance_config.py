@@ -9,7 +9,7 @@ from rod_bending_ar.core.complete import parse_without
 from rod_bending_ar.core.guidance import GuidanceOrder
 from rod_bending_ar.core.material import MATERIALS, Bender
 from rod_bending_ar.core.plan import RodOrder
-from rod_bending_ar.core.row import CRANIAL, SIDES
+from spine_nav_common.core.screw_rows import CRANIAL, SIDES
 from spine_nav_common.parameters import param
 
 

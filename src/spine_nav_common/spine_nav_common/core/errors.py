@@ -36,3 +36,7 @@ class OutputError(InputError):
 
 class TruthError(InputError):
     """A truth.json is refused."""
+
+
+class RodError(InputError):
+    """Screws, rod or bender allow no plan; nothing was planned by half."""

@@ -93,13 +93,12 @@ def _predict(
     kept = float(np.exp(-dt / config.memory_s))
     L = len(model.levels)
     anchor = anchors(model, state.T_camera_ct)
-    J = np.zeros((L, 6, 6))
-    J[:] = np.eye(6)
+    J_level = np.tile(np.eye(6), (L, 1, 1))
     x, y, z = (anchor - anchor.mean(axis=0)).T
-    J[:, 0, 4], J[:, 0, 5] = z, -y
-    J[:, 1, 3], J[:, 1, 5] = -z, x
-    J[:, 2, 3], J[:, 2, 4] = y, -x
-    J = J.reshape(6 * L, 6)
+    J_level[:, 0, 4], J_level[:, 0, 5] = z, -y
+    J_level[:, 1, 3], J_level[:, 1, 5] = -z, x
+    J_level[:, 2, 3], J_level[:, 2, 4] = y, -x
+    J = J_level.reshape(6 * L, 6)
     mm, deg = state.common_mm, state.common_deg
     if dt > STEADY_S:
         mm, deg = max(mm, config.common_noise_mm), max(deg, config.common_noise_deg)

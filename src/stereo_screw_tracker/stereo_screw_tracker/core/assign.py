@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from rod_bending_ar.core.errors import RodError
-from rod_bending_ar.core.row import CRANIAL, sided_rows
 from spine_nav_common.core.case import anatomical_axes
+from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.geometry import check_transform, transform_points
 from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.screw_rows import CRANIAL, sided_rows
 from spine_nav_common.core.types import Case, Head3D, Rejected
 
 from .config import AssignConfig

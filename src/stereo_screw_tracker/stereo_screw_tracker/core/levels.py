@@ -14,10 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from rod_bending_ar.core.errors import RodError
-from rod_bending_ar.core.row import SIDES, SaddleRow, saddle_rows
 from spine_nav_common.core.case import anatomical_axes
+from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.landmarks import dorsal_centre
+from spine_nav_common.core.screw_rows import SIDES, SaddleRow, saddle_rows
 from spine_nav_common.core.types import LEVEL_CODE, Case, StereoResult
 
 from .output import screw_rows

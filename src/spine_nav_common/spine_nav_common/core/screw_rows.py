@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spine_nav_common.core.outputs import ScrewRow
-from spine_nav_common.core.types import LEVEL_CODE
-
 from .errors import RodError
+from .outputs import ScrewRow
+from .types import LEVEL_CODE
 
 SIDES = ("left", "right")
 CRANIAL = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
