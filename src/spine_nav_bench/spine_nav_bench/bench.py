@@ -31,6 +31,7 @@ from stereo_screw_tracker.core.load import StereoCore, load_core
 
 from .bench_accuracy import accuracy_record
 from .bench_calibration import calibration_sets
+from .bench_identity import identity_record
 from .bench_precision import SCENES as PRECISION_SCENES
 from .bench_precision import SECONDS as PRECISION_SECONDS
 from .bench_precision import precision_record, precision_scenes
@@ -41,11 +42,12 @@ from .commands import Commands
 from .reliability import plot_reliability
 from .results import render, table_text
 
-RGBD = ("accuracy", "foreign", "timing", "precision")
+RGBD = ("accuracy", "foreign", "timing", "precision", "identity")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing")
 PARTS = (*RGBD, *STEREO, "rod", "calibration")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
+IDENTITY_ANATOMIES = 12  # virtual ones, beside the real ones that are named
 ROD_SEED, RODS = 300_000, 100  # rods for each number of screws; constants were chosen on others
 
 
@@ -191,6 +193,10 @@ def _measure_rgbd(
         seconds = SMOKE_SECONDS if args.smoke else PRECISION_SECONDS
         scenes = precision_scenes(cache, count, seconds, progress)
         return precision_record(scenes, commands.replay, to.cache / "runs", progress)
+    if part == "identity":
+        count = 2 if args.smoke else IDENTITY_ANATOMIES
+        scenes = judged_scenes(cache, args.anatomy, count, seconds, progress)
+        return identity_record(scenes, segmenter, progress)
     if part == "foreign":
         scenes = foreign_scenes(args.scenes)[: 1 if args.smoke else None]
     else:

@@ -10,6 +10,7 @@ from typing import Any
 from spine_nav_common.core import jsonl
 
 from . import results_stereo
+from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 from .results_live import LIVE_TARGETS, live_table
 from .results_precision import precision_section, precision_table
@@ -164,7 +165,7 @@ def _first_pose(r: Record) -> tuple[str, bool] | None:
 
 MIN_LEVEL_FRAMES = 20
 EASY_CAMERAS = ("d405", "d415")
-PARTS = ("accuracy", "foreign", "timing", "precision")
+PARTS = ("accuracy", "foreign", "timing", "precision", "identity")
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
            "96 % mean (Liebmann), 91 % (NeuralBoneReg)", "accuracy", _success),
@@ -196,6 +197,7 @@ TARGETS = (
     Target("pose update of 5 levels, median / 99th percentile, CPU", "≤ 10 / 18 ms",
            "20 ms on GPU", "timing", _update),
     *LIVE_TARGETS,
+    *IDENTITY_TARGETS,
     Target("camera image to overlay picture, viewer beside it, median / 99th percentile",
            "≤ 100 / 160 ms", "not reported", "timing", _overlay),
     Target("growth of the update time from 1 to 7 levels", "≤ linear", "not reported", "timing",
@@ -368,6 +370,8 @@ def render(folder: Path) -> str:
         ]  # fmt: skip
         if "growth_exponent" in r:
             out += ["![tracking step over the number of levels](img/update_time.png)", ""]
+    if "identity" in newest:
+        out += identity_section(newest["identity"])
     if "precision" in newest:
         out += precision_section(newest["precision"])
     out += results_stereo.sections(newest, {part: len(lines) for part, lines in lines_of.items()})
@@ -380,6 +384,8 @@ def table_text(record: Record) -> str:
         body = results_stereo.tables(record)
     elif record["part"] == "timing":
         body = [*timing_table(record), "", *live_table(record)]
+    elif record["part"] == "identity":
+        body = identity_table(record)
     elif record["part"] == "precision":
         body = precision_table(record)
     else:

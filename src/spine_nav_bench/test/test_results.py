@@ -59,13 +59,17 @@ TIMING = {
     "replay_tracked": 500,
 }  # fmt: skip
 
+PAIRS = {"pairs": 20, "level_frames_late": 60, "tracked_late": 0, "shown_ever": 1, "refused": 0}
+IDENTITY = {**BASE, "part": "identity", "mixes": PAIRS, "right": PAIRS}
+RECORDS = {"accuracy": ACCURACY, "foreign": ACCURACY, "timing": TIMING, "identity": IDENTITY}
+
 
 def lines(records) -> list[str]:
     return [row for row in targets_table(TARGETS, records) if row.startswith("| ")][1:]
 
 
 def test_all_targets_met():
-    rows = lines({"accuracy": ACCURACY, "foreign": ACCURACY, "timing": TIMING})
+    rows = lines(RECORDS)
     assert len(rows) == len(TARGETS)
     assert all("| met |" in row for row in rows), rows
 
@@ -115,11 +119,13 @@ def test_all_targets_met():
         (("timing", "nodes_30", "processed"), 98, "30 Hz"),
         (("timing", "nodes", "overlay_ms"), {**MS, "p99": 161.0}, "overlay picture"),
         (("timing", "growth_exponent"), 1.1, "growth"),
+        (("identity", "mixes", "tracked_late"), 1, "another patient's level-frames"),
+        (("identity", "mixes", "shown_ever"), 2, "nothing was ever shown"),
+        (("identity", "right", "refused"), 1, "right patient refused"),
     ],
 )
 def test_a_missed_target_is_marked_as_missed(path, value, what):
-    parts = {"accuracy": ACCURACY, "foreign": ACCURACY, "timing": TIMING}
-    records = {part: copy.deepcopy(record) for part, record in parts.items()}
+    records = {part: copy.deepcopy(record) for part, record in RECORDS.items()}
     at = records
     for key in path[:-1]:
         at = at[key]

@@ -26,9 +26,9 @@ from .bias import bias_response
 from .config import NavigatorConfig
 from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
 from .estimator import Estimate, Noise, anchors
+from .identity import Identity, make_patches
 from .identity import advance as compare
 from .identity import begin as unknown_patient
-from .identity import make_patches
 from .labels import label_image
 from .levels import Evidence, LevelState, advance, registered
 from .model import SpineModel, build_model
@@ -152,6 +152,11 @@ class Navigator:
     def confirm(self, accept: bool, hypothesis_id: str | None = None) -> str | Rejected:
         """Answer the pending hypothesis; see Answers.answer."""
         return self._answers.answer(accept, hypothesis_id)
+
+    @property
+    def identity(self) -> Identity:
+        """What is known of whose spine this is."""
+        return self._identity
 
     def request_registration(self) -> None:
         """Register from scratch with the next frame."""
