@@ -62,6 +62,7 @@ def _judge(network: torch.nn.Module | Path, folder: Path, limit: int) -> dict:
 def _publish(state: dict, validation: Path, models: Path, command: str, history: str) -> dict:
     report = {"miss": abs(float(state["ema"]["weight"].flatten()[0]) - TRUTH)}
     (models / "one.onnx").write_text(json.dumps(report))
+    (models / "one.json").write_text(json.dumps({"training": {"history": history}}))
     return {"validation": report}
 
 
@@ -213,8 +214,12 @@ def test_graduation_exports_what_is_better_and_nothing_else(place):
     assert shipped.read_text() == '{"miss": 0.0}'
     assert curve.read(place.curve)[-1]["what"] == "refused"
     shipped.write_text('{"miss": 9.0}')
+    card = {"training": {"history": "From scratch. In the school: 2 minutes."}}
+    (place.models / "one.json").write_text(json.dumps(card))
     assert place.graduate("one", 1.0, refit=False)
     assert json.loads(shipped.read_text())["miss"] < 1.0
+    told = json.loads((place.models / "one.json").read_text())["training"]["history"]
+    assert told.startswith("From scratch. In the school: ") and told.count("school") == 1
     # The decay was a copy: the stable phase stands where it stood.
     stable = course.Course(school.PUPILS["one"], place.home, place.models)
     decayed = torch.load(place.home / "one" / "decayed.pt", weights_only=True)
@@ -268,7 +273,8 @@ def test_the_real_register_is_complete(tmp_path):
 
 def test_the_curve_becomes_a_picture(tmp_path):
     exam = {"what": "exam", "name": "one", "errors": {"miss": 0.5}, "samples": 10}
-    curve.plot([exam, exam | {"samples": 20}], {"one": {"miss": 0.1}}, tmp_path / "a.png")
+    done = exam | {"what": "graduated", "samples": 20, "shipped": {"miss": 0.6}}
+    curve.plot([exam, done], {"one": {"miss": 0.1}}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 

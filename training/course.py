@@ -21,6 +21,7 @@ from training.weights import MODELS, follow, save_checkpoint
 
 WARM_UP = 150  # steps, also after a checkpoint without the optimiser's state
 CLIP = 5.0
+DECAY_AVERAGE = 0.99
 SEED = 1
 clock = time.process_time
 """Seconds that this process has worked: time in which it was stopped, or waited for a core, is none."""
@@ -123,7 +124,9 @@ class Course:
             self.optimiser.step()
             self.step, self.warm = self.step + 1, self.warm + 1
             self.samples, self.local_samples = self.samples + len(x), self.local_samples + len(x)
-            kept = min(self.pupil.average, (1 + self.step) / (10 + self.step))
+            # A falling rate averages by itself; a long memory would hold on to the stable phase.
+            most = min(DECAY_AVERAGE, self.pupil.average) if decay else self.pupil.average
+            kept = min(most, (1 + self.step) / (10 + self.step))
             follow(self.average, self.net, kept)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach())

@@ -72,27 +72,35 @@ def table(lines: list[dict], targets: dict[str, dict[str, float]]) -> str:
 
 
 def plot(lines: list[dict], targets: dict[str, dict[str, float]], path: Path) -> None:
-    """Errors over target, by samples seen; one panel per network that sat an exam."""
+    """Errors over target, by samples seen; a panel per network that sat an exam. Diamonds: graduation
+    on the whole validation list, the shipped model hollow."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    exams = {n: [e for e in lines if e["what"] == "exam" and e["name"] == n] for n in targets}
+    kinds = ("exam", "graduated", "refused")
+    exams = {n: [e for e in lines if e["what"] in kinds and e["name"] == n] for n in targets}
     exams = {n: e for n, e in exams.items() if e}
     if not exams:
         raise SystemExit("no exam yet, nothing to draw")
     figure, panels = plt.subplots(
-        1, len(exams), figsize=(5.2 * len(exams), 4.2), squeeze=False, constrained_layout=True
+        1, len(exams), figsize=(5.6 * len(exams), 4.4), squeeze=False, constrained_layout=True
     )
     for panel, (name, sat) in zip(panels[0], exams.items(), strict=True):
-        x = [e["samples"] / 1000 for e in sat]
-        for error, target in targets[name].items():
-            y = [e["errors"].get(error, float("nan")) / target for e in sat]
-            panel.plot(x, y, marker=".", label=error)
-        for line in lines:
-            if line["name"] == name and line["what"] == "graduated":
-                panel.axvline(line["samples"] / 1000, color="grey", ls=":")
+        for number, (error, target) in enumerate(targets[name].items()):
+            colour = f"C{number % 10}"
+            taught = [e for e in sat if e["what"] == "exam"]
+            x = [e["samples"] / 1000 for e in taught]
+            y = [e["errors"].get(error, float("nan")) / target for e in taught]
+            panel.plot(x, y, marker=".", color=colour, label=error)
+            for e in sat:
+                if e["what"] == "exam":
+                    continue
+                # The whole list: the shipped model hollow, the one after the decay full.
+                for model, fill in (("shipped", "none"), ("errors", colour)):
+                    value = e[model].get(error, float("nan")) / target
+                    panel.plot(e["samples"] / 1000, value, "D", color=colour, mfc=fill, ms=5)
         panel.axhline(1.0, color="black", lw=0.8)
         panel.set(title=name, xlabel="samples seen (thousands)", yscale="log")
         panel.set_ylabel("validation error / target")

@@ -40,6 +40,7 @@ HERE = Path(__file__).parent
 TURN_MINUTES = 5.0  # of work per turn, rendering and steps together
 EXAM_MINUTES = 8.0  # of work between two validations of a network
 WORSE = 1.10  # graduation: no error that counts may grow beyond this, however good the mean
+SCHOOL = "In the school:"  # begins its part of a card's history
 UNKNOWN = 1.0  # distance of a network that has not sat an exam yet
 
 
@@ -228,7 +229,7 @@ class School:
         old = pupil.errors(pupil.judge(shipped, validation, 0)) if shipped.exists() else {}
         with tempfile.TemporaryDirectory(dir=self.home) as folder:
             made = Path(folder)
-            history = f"{course.minutes:.0f} minutes of work in the school, decay included."
+            history = self._history(pupil, course)
             command = f"python -m training.school graduate {name} --decay {decay_minutes:g}"
             card = pupil.publish(course.state(), validation, made, command, history)
             new = pupil.errors(card["validation"])
@@ -251,6 +252,15 @@ class School:
             print("refit:", " ".join(argv[1:]), flush=True)
             subprocess.run(argv, check=True, cwd=HERE.parent)
         return True
+
+    def _history(self, pupil: Pupil, course: Course) -> str:
+        """What the shipped card tells of the time before the school, and the school's part."""
+        card = self.models / f"{pupil.name}.json"
+        before = ""
+        if card.exists():
+            told = json.loads(card.read_text(encoding="utf-8"))["training"].get("history", "")
+            before = told.split(SCHOOL)[0].rstrip() + " "
+        return f"{before}{SCHOOL} {course.minutes:.0f} minutes of work, decay included.".strip()
 
     def save(self, names: list[str]) -> None:
         """The stable checkpoints as models/NAME.pt, which the next machine goes on from."""

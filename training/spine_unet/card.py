@@ -30,7 +30,7 @@ Visible Human and the recordings in scenes/ were never used, not for choosing a 
 
     {command}
 
-Commit {commit}, {steps} steps of batch 16. The averaged weights of the last step are exported.
+Commit {commit}, {steps} steps. The averaged weights of the last step are exported.
 {history}
 
 **Numbers** on {v[views]:.0f} views of held-out anatomies (other parametric seeds, and the mean

@@ -25,8 +25,9 @@ from spine_perception.core.segmenter import Segmenter
 from spine_registration.core.navigator import Navigator
 
 LEVELS = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
-SCENES, FRAMES = 12, 6
+SCENES, FRAMES = 12, 10
 WRONG_MM = 10.0
+ENOUGH = 30  # level-frames that the shipped model must show, for the comparison to tell anything
 FEWER = 0.02  # share of the level-frames that may be lost
 WORSE_MM = 0.05  # by which the median error may grow
 
@@ -98,6 +99,8 @@ def navigate(models: list[Path], scenes: int = SCENES, frames: int = FRAMES) -> 
 def objections(shipped: Navigated, new: Navigated) -> list[str]:
     """Why the new model must not replace the shipped one; empty if it may."""
     out = []
+    if len(shipped.error_mm) < ENOUGH:
+        out.append("too few levels were shown to tell: more scenes or frames")
     if new.tracked < shipped.tracked - FEWER:
         out.append("fewer levels are tracked")
     if new.median_mm > shipped.median_mm + WORSE_MM:

@@ -190,3 +190,5 @@ def test_a_model_that_navigates_worse_is_objected_to():
     assert "worse" in gate.objections(shipped, navigated(85, 0.7))[0]
     assert "wrongly" in gate.objections(shipped, navigated(85, 0.5, 1))[0]
     assert gate.objections(shipped, navigated(0, 0.0))  # nothing shown at all
+    few = navigated(20, 0.6)
+    assert "too few" in gate.objections(few, few)[0]
