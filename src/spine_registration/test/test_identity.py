@@ -86,6 +86,7 @@ def test_the_right_patient_is_proven_at_once(case, model, stage, frames):
     results = [navigator.process(f) for f in frames[1:20]]
     assert all(e.status is Status.TRACKED for r in results for e in r.levels)
     assert not any("differs from the CT" in e for r in results for e in r.events)
+    assert sum("shape leads by" in e for r in results for e in r.events) == 1
 
 
 def test_another_patient_is_never_shown_even_if_the_surgeon_confirms(

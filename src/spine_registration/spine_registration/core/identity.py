@@ -209,7 +209,11 @@ def advance(
     verdict = judge(evidence, patches)
     if verdict is None:
         return identity
-    identity = replace(identity, verdict=verdict, news=_news(identity.verdict, verdict))
+    news = _news(identity.verdict, verdict)
+    if frame == VERDICT_FRAMES and identity.proven:
+        lead, noise = verdict.margin_nat, verdict.noise_mm
+        news = (*news, f"shape leads by {lead:.0f} nat, camera good to {noise:.1f} mm")
+    identity = replace(identity, verdict=verdict, news=news)
     margin = verdict.margin_nat
     if identity.proven:
         lost = margin < CONTRADICTED_NAT and frame >= VERDICT_FRAMES
