@@ -178,5 +178,8 @@ PUPIL = Pupil(
     weight=2.0,
     enough=800,
     exam=80,
-    refit=(f"training.calibration.fit_error --cache {{data}}/calibrate --out {ERROR_MODEL}",),
+    refit=(
+        "training.spine_unet.quantise",
+        f"training.calibration.fit_error --cache {{data}}/calibrate --out {ERROR_MODEL}",
+    ),
 )
