@@ -94,6 +94,7 @@ class FakeNavigator:
         self.pending = "L2 to L3 as seen? (margin 2)" if ask else None
         self.pending_id = "AAAA" if ask else None
         self.stamps: list[int] = []
+        self.epochs: list[int] = []
         self.first_pixels: list[int] = []
         self.resets = self.requests = 0
 
@@ -101,7 +102,8 @@ class FakeNavigator:
     def following(self) -> bool:
         return self.pending is None and len(self.stamps) > self.register_after
 
-    def segment(self, frame: RgbdFrame) -> SimpleNamespace:
+    def segment(self, frame: RgbdFrame, epoch: int = 0) -> SimpleNamespace:
+        self.epochs.append(epoch)
         return SimpleNamespace(frame=frame)
 
     def solve(self, seen: SimpleNamespace) -> NavigationResult:

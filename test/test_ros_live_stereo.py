@@ -77,6 +77,10 @@ def nodes_with(tracker, case=None):
 
 
 def run(case, source, out, tracker, **options):
+    # On a busy machine pairs come out late, and would be withdrawn for it.
+    options["assignments"] = (
+        "stereo_tracker.max_stamp_age_ms=60000", *options.get("assignments", ()),
+    )  # fmt: skip
     return run_live(LiveOptions(case, source, out, **options), None, nodes_with(tracker))
 
 

@@ -167,7 +167,7 @@ def messages_of(index, shift_ns=0, camera=support.CAMERA):
 
 def paired(order):
     frames = []
-    pairer = FramePairer(frames.append)
+    pairer = FramePairer(frames.append, 5.0)
     for kind, message in order:
         getattr(pairer, kind)(message)
     return frames, pairer

@@ -20,7 +20,7 @@ from rcl_interfaces.msg import Parameter as RosParameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_world import NAMESPACE, World
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, TimeReference
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -30,8 +30,14 @@ from spine_nav_bringup.ros import supervisor as supervisor_module
 from spine_nav_bringup.ros.case_server import CaseServer
 from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Supervisor
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
+from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros import qos, topics
-from spine_nav_common.ros.conversions import camera_info_message, image_message, stamp_to_ns
+from spine_nav_common.ros.conversions import (
+    camera_info_message,
+    image_message,
+    stamp_from_ns,
+    stamp_to_ns,
+)
 from spine_nav_common.ros.lifecycle import SpineNode
 from spine_nav_common.ros.results import result_messages, status_fields
 from spine_nav_common.ros.runtime import prepare_environment, tf_message_type
@@ -88,7 +94,9 @@ def case(tmp_path_factory):
 def navigation(world, case, values=None, **modes):
     navigators = []
     loader = support.fake_loader(navigators, **modes)
-    node = world.add(NavigationNode({"case": case, **(values or {})}, NAMESPACE, loader))
+    # A test sends when the last result is there, later than its stamps say.
+    given = {"case": case, "max_stamp_age_ms": 60_000.0, **(values or {})}
+    node = world.add(NavigationNode(given, NAMESPACE, loader))
     world.matched()
     return node, navigators[0]
 
@@ -158,12 +166,93 @@ def test_silence_of_the_camera_withdraws_and_new_frames_bring_it_back(world, cas
 
 
 def test_an_image_that_is_too_old_is_never_shown(world, case):
+    """Stamps of a recording: the images come ever later, and no switch turns the check off."""
     status = world.listen(DiagnosticArray, topics.STATUS)
-    navigation(world, case, {"max_stamp_age_ms": 500.0}, register_after=0)
-    world.send(0)  # stamped in the year 2023
+    node, _ = navigation(world, case, {"max_stamp_age_ms": 1000.0}, register_after=0)
+    world.send(0)
+    world.until(lambda: status)
+    fields = status_fields(status[0].status[0])
+    assert fields["status"] == "tracked" and fields["clock"] == "recording"
+    world.spin(1.3)
+    world.send(1)  # stamped 67 ms after the first
+    world.until(lambda: status[-1].header.stamp != status[0].header.stamp)
+    assert set(statuses(status[-1]).values()) == {"lost"}
+    assert "ms old (recording clock)" in status_fields(status[-1].status[0])["reason"]
+    assert node.health()[2]["clock"] == "recording"
+    with pytest.raises(ParameterError, match="max_stamp_age_ms"):
+        NavigationNode({"case": case, "max_stamp_age_ms": 0.0}, NAMESPACE, support.fake_loader([]))
+
+
+def test_a_recording_that_is_announced_has_its_age_in_its_own_clock(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    stages = world.listen(DiagnosticArray, topics.LATENCY)
+    node, _ = navigation(world, case, {"max_stamp_age_ms": 2000.0}, register_after=0)
+    clock = world.node.create_publisher(TimeReference, topics.CAMERA_CLOCK, qos.LATCHED)
+    first = support.frame(0).stamp_ns
+    message = TimeReference(time_ref=stamp_from_ns(first), source="replay at 0.5")
+    message.header.stamp = stamp_from_ns(time.time_ns() - 1_000_000_000)
+    clock.publish(message)
+    world.until(lambda: node.clock.announced is not None)
+    world.send(0)  # due a second ago, half a second of a recording at half its pace
+    world.until(lambda: status and stages)
+    assert statuses(status[0])["L2"] == "tracked"
+    age_ms = float(status_fields(stages[0].status[0])["stamp_to_publish"])
+    assert 500.0 <= age_ms < 2000.0
+
+
+def test_simulated_time_that_stands_still_shows_nothing(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    node, _ = navigation(world, case, {"use_sim_time": True}, register_after=0)
+    world.send(0)
     world.until(lambda: status)
     assert set(statuses(status[0]).values()) == {"lost"}
-    assert "ms old" in status_fields(status[0].status[0])["reason"]
+    assert "nobody publishes /clock" in status_fields(status[0].status[0])["reason"]
+    assert node.now_ns() == 0 and node.real_ns() > 10**18
+
+
+def test_a_camera_whose_clock_is_set_back_is_registered_anew(world, case):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    node, navigator = navigation(world, case, register_after=0)
+    for n, index in enumerate((1000, 1001), start=1):
+        world.send(index)
+        world.until(lambda n=n: len(status) == n)
+    for index in (0, 1):  # the first waits for the second: one broken stamp is no step
+        world.send(index)
+    world.until(lambda: len(status) >= 3)
+    assert navigator.epochs[:2] == [0, 0] and set(navigator.epochs[2:]) == {1}
+    assert statuses(status[2])["L2"] == "tracked"
+    assert "set back" in node.health()[2]["clock_step"]
+
+
+def test_colour_and_depth_that_lie_apart_are_no_pair_and_it_is_said(world, case):
+    """10 ms are within half a period of 15 Hz, and 0.8 mm of a hand-held camera."""
+    node, _ = navigation(world, case, register_after=0)
+    f = support.frame(0)
+    for i in range(6):
+        stamp = f.stamp_ns + i * support.PERIOD_NS
+        world.camera["info"].publish(camera_info_message(f.intrinsics, stamp, f.frame_id))
+        world.camera["colour"].publish(image_message(f.colour, "rgb8", stamp, f.frame_id))
+        late = image_message(f.depth_m, "32FC1", stamp + 10_000_000, f.frame_id)
+        world.camera["depth"].publish(late)
+        world.spin(0.05)
+    world.until(lambda: node.pairer.counts()["colour_without_depth"] >= 4)
+    assert "10.0 ms apart" in node.pairer.missing() and "pair_tolerance_ms" in node.pairer.missing()
+    assert node.pairer.counts()["pair_apart_ms"] == 10.0
+
+
+def test_a_long_computation_is_not_a_silent_camera(world, case):
+    """Guidance is withdrawn while a frame is worked on for long, and the reason is true."""
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    _, navigator = navigation(world, case, {"frame_timeout_ms": 100.0}, register_after=0)
+    world.send(0)
+    world.until(lambda: status)
+    navigator.slow_s = 0.5
+    index = 1
+    while len(status) < 2:
+        world.send(index)
+        world.spin(0.05)
+        index += 1
+    assert "still computing" in status_fields(status[1].status[0])["reason"]
 
 
 def test_depth_of_another_size_is_a_status_with_the_reason(world, case):

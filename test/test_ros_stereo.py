@@ -90,7 +90,9 @@ def stereo(world, values=None, case=None, **modes):
     """A running stereo tracker node around a fake tracker, and that tracker."""
     tracker = support.FakeTracker(**modes)
     core = NodeCore(StereoCore(tracker, "fake", "0" * 64), load_case(case) if case else None)
-    node = world.add(StereoTrackerNode(values or {}, NAMESPACE, lambda _: core))
+    # A test sends when the last result is there, later than its stamps say.
+    given = {"max_stamp_age_ms": 60_000.0, **(values or {})}
+    node = world.add(StereoTrackerNode(given, NAMESPACE, lambda _: core))
     world.matched()
     return node, tracker
 

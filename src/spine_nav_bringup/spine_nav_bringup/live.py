@@ -402,6 +402,10 @@ class _Run:
                 "recording": recording_sha256(recording) if self.use_case == "replay" else "",
             },
             drops=self._drops(),
+            clocks={
+                name: {"domain": node.clock.domain, "steps": node.clock.steps}
+                for name, node in self.computing.items()
+            },
             source=self.options.source,
             provider=next(iter(self.computing.values())).provider,
             stopped=self.stopped,

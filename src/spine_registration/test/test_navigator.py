@@ -192,6 +192,29 @@ def test_an_old_or_repeated_stamp_is_refused(tracking, frames, back_ns):
     assert statuses(tracking.process(frames[2])) == [Status.TRACKED] * 4
 
 
+def test_a_clock_that_was_set_back_begins_anew_and_shows_nothing_stale(
+    tracking, stage, frames, world_model, truth
+):
+    """The camera moved by a vertebra while its clock was set: no pose of before is of now."""
+    anchor = np.einsum("lij,lj->li", truth[:, :3, :3], world_model.anchor_m) + truth[:, :3, 3]
+    after = support.moved(truth, tuple(np.diff(anchor[:4], axis=0).mean(axis=0)))
+    for i in (200, 201):
+        tracking.process(stage.frame(i, truth))
+    old = tracking.segment(stage.frame(202, truth))  # in the other thread when the clock was set
+    for k in range(4):
+        frame = stage.frame(100 + k, after)
+        result = tracking.solve(tracking.segment(frame, epoch=1))
+        if Status.TRACKED in statuses(result):
+            assert worst_tre_mm(world_model, result, after) < 4.0
+        if k == 0:
+            assert any("clock was set back" in e for e in result.events)
+    assert statuses(result) == [Status.TRACKED] * 4
+    with pytest.raises(
+        ValueError, match="set back"
+    ):  # a frame of before that comes late is none of now
+        tracking.solve(old)
+
+
 def test_depth_of_another_size_is_refused(tracking, frames):
     with pytest.raises(ValueError, match="differ in size"):
         tracking.process(replace(frames[2], depth_m=frames[2].depth_m[::2, ::2]))

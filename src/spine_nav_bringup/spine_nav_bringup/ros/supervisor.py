@@ -356,7 +356,7 @@ class Supervisor(Node):
 
     def _publish_health(self) -> None:
         status = self.health()
-        stamp_ns = self.get_clock().now().nanoseconds
+        stamp_ns = self.get_clock().now().nanoseconds or time.time_ns()  # simulated time not begun
         message = DiagnosticArray(header=header(stamp_ns, ""), status=[status])
         self._health.publish(message)
         self._diagnostics.publish(message)

@@ -15,7 +15,6 @@ NODES = (*SCENES["rgbd"], *SCENES["stereo"], "camera_source")
 
 USE_CASES: dict[str, dict[str, dict[str, Any]]] = {
     "virtual": {
-        "navigation": {"max_stamp_age_ms": 1000.0},
         "camera_source": {"source": "virtual"},
     },
     "replay": {

@@ -21,19 +21,24 @@ from .conversions import stamp_to_ns
 
 _PERIODS = 16
 _FIRST_SLOP_NS = 16_666_667  # half a frame at 30 Hz, until the period is known
+_REMEDY = (
+    "synchronise the camera's streams, or raise pair_tolerance_ms knowing that a hand-held camera"
+    " moves 0.8 mm in 10 ms"
+)
 _FRAME_ID = "camera_color_optical_frame"
 
 
 @dataclass(frozen=True)
 class RawFrame:
     """Messages of one frame as they arrived; `depth` is None where none came; `arrived` is
-    monotonic seconds."""
+    monotonic seconds; `epoch`: how often the stamps had gone back before."""
 
     stamp_ns: int
     colour: Image | CompressedImage
     depth: Image | CompressedImage | None
     info: CameraInfo
     arrived: float = field(default_factory=time.monotonic)
+    epoch: int = 0
 
     @property
     def frame_id(self) -> str:
@@ -81,17 +86,22 @@ class ImagePairs:
 
     Args:
         names: of the streams, for counts.
-        most_slop_ns: largest difference of stamps within a pair, however slow the stream.
+        tolerance_ns: largest difference of stamps within a pair.
+        remedy: what to do about images that lie farther apart.
     """
 
-    def __init__(self, names: tuple[str, str], most_slop_ns: int | None = None) -> None:
-        self._most_slop_ns = most_slop_ns
-        self.pairer = Pairer(self._limited(_FIRST_SLOP_NS), names)
+    def __init__(self, names: tuple[str, str], tolerance_ns: int, remedy: str) -> None:
+        self._tolerance_ns, self._remedy = tolerance_ns, remedy
+        slop_ns = min(_FIRST_SLOP_NS, tolerance_ns)
+        self.pairer = Pairer(slop_ns, names, follow_back=True)
         self._stamps: deque[int] = deque(maxlen=_PERIODS)
         self.first_count = self.second_count = 0
 
-    def _limited(self, slop_ns: int) -> int:
-        return slop_ns if self._most_slop_ns is None else min(slop_ns, self._most_slop_ns)
+    @property
+    def apart_ms(self) -> float:
+        """Median distance in ms of the newest first images to the second that is nearest."""
+        apart = self.pairer.apart_ns
+        return float(np.median(apart)) * 1e-6 if apart else 0.0
 
     def first(self, message: Image | CompressedImage) -> None:
         """An image of the stream whose stamps rule."""
@@ -100,7 +110,7 @@ class ImagePairs:
         self._stamps.append(stamp_ns)
         periods = np.diff(sorted(set(self._stamps)))
         if len(periods):
-            self.pairer.slop_ns = self._limited(int(np.median(periods)) // 2)
+            self.pairer.slop_ns = min(int(np.median(periods)) // 2, self._tolerance_ns)
         self.pairer.add_first(stamp_ns, message)
 
     def second(self, message: Image | CompressedImage) -> None:
@@ -120,9 +130,14 @@ class ImagePairs:
             return f"{first} images but no {second} images"
         if self.second_count and not self.first_count:
             return f"{second} images but no {first} images"
+        if self.apart_ms * 1e6 > self._tolerance_ns:
+            return (
+                f"{first} and {second} images lie {self.apart_ms:.1f} ms apart, more than"
+                f" {self._tolerance_ns * 1e-6:g} ms: {self._remedy}"
+            )
         return ""
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, object]:
         """For diagnostics."""
         first, second = self.pairer.names
         return {
@@ -130,6 +145,8 @@ class ImagePairs:
             f"{second}_images": self.second_count,
             "late": self.pairer.late,
             "duplicated": self.pairer.duplicated,
+            "broken_stamps": self.pairer.broken,
+            "pair_apart_ms": round(self.apart_ms, 1),
         }
 
 
@@ -137,11 +154,16 @@ class FramePairer:
     """Joins colour and depth images as a recording's reader does and hands frames on in order.
 
     Late and doubled images are counted; a colour image whose depth does not come goes on without.
+
+    Args:
+        on_frame: takes a frame.
+        tolerance_ms: largest difference of stamps between colour and depth.
     """
 
-    def __init__(self, on_frame: Callable[[RawFrame], None]) -> None:
+    def __init__(self, on_frame: Callable[[RawFrame], None], tolerance_ms: float) -> None:
         self._on_frame = on_frame
-        self._pairs = ImagePairs(("colour", "depth"))
+        tolerance_ns = round(tolerance_ms * 1e6)
+        self._pairs = ImagePairs(("colour", "depth"), tolerance_ns, _REMEDY)
         self._info: CameraInfo | None = None
         self._ready: deque[Pair] = deque(maxlen=2)
         self.without_depth = 0
@@ -167,7 +189,7 @@ class FramePairer:
             return "no camera_info"
         return self._pairs.missing()
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, object]:
         """For diagnostics."""
         return {**self._pairs.counts(), "colour_without_depth": self.without_depth}
 
@@ -176,4 +198,6 @@ class FramePairer:
         while self._ready and self._info is not None:
             pair = self._ready.popleft()
             self.without_depth += pair.second is None
-            self._on_frame(RawFrame(pair.stamp_ns, pair.first, pair.second, self._info))
+            self._on_frame(
+                RawFrame(pair.stamp_ns, pair.first, pair.second, self._info, epoch=pair.epoch)
+            )

@@ -88,6 +88,10 @@ class SpineNode(LifecycleNode):
         """ROS time in ns (simulated where use_sim_time is set)."""
         return self.get_clock().now().nanoseconds
 
+    def real_ns(self) -> int:
+        """ROS time, or the system's while nobody publishes simulated time: for diagnostics."""
+        return self.now_ns() or time.time_ns()
+
     def advertise(self, kind: type, topic: str, profile: QoSProfile) -> Publisher:
         """A publisher that lives until clean-up."""
         events = PublisherEventCallbacks(incompatible_qos=lambda e: self._mismatch(topic, e))
@@ -231,7 +235,7 @@ class SpineNode(LifecycleNode):
             values=key_values({**values, **notes}),
         )
         self._diagnostics.publish(
-            DiagnosticArray(header=header(self.now_ns(), ""), status=[status])
+            DiagnosticArray(header=header(self.real_ns(), ""), status=[status])
         )
 
 

@@ -44,6 +44,7 @@ def result_messages(
     frame_id: str,
     hypothesis: str | None = None,
     hypothesis_id: str | None = None,
+    clock: str | None = None,
 ) -> ResultMessages:
     """Messages of a result. Poses, PoseArray and (by the node) TF hold `tracked` levels only, so
     that no viewer can draw a held pose as live; an `occluded` level's pose stands as text
@@ -54,6 +55,7 @@ def result_messages(
         frame_id: optical frame of the camera.
         hypothesis: what `confirm_level` would accept or reject, named in every level's status.
         hypothesis_id: by which an answer names it.
+        clock: whose clock the stamp is of (see StreamClock.domain).
     """
     top = header(result.stamp_ns, frame_id)
     status = DiagnosticArray(header=top)
@@ -78,6 +80,7 @@ def result_messages(
             "held_pose": held,
             "hypothesis": hypothesis,
             "hypothesis_id": hypothesis_id,
+            "clock": clock,
         }
         status.status.append(
             DiagnosticStatus(

@@ -51,7 +51,8 @@ class RigCache:
 
 @dataclass(frozen=True)
 class RawPair:
-    """Messages of one pair as they arrived; `arrived` is monotonic seconds."""
+    """Messages of one pair as they arrived; `arrived` is monotonic seconds; `epoch`: how often
+    the stamps had gone back before."""
 
     stamp_ns: int
     left: Image | CompressedImage
@@ -59,6 +60,7 @@ class RawPair:
     left_info: CameraInfo
     right_info: CameraInfo
     arrived: float = field(default_factory=time.monotonic)
+    epoch: int = 0
 
     @property
     def frame_id(self) -> str:
@@ -79,7 +81,7 @@ class StereoPairer:
 
     def __init__(self, on_pair: Callable[[RawPair], None]) -> None:
         self._on_pair = on_pair
-        self._pairs = ImagePairs(("left", "right"), STEREO_SLOP_NS)
+        self._pairs = ImagePairs(("left", "right"), STEREO_SLOP_NS, "synchronise the cameras")
         self._infos: dict[str, CameraInfo] = {}
         self._ready: deque[Pair] = deque(maxlen=2)
         self.pairs = self.unpaired = 0
@@ -120,7 +122,7 @@ class StereoPairer:
                 return "left and right images differ in stamp: synchronise the cameras"
         return images.missing()
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, object]:
         """For diagnostics."""
         return {**self._pairs.counts(), "left_without_right": self.unpaired}
 
@@ -140,5 +142,6 @@ class StereoPairer:
                     pair.second,
                     self._infos["left"],
                     self._infos["right"],
+                    epoch=pair.epoch,
                 )
             )

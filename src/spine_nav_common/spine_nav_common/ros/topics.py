@@ -14,6 +14,7 @@ SCREW_LATENCY = "screws/latency"
 ROD_PATH = "rod/path"
 BENDING = "guidance/bending"
 BENDING_STATUS = "guidance/bending/status"
+CAMERA_CLOCK = "camera/clock"  # of a recording that the camera node plays
 STATUS = "registration/status"
 VERTEBRA_POSES = "registration/vertebra_poses"
 LATENCY = "registration/latency"

@@ -12,14 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+from sensor_msgs.msg import TimeReference
 from std_srvs.srv import SetBool
 
 from ..core.budgets import StageTimes
+from ..core.clock import Announced, StreamClock
 from ..core.errors import InputError
+from . import qos, topics
+from .conversions import stamp_to_ns
 from .lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from .mailbox import NewestWins
 
 Health = tuple[bytes, str, dict[str, object]]
+MAX_AGE_MS = 1000.0  # default of the nodes: a picture older than this is no picture of now
+_FRESH_S = 0.5  # frames that came within this time say that the camera is not what is missing
 _PAUSED = "paused by the user"
 
 
@@ -45,7 +51,8 @@ class WorkerNode(SpineNode):
     `activate` and `deactivate` call those of this class first.
 
     Attributes: withdrawn: why nothing is shown ("" = it is). trouble: what is wrong with the last
-    item. results: arrival and stamps of the outputs. received_ns: stamp of the newest item.
+    item. results: arrival and stamps of the outputs. received_ns: stamp of the newest item. clock:
+    of the items' stamps.
     """
 
     watch_s = 0.05
@@ -104,6 +111,7 @@ class WorkerNode(SpineNode):
         self._forget()
 
     def activate(self) -> None:
+        self.clock = StreamClock(bool(self.get_parameter("use_sim_time").value))
         self._worker = NewestWins(
             self,
             self.stages_of_work(),
@@ -124,10 +132,22 @@ class WorkerNode(SpineNode):
         """Leave an item with a `stamp_ns` for the worker; the newest wins, the others are counted."""
         self.counts["received"] += 1
         self.received_ns = item.stamp_ns
+        self._taken = time.monotonic()
         if self.paused:
             self.counts["paused"] += 1
         elif self._worker is not None:
             self._worker.put(item)
+
+    def take_image(self, item: Any) -> None:
+        """`take` what came from a camera, `arrived` by time.monotonic, and watch its clock."""
+        if told := self.clock.note(item.stamp_ns, self.now_ns(), item.arrived):
+            self.counts["clock_steps"] += 1
+            self.get_logger().warn(told)
+        self.take(item)
+
+    def follow_camera_clock(self) -> None:
+        """In `activate`: hear how the camera node's recording runs."""
+        self.listen(TimeReference, topics.CAMERA_CLOCK, self._on_camera_clock, qos.LATCHED)
 
     def _on_dropped(self) -> None:
         self.counts["dropped"] += 1
@@ -135,9 +155,24 @@ class WorkerNode(SpineNode):
     def note(self, stamp_ns: int) -> str:
         """Note the stamp of an output; why it must not be shown any more, or ""."""
         self.results.note(stamp_ns)
-        age_ms = self.results.age_ms(self.now_ns())
-        too_old = 0 < self.config.max_stamp_age_ms < age_ms
-        return f"the image was {age_ms:.0f} ms old" if too_old else ""
+        age_ms = self.age_ms(stamp_ns)
+        if age_ms <= self.config.max_stamp_age_ms:
+            return ""
+        if age_ms == float("inf"):
+            return "simulated time stands still: nobody publishes /clock"
+        return f"the image was {age_ms:.0f} ms old ({self.clock.domain} clock)"
+
+    def age_ms(self, stamp_ns: int) -> float:
+        """Age of an image now, in ms of its own clock; see StreamClock."""
+        # A recording's clock is announced against the system's, and followed without /clock.
+        return self.clock.age_ms(stamp_ns, self.now_ns())
+
+    def _on_camera_clock(self, message: TimeReference) -> None:
+        """The camera node says how the stamps of its recording run."""
+        rate = message.source.rpartition(" ")[2]
+        self.clock.announced = Announced(
+            stamp_to_ns(message.header.stamp), stamp_to_ns(message.time_ref), float(rate)
+        )
 
     def stages(
         self, timings_ms: Mapping[str, float], work_ms: float, arrived: float
@@ -147,7 +182,7 @@ class WorkerNode(SpineNode):
             **timings_ms,
             "work": work_ms,
             "arrival_to_publish": (time.monotonic() - arrived) * 1e3,
-            "stamp_to_publish": self.results.age_ms(self.now_ns()),
+            "stamp_to_publish": self.age_ms(self.results.stamp_ns),
         }
         self.stage_times.note(stages)
         return stages
@@ -156,7 +191,13 @@ class WorkerNode(SpineNode):
         # By the monotonic clock: simulated time may stand still.
         silent_ms = self.results.silent_ms()
         if self.results.count and not self.withdrawn and silent_ms > self.timeout_ms:
-            self.withdraw(f"{self.silence()} for {silent_ms:.0f} ms")
+            self.withdraw(f"{self.cause()} for {silent_ms:.0f} ms")
+
+    def cause(self) -> str:
+        """Why no output comes, in words: the item in work takes long, or items are missing."""
+        if not self.idle and time.monotonic() - self._taken < _FRESH_S:
+            return "still computing; images come, the last one is being worked on"
+        return self.silence()
 
     # Services.
 
@@ -190,6 +231,10 @@ class WorkerNode(SpineNode):
         return _answered(answer, future.result)
 
     # Health.
+
+    def clock_values(self) -> dict[str, object]:
+        """Whose clock the stamps are of, and when it was set, for /diagnostics."""
+        return {"clock": self.clock.domain, "clock_step": self.clock.step or None}
 
     @property
     def alive(self) -> bool:

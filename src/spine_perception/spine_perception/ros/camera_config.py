@@ -22,7 +22,7 @@ class CameraSourceConfig:
     frame_id: str = param("camera_color_optical_frame", "optical frame, where the source has none")
     wait_for_subscriber: bool = param(True, "replay and virtual start when somebody listens")
     exit_at_end: bool = param(False, "end the process a second after the last frame")
-    publish_clock: bool = param(False, "publish /clock (for nodes with use_sim_time)")
+    publish_clock: bool = param(False, "publish /clock; done anyhow where use_sim_time is set")
     case: str = param("", "virtual: folder of the case that is operated on")
     seed: int = param(0, "virtual: seed of the scene", low=0)
     seconds: float = param(10.0, "virtual: length; 0 = without end", "s", 0.0, 3600.0)

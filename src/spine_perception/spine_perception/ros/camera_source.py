@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
 from spine_nav_common.core.types import Rejected, RgbdFrame, StereoFrame
-from spine_nav_common.ros import qos
+from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import (
     camera_info_message,
     image_message,
@@ -39,6 +39,7 @@ _RGBD = (
 )
 _STEREO = tuple((f"{eye}/image_rect", f"{eye}/camera_info") for eye in ("left", "right"))
 _CLOCK_S = 0.02
+_SLIP_S = 0.1
 _LAST_MS = 1000.0  # the last frame's result comes within this time
 
 
@@ -60,6 +61,8 @@ class CameraSource(SpineNode):
         self.failure = ""  # why it ended, if not as it should
         self.epoch: tuple[float, int] | None = None  # (monotonic s, stamp ns) of the first frame
         self.ages = StampAge()
+        self.slipped_s = 0.0  # by how much the pace has fallen behind in all
+        self._announced: tuple[float, int] | None = None
         self.sent_ns: dict[str, int] = {}  # stamp of the newest frame per scene
         self.gate: Callable[[], bool] = lambda: True  # a further condition for the first frame
         self._stop = threading.Event()
@@ -86,7 +89,9 @@ class CameraSource(SpineNode):
             self._tf_static = self.advertise(tf, "/tf_static", qos.TF_STATIC)
             transforms = [transform_message(t.T_parent_child, 0, t.parent, t.child) for t in fixed]
             self._tf_static.publish(tf(transforms=transforms))  # latched: for all who come
-        clock = self.config.publish_clock
+        self._reference = self.advertise(TimeReference, topics.CAMERA_CLOCK, qos.LATCHED)
+        # With use_sim_time somebody must say what time it is: who has the stamps.
+        clock = self.config.publish_clock or self.get_parameter("use_sim_time").value
         self._sim_clock = self.advertise(Clock, "/clock", qos.POSE) if clock else None
 
     def activate(self) -> None:
@@ -130,9 +135,14 @@ class CameraSource(SpineNode):
     def _wait_until_due(self, frame: _Frame | Rejected) -> bool:
         if isinstance(frame, Rejected):
             return not self._stop.is_set()
-        self.epoch = self.epoch or (time.monotonic(), frame.stamp_ns)
+        now = time.monotonic()
+        self.epoch = self.epoch or (now, frame.stamp_ns)
         if self.source.real_time:
             return not self._stop.is_set()
+        late = now - self.due(frame.stamp_ns)
+        if late > _SLIP_S:  # read or rendered too slowly: the pace slips, the images are not old
+            self.slipped_s += late
+            self.epoch = (self.epoch[0] + late, self.epoch[1])
         return not self._stop.wait(max(0.0, self.due(frame.stamp_ns) - time.monotonic()))
 
     def _wait_for_listener(self) -> bool:
@@ -179,12 +189,24 @@ class CameraSource(SpineNode):
     def _publish(self, frame: _Frame) -> None:
         self._gap = ""
         self.ages.note(frame.stamp_ns)
+        self._announce()
         if self._sim_clock is not None:
             self._sim_clock.publish(Clock(clock=stamp_from_ns(frame.stamp_ns)))
         if isinstance(frame, StereoFrame):
             self._publish_stereo(frame)
         else:
             self._publish_rgbd(frame)
+
+    def _announce(self) -> None:
+        """How the clock of what is played runs against the system's, whenever that changes."""
+        if self.source.real_time or self.epoch == self._announced:
+            return
+        self._announced = start, first_ns = self.epoch
+        system_ns = time.time_ns() - round((time.monotonic() - start) * 1e9)
+        message = TimeReference(time_ref=stamp_from_ns(first_ns))
+        message.header.stamp = stamp_from_ns(system_ns)
+        message.source = f"{self.config.source} at {self.config.rate!r}"
+        self._reference.publish(message)
 
     def _publish_rgbd(self, frame: RgbdFrame) -> None:
         frame_id, stamp_ns = frame.frame_id or self.config.frame_id, frame.stamp_ns

@@ -63,6 +63,7 @@ class Segmented:
     """A frame and what its pixels show: what `segment` hands to `solve`.
 
     tracking: made for a spine that was being followed: one look at its place, few pixels.
+    epoch: how often the camera's clock had been set back before.
     """
 
     frame: RgbdFrame
@@ -70,6 +71,7 @@ class Segmented:
     pixels: BonePixels | Rejected
     tracking: bool
     ms: float
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Navigator:
         # Set to a list to collect what each prediction was made of (training/calibration/fit_error.py).
         self.trace: list[tuple[int, str, ErrorInputs]] | None = None
         self._exposed = [self.model.levels.index(level) for level in case.exposed_levels]
-        self._answers = Answers(self.model)
+        self._answers, self._epoch = Answers(self.model), 0
         self._patches = make_patches(self.model)
         self.reset()
 
@@ -171,13 +173,19 @@ class Navigator:
         self._check(frame)
         return self.solve(self.segment(frame))
 
-    def segment(self, frame: RgbdFrame) -> Segmented:
+    def segment(self, frame: RgbdFrame, epoch: int = 0) -> Segmented:
         """What the pixels of a frame show. Uses the last pose only to know where to look.
+
+        Args:
+            epoch: how often the camera's clock was set back before this frame. With another one
+                all poses are forgotten, and stamps begin anew.
 
         Raises ValueError as `process`.
         """
-        self._check(frame)
-        return self._look(frame, None if self._renew else self._belief)
+        same = epoch == self._epoch
+        self._check(frame, same)
+        seen = self._look(frame, self._belief if same and not self._renew else None)
+        return replace(seen, epoch=epoch)
 
     def _look(self, frame: RgbdFrame, belief: _Belief | None) -> Segmented:
         start = time.perf_counter()
@@ -192,7 +200,13 @@ class Navigator:
 
         Raises ValueError: the frame is older than the last one.
         """
-        frame = seen.frame
+        frame, events = seen.frame, []
+        if seen.epoch < self._epoch:
+            raise ValueError(f"frame {frame.stamp_ns} is of before the camera's clock was set back")
+        if seen.epoch > self._epoch:
+            self.reset()
+            self._epoch = seen.epoch
+            events.append("the camera's clock was set back: registered anew")
         self._check(frame)
         self._last_stamp = frame.stamp_ns
         clock = _Clock(seen.ms)
@@ -207,7 +221,6 @@ class Navigator:
         if self._belief is not None and not seen.tracking:
             pixels = self._observe(frame, seg, tracking=True)
         clock.lap("network")
-        events: list[str] = []
         if self._belief is None:
             levels = self._search(frame, seg, pixels, events)
             clock.lap("registration")
@@ -217,8 +230,8 @@ class Navigator:
         self._seg = None if isinstance(seg, Rejected) else seg
         return NavigationResult(frame.stamp_ns, levels, clock.done(), tuple(events))
 
-    def _check(self, frame: RgbdFrame) -> None:
-        if self._last_stamp is not None and frame.stamp_ns <= self._last_stamp:
+    def _check(self, frame: RgbdFrame, same_clock: bool = True) -> None:
+        if same_clock and self._last_stamp is not None and frame.stamp_ns <= self._last_stamp:
             raise ValueError(f"frame {frame.stamp_ns} is not newer than {self._last_stamp}")
         if frame.colour.shape[:2] != frame.depth_m.shape:
             raise ValueError(

@@ -65,7 +65,8 @@ class NavigationNode(WorkerNode):
 
     def activate(self) -> None:
         super().activate()
-        self.pairer = FramePairer(self.take)
+        self.follow_camera_clock()
+        self.pairer = FramePairer(self.take_image, self.config.pair_tolerance_ms)
         c = self.config
         self.listen(CameraInfo, c.info_topic, self.pairer.info, qos.SENSOR_IN)
         for topic, callback in (
@@ -90,7 +91,7 @@ class NavigationNode(WorkerNode):
         """The frame, what is seen in it or the error, and the duration in ms."""
         start = time.monotonic()
         try:
-            seen = self.core.navigator.segment(raw.decode(self._rectify))
+            seen = self.core.navigator.segment(raw.decode(self._rectify), raw.epoch)
         except Exception as error:  # noqa: BLE001 - one bad frame must not end the navigation
             seen = error
         return raw, seen, (time.monotonic() - start) * 1e3
@@ -129,7 +130,7 @@ class NavigationNode(WorkerNode):
             self.get_logger().warn(self.trouble, throttle_duration_sec=1.0)
         self._last = result
         self._note_question(hypothesis[1])
-        self._output.publish(result, self.frame_id, *hypothesis)
+        self._output.publish(result, self.frame_id, *hypothesis, clock=self.clock.domain)
         stages = self.stages(result.timings_ms, work_ms, raw.arrived)
         self._output.publish_stages(result.stamp_ns, self.frame_id, stages)
 
@@ -216,6 +217,7 @@ class NavigationNode(WorkerNode):
         values = {**self.counts, "provider": self.provider}
         if self.active:
             values |= {**self.pairer.counts(), "model_sha256": self.model_sha256}
+            values |= self.clock_values()
             values["tf"] = self._output.tf_state
             values |= self.stage_times.health(budgets(self.provider))
         if (ailing := self.ailing(values)) is not None:

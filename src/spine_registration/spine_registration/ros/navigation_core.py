@@ -10,6 +10,7 @@ from typing import Any
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Status
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import topics
+from spine_nav_common.ros.worker_node import MAX_AGE_MS
 from spine_perception.core.backends import AUTO, BACKEND_DOC, BACKENDS
 from spine_registration.core.config import NavigatorConfig
 
@@ -28,11 +29,11 @@ class NavigationConfig:
         500.0, "without a result for this long, guidance is withdrawn", "ms", 50.0, 10000.0
     )
     max_stamp_age_ms: float = param(
-        0.0,
-        "a result older than this is withdrawn; 0 = unchecked (stamps of another clock)",
-        "ms",
-        0.0,
-        60000.0,
+        MAX_AGE_MS, "a result whose image is older than this, by its own clock, is withdrawn",
+        "ms", 50.0, 60000.0,
+    )  # fmt: skip
+    pair_tolerance_ms: float = param(
+        5.0, "colour and depth whose stamps differ by more are no pair", "ms", 0.0, 50.0
     )
     confirm_hypothesis: str = param(
         "",

@@ -66,9 +66,10 @@ class NavigationOutput:
         frame_id: str,
         hypothesis: str | None = None,
         hypothesis_id: str | None = None,
+        clock: str | None = None,
     ) -> None:
         """Poses and /tf of `tracked` levels, the array, the labels if there are any, the status."""
-        messages = result_messages(result, frame_id, hypothesis, hypothesis_id)
+        messages = result_messages(result, frame_id, hypothesis, hypothesis_id, clock)
         for level, pose in messages.poses.items():
             self._poses[level].publish(pose)
         if self._tf is not None and messages.poses:

@@ -9,6 +9,7 @@ from pathlib import Path
 from spine_nav_common.core.types import Case
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import topics
+from spine_nav_common.ros.worker_node import MAX_AGE_MS
 from spine_perception.core.backends import AUTO, BACKEND_DOC, BACKENDS
 from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.load import StereoCore, load_tracker
@@ -29,12 +30,9 @@ class StereoTrackerConfig:
         500.0, "without a result for this long, screws and rods are withdrawn", "ms", 50.0, 10000.0
     )
     max_stamp_age_ms: float = param(
-        0.0,
-        "a result older than this is withdrawn; 0 = unchecked (stamps of another clock)",
-        "ms",
-        0.0,
-        60000.0,
-    )
+        MAX_AGE_MS, "a result whose pair is older than this, by its own clock, is withdrawn",
+        "ms", 50.0, 60000.0,
+    )  # fmt: skip
     calibration: str = param(
         "", "files with the transform between the cameras, comma-separated, beside /tf_static"
     )

@@ -91,7 +91,9 @@ class StereoTrackerNode(WorkerNode):
 
     def activate(self) -> None:
         super().activate()
-        self.pairer = StereoPairer(self.take)
+        self.follow_camera_clock()
+        self._epoch = 0
+        self.pairer = StereoPairer(self.take_image)
         self._registered: Registered | None = None
         self._status: DiagnosticArray | None = None
         self._poses: PoseArray | None = None
@@ -170,6 +172,10 @@ class StereoTrackerNode(WorkerNode):
         tracker, trouble = self.core.stereo.tracker, ""
         result: StereoResult | Rejected
         try:
+            if raw.epoch != self._epoch:  # the camera's clock was set back: tracks have old times
+                self._epoch = raw.epoch
+                tracker.reset()
+                self._forget_names()
             result = tracker.process(
                 raw.decode(self._rigs), self._vertebrae_for(raw), self.core.case
             )
@@ -256,6 +262,7 @@ class StereoTrackerNode(WorkerNode):
         values = {**self.counts, "provider": self.provider}
         if self.active:
             values |= {**self.pairer.counts(), "model_sha256": self.model_sha256}
+            values |= self.clock_values()
             values |= self.stage_times.health({})
         if self.unnamed:
             values["levels"] = self.unnamed
