@@ -59,6 +59,7 @@ _REACHED = {
     Transition.TRANSITION_DEACTIVATE: INACTIVE,
 }
 _TICK_S, _HEALTH_S = 0.05, 1.0
+_CALL_S = 2.0  # a transition that takes longer is told by a heartbeat that says busy
 _OPTIONAL_S = 10.0  # the others do not wait longer for a node that they can do without
 _RETRY_S = 5.0  # between two tries of a node that refuses
 _REPEATS = (0.1, 0.3, 1.0)  # s after which a withdrawal is told again: results may be under way
@@ -87,7 +88,7 @@ class SupervisorConfig:
     )  # fmt: skip
     timeout_s: float = param(
         120.0,
-        "a node that is not there or not in its state after this has failed",
+        "when nothing moves for this long on the way up, a node has failed",
         "s",
         1.0,
         3600.0,
@@ -138,7 +139,7 @@ class Supervisor(Node):
         """Bring every node to ACTIVE, INACTIVE or FINALIZED; forget what was done by hand."""
         self.target, self.failure, self.input_error = target, "", False
         self._announced, self._brought_up = False, False
-        self._began = time.monotonic()
+        self._began = self._moved = time.monotonic()
         for calls in self._calls.values():
             calls.begin()
 
@@ -195,7 +196,9 @@ class Supervisor(Node):
 
     def _see_state(self, node: Watched, state: int) -> None:
         """A state that was not asked for was somebody's will."""
-        calls, node.state = self._calls[node.name], state
+        calls = self._calls[node.name]
+        if state != node.state:
+            node.state, self._moved = state, time.monotonic()
         if state == self.target:
             calls.was_there, calls.by_hand = True, ""
         elif calls.was_there and calls.pending is None and not calls.by_hand:
@@ -256,7 +259,10 @@ class Supervisor(Node):
         for name in names:
             node, calls = self.nodes[name], self._calls[name]
             if calls.pending is not None:
-                if now - calls.asked > self.config.timeout_s:
+                if now - calls.asked > _CALL_S and node.life == ALIVE and not node.changing:
+                    # Question or answer was lost on the way; the heartbeats tell what came of it.
+                    calls.pending, calls.stale_until = None, -1
+                elif now - calls.asked > self.config.timeout_s:
                     calls.begin()
                     self._give_up(node, f"{name} did not answer for {self.config.timeout_s:g} s")
             elif not self._at_target(node) and not calls.by_hand:
@@ -268,7 +274,7 @@ class Supervisor(Node):
             if not self._announced:
                 self._announced = True
                 self.get_logger().info(f"all nodes are {_label(self.target)}")
-        elif not self._brought_up and now - self._began > self.config.timeout_s:
+        elif not self._brought_up and now - self._moved > self.config.timeout_s:
             late = next(n for n in names if not self._settled(self.nodes[n]))
             self._fail(f"{late} is not {_label(self.target)} after {self.config.timeout_s:g} s")
 
