@@ -333,7 +333,8 @@ class Navigator:
         result = step(self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config)
         gap_s = (frame.stamp_ns - belief.seen_ns(self._exposed)) * 1e-9
         # A registration takes time itself: the gap that it leaves must not ask for another.
-        if belief.shown and belief.followed and gap_s > LONG_GAP_S:
+        searched = belief.shown and belief.followed and gap_s > LONG_GAP_S
+        if searched:
             found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
             if isinstance(found, Rejected) or not found.clear:
                 return self._blind(
@@ -350,7 +351,8 @@ class Navigator:
             events.append(f"all levels lost: {doubt}")
             return self._all(Status.LOST, doubt)
         if doubt:
-            return self._blind(replace(belief, followed=True), frame, doubt, events)
+            return self._blind(replace(belief, followed=not searched), frame, doubt, events)
+        belief = replace(belief, followed=not searched)
         for k, mm in zip(result.moved, result.moved_mm):
             events.append(f"{self.model.levels[k]} moved {mm:.1f} mm against its neighbours")
         return self._judge(belief, frame, result, pixels, events)
