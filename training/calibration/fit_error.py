@@ -6,7 +6,7 @@
 
 Records virtual operations once (each with a camera of its own bias and noise, models by turns),
 navigates them, keeps what every prediction was made of beside the true TRE, and finds the sizes
-whose 95 % bound loses least by the quantile (pinball) loss, which is the proper score of a
+whose bound loses least by the quantile (pinball) loss, which is the proper score of a
 quantile: it punishes bounds that are too low and bounds that are uselessly high. The bounds are
 judged on another list (`judge`), by `spinenav bench`.
 """
@@ -43,10 +43,12 @@ from spine_registration.core.navigator import Navigator
 
 CAMERAS = ("d415", "d405", "zedm", "d435")
 SECONDS = 1.6
-QUANTILE = 0.95
+QUANTILE = 0.965
+"""Asked for a little more than the 95 % that is promised: a scene's camera errs the same way in all
+its frames, and the worst scene must not fall far below the promise."""
 FAILED_MM = 6.0
 """A pose this wrong sits in another minimum; the margin and the votes deal with it, no Gaussian."""
-START = np.log([0.5, 0.5, 0.3, 0.3, 0.3, 1.0])
+START = np.log([1.0, 0.1, 0.7, 0.5, 0.6, 1.3])  # of a fit before
 PER_SCENE = 20
 
 
@@ -133,7 +135,7 @@ def main() -> int:
     tre = np.array([s.tre_mm for s in kept])
     fit = minimize(
         pinball, START, args=(kept, tre), method="Nelder-Mead",
-        options={"maxiter": 600, "xatol": 0.01, "fatol": 1e-4},
+        options={"maxiter": 400, "xatol": 0.01, "fatol": 1e-4},
     )  # fmt: skip
     model = ErrorModel(*(float(v) for v in np.exp(fit.x)))
     bound = bounds_mm(kept, model)
