@@ -96,9 +96,9 @@ def load_backend(
     refused: list[str] = []
     for candidate in names:
         try:
-            if candidate == OPENVINO_INT8 and int8 is None:
-                raise BackendError("this model has no int8 version")
             data = int8 if candidate == OPENVINO_INT8 else model
+            if data is None:
+                raise BackendError("this model has no int8 version")
             loaded = _load(data, candidate, threads or THREADS, importer)
         except BackendError as error:
             refused.append(f"{candidate}: {error}")

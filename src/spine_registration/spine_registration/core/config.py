@@ -49,7 +49,7 @@ class NavigatorConfig:
         8.0, "nat", 0.0, 1000.0, "least log-likelihood lead over the next level hypothesis"
     )
     max_predicted_tre_mm: float = _p(
-        3.2,
+        3.6,
         "mm",
         0.5,
         20.0,
