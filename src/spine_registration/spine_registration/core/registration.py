@@ -107,12 +107,6 @@ def _register(
         pose_area_m2=quiet.sample_area_m2,
     )
     tried = [_settle(model, pixels, h, e, noise, config) for h, e in near]
-    # Before a pose settled, its own error looked like noise that reaches far; now the pixels show
-    # what they are worth.
-    area = max(tried, key=_score).estimate.sample_area_m2
-    if area < 0.8 * noise.pose_area_m2:
-        noise = replace(noise, pose_area_m2=area)
-        tried = [_settle(model, pixels, h, h.estimate, noise, config) for h in tried]
     # The same bone named one level higher or lower, or head for foot, is the rival that harms: it
     # is always heard.
     lead = max(tried, key=_score)
