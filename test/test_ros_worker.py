@@ -122,7 +122,7 @@ def test_the_watch_withdraws_while_a_question_waits_for_the_worker(world):
     node.busy_s = LONG_S
     future = ask(world)
     world.until(lambda: node.withdrawals)  # on a blocked executor it would come after the answer
-    assert not future.done() and node.withdrawals[0].startswith("no items for ")
+    assert not future.done() and node.withdrawals[0].startswith("still computing")
     node.go.set()
     world.until(future.done)
     assert future.result().success and future.result().message == "2"

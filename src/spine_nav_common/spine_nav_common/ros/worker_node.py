@@ -66,6 +66,7 @@ class WorkerNode(SpineNode):
         self.counts: Counter[str] = Counter()
         self.received_ns = -1
         self._worker: NewestWins | None = None
+        self.clock = StreamClock(False)  # its owner may ask before, or without, a configure
         self._forget()
 
     def _forget(self) -> None:
