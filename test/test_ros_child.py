@@ -16,7 +16,15 @@ from spine_nav_bringup.ros.child import ChildNode
 SELF = Path("/proc/self/autogroup")
 
 
-@pytest.mark.skipif(not SELF.exists(), reason="this kernel does not group sessions")
+def own_group() -> str:
+    """Empty where the kernel does not group sessions, or knows how to but is told not to."""
+    try:
+        return SELF.read_text()
+    except OSError:
+        return ""
+
+
+@pytest.mark.skipif("nice" not in own_group(), reason="this kernel does not group sessions")
 def test_the_overlay_s_session_weighs_less_than_ours():
     child = ChildNode("overlay", overlay_node.__name__, overlay_node.OverlayConfig, {}, "/spine")
     try:

@@ -19,6 +19,7 @@ from rcl_interfaces.msg import Log, ParameterType, ParameterValue
 from rcl_interfaces.msg import Parameter as RosParameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.task import Future
 from ros_world import NAMESPACE, World
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 from std_srvs.srv import SetBool, Trigger
@@ -610,10 +611,10 @@ def test_the_camera_waits_for_listeners_keeps_pace_and_says_when_it_is_over(worl
     node = world.add(CameraSource({"source": "replay"}, NAMESPACE, lambda config: source))
     world.spin(0.2)
     assert node.ages.count == 0, "nobody listens yet"
+    start = time.monotonic()  # before the first listener: frames may come as soon as all are there
     colour = world.listen(Image, topics.COLOUR, qos.SENSOR_IN)
     depth = world.listen(Image, topics.DEPTH, qos.SENSOR_IN)
     info = world.listen(CameraInfo, topics.COLOUR_INFO, qos.SENSOR_IN)
-    start = time.monotonic()
     world.until(lambda: node.finished and all(len(m) == 4 for m in (colour, depth, info)))
     assert time.monotonic() - start >= 3 * support.PERIOD_NS * 1e-9
     assert [stamp_to_ns(m.header.stamp) for m in colour] == [f.stamp_ns for f in source.items]
@@ -688,13 +689,60 @@ def test_a_node_that_is_not_there_is_a_failure_after_the_time_out(world):
     supervisor = Supervisor({"nodes": ("ghost",), "timeout_s": 1.0}, NAMESPACE)
     world.add(supervisor, active=False)
     world.until(lambda: supervisor.failure, timeout_s=5.0)
-    assert supervisor.failure == "ghost is not active after 1 s"
+    assert supervisor.failure == "ghost is not active after 1 s (no heartbeat was ever heard)"
 
 
 def supervised(world, *names, **values):
     supervisor = Supervisor({"nodes": names, **values}, NAMESPACE)
     world.add(supervisor, active=False)
     return supervisor
+
+
+class Deaf:
+    """A client whose service is never found, or whose requests never arrive."""
+
+    def __init__(self, ready):
+        self.service_is_ready = lambda: ready
+        self.asked = 0
+
+    def call_async(self, request):
+        self.asked += 1
+        return Future()
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_service_that_never_hears_is_asked_by_a_new_way(world, monkeypatch, ready):
+    monkeypatch.setattr(supervisor_module, "_RENEW_S", 0.5)
+    log = []
+    supervisor = supervised(world, "one", autostart=False)
+    supervisor.destroy_client(supervisor._calls["one"].client)
+    deaf = supervisor._calls["one"].client = Deaf(ready)
+    monkeypatch.setattr(supervisor, "destroy_client", lambda client: True)
+    world.add(Plain("one", log), active=False)
+    supervisor.go(ACTIVE)
+    world.until(lambda: supervisor.reached)
+    assert log == [("one", "configure"), ("one", "activate")]
+    assert deaf.asked == ready
+
+
+def test_heartbeats_that_never_come_are_listened_for_anew(world, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_RENEW_S", 0.5)
+    supervisor = supervised(world, "one")
+    supervisor.destroy_subscription(supervisor._beats)
+    supervisor._beats = supervisor.create_subscription(
+        DiagnosticStatus, "somewhere_else", supervisor._on_beat, qos.RESULT
+    )
+    world.add(Plain("one", []), active=False)
+    world.until(lambda: supervisor.reached)
+
+
+def test_a_supervisor_that_was_held_up_blames_nobody(world):
+    world.add(Plain("one", []), active=False)
+    supervisor = supervised(world, "one", timeout_s=1.0, autostart=False)
+    supervisor.go(ACTIVE)
+    time.sleep(1.5)  # as on a machine that was paused: nothing could move
+    world.until(lambda: supervisor.reached or supervisor.failure)
+    assert supervisor.failure == ""
 
 
 def test_a_node_that_was_restarted_is_brought_up_again(world):

@@ -62,6 +62,7 @@ _TICK_S, _HEALTH_S = 0.05, 1.0
 _CALL_S = 2.0  # a transition that takes longer is told by a heartbeat that says busy
 _OPTIONAL_S = 10.0  # the others do not wait longer for a node that they can do without
 _RETRY_S = 5.0  # between two tries of a node that refuses
+_RENEW_S, _RENEW_MOST_S = 5.0, 30.0  # without progress: the ways to a node are made anew
 _REPEATS = (0.1, 0.3, 1.0)  # s after which a withdrawal is told again: results may be under way
 
 
@@ -108,9 +109,7 @@ class Supervisor(Node):
         self.config: SupervisorConfig = frozen(self, SupervisorConfig)
         names = self.config.nodes
         self.nodes = {name: Watched(name, self._is_required(name)) for name in names}
-        self._calls = {
-            n: _Calls(self.create_client(ChangeState, f"{n}/change_state")) for n in names
-        }
+        self._calls = {n: _Calls(self._client(n)) for n in names}
         self.failure = ""
         self.input_error = False  # the failure is of something that the user gave
         self.target = 0
@@ -122,7 +121,7 @@ class Supervisor(Node):
         self._health = self.create_publisher(DiagnosticArray, topics.HEALTH, qos.LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATE)
         self.create_subscription(DiagnosticArray, "/diagnostics", self.board.note, qos.RESULT)
-        self.create_subscription(DiagnosticStatus, topics.HEARTBEAT, self._on_beat, qos.RESULT)
+        self._beats = self._hear_beats()
         self.create_service(Trigger, "supervisor/start", self._on_start)
         self.create_service(SetBool, "supervisor/pause", self._on_pause)
         self.create_service(Trigger, "supervisor/shutdown", self._on_shutdown)
@@ -130,6 +129,14 @@ class Supervisor(Node):
         self.create_timer(_HEALTH_S, self._publish_health, clock=steady)
         if self.config.autostart:
             self.go(ACTIVE)
+
+    def _client(self, name: str) -> Any:
+        return self.create_client(ChangeState, f"{name}/change_state")
+
+    def _hear_beats(self) -> Any:
+        return self.create_subscription(
+            DiagnosticStatus, topics.HEARTBEAT, self._on_beat, qos.RESULT
+        )
 
     def _is_required(self, name: str) -> bool:
         alone = name == "stereo_tracker" and "navigation" not in self.config.nodes
@@ -139,7 +146,8 @@ class Supervisor(Node):
         """Bring every node to ACTIVE, INACTIVE or FINALIZED; forget what was done by hand."""
         self.target, self.failure, self.input_error = target, "", False
         self._announced, self._brought_up = False, False
-        self._began = self._moved = time.monotonic()
+        self._began = self._moved = self._renewed = time.monotonic()
+        self._renew_s = _RENEW_S
         for calls in self._calls.values():
             calls.begin()
 
@@ -199,6 +207,7 @@ class Supervisor(Node):
         calls = self._calls[node.name]
         if state != node.state:
             node.state, self._moved = state, time.monotonic()
+            self._renew_s = _RENEW_S
         if state == self.target:
             calls.was_there, calls.by_hand = True, ""
         elif calls.was_there and calls.pending is None and not calls.by_hand:
@@ -210,9 +219,9 @@ class Supervisor(Node):
     def _tick(self) -> None:
         now = time.monotonic()
         held_up, self._ticked = now - self._ticked - _TICK_S, now
+        if held_up > 4 * _TICK_S:
+            self._forgive(held_up)
         for node in self.nodes.values():
-            if held_up > 4 * _TICK_S:
-                node.forgive(held_up)
             if node.look(1e-3 * self.config.late_ms):
                 self._on_life(node)
             if node.life == LATE:
@@ -223,6 +232,14 @@ class Supervisor(Node):
                 self._withdrawal.of(due[1], due[2])
         if self.target and not self.failure:
             self._advance(now)
+
+    def _forgive(self, seconds: float) -> None:
+        """Who watches was itself held up: nobody is late by that time."""
+        self._moved += seconds
+        self._renewed += seconds
+        for node in self.nodes.values():
+            node.forgive(seconds)
+            self._calls[node.name].asked += seconds
 
     def _is_back(self, name: str) -> bool:
         return self.nodes[name].life == ALIVE and self.nodes[name].state == ACTIVE
@@ -274,9 +291,48 @@ class Supervisor(Node):
             if not self._announced:
                 self._announced = True
                 self.get_logger().info(f"all nodes are {_label(self.target)}")
-        elif not self._brought_up and now - self._moved > self.config.timeout_s:
-            late = next(n for n in names if not self._settled(self.nodes[n]))
-            self._fail(f"{late} is not {_label(self.target)} after {self.config.timeout_s:g} s")
+            return
+        late = [n for n in names if not self._settled(self.nodes[n])]
+        if not self._brought_up and now - self._moved > self.config.timeout_s:
+            self._fail(
+                f"{late[0]} is not {_label(self.target)} after {self.config.timeout_s:g} s"
+                f" ({self._state_of(late[0])})"
+            )
+        elif now - max(self._moved, self._renewed) > self._renew_s:
+            self._renew(late if self._brought_up else late[:1])
+
+    def _renew(self, late: list[str]) -> None:
+        """Nothing moves: whatever was lost on a way to a node, its way is made anew.
+
+        A request, an answer or a heartbeat may be lost while processes find each other, and a
+        service may never be found; later and later, so that it costs a slow machine nothing.
+        """
+        self._renewed = time.monotonic()
+        self._renew_s = min(2 * self._renew_s, _RENEW_MOST_S)
+        self.destroy_subscription(self._beats)
+        self._beats = self._hear_beats()
+        for name in late:
+            node, calls = self.nodes[name], self._calls[name]
+            if calls.by_hand or calls.refused or node.life == ABSENT or node.changing:
+                continue
+            self.get_logger().warn(f"{name} does not get on ({self._state_of(name)}); asked anew")
+            self.destroy_client(calls.client)
+            calls.client = self._client(name)
+            calls.pending, calls.stale_until, calls.not_before = None, -1, 0.0
+
+    def _state_of(self, name: str) -> str:
+        """What a node waits for, for who looks for the fault."""
+        node, calls = self.nodes[name], self._calls[name]
+        if node.beat is None:
+            return "no heartbeat was ever heard"
+        words = [f"{_label(node.state)}, {node.life}, last heard {node.silent_s:.1f} s ago"]
+        words += [f"started again {node.restarts} times"] if node.restarts else []
+        words += [f"busy with '{node.beat.busy}'"] if node.beat.busy else []
+        if calls.pending is not None:
+            words.append(f"asked {time.monotonic() - calls.asked:.1f} s ago")
+        elif not calls.client.service_is_ready():
+            words.append("its service is not found")
+        return ", ".join(words)
 
     def _ask(self, node: Watched, now: float) -> None:
         calls = self._calls[node.name]
