@@ -116,7 +116,7 @@ def model_card(kind: str, card: dict, megabytes: float) -> str:
             f"| within 1 / 1.96 predicted sigma, {name} (pairs not fitted on) | "
             f"{100 * w['sigma_1']:.0f} / {100 * w['sigma_1.96']:.0f} % |"
         )
-    what = "12 heads, two looks" if kind == "head" else "100 places"
+    what = "12 heads, until they rest" if kind == "head" else "100 places"
     values.append(f"| {what}, crops included, 2 threads, on a shared machine | {v['ms']:.0f} ms |")
     return TEMPLATE.format(
         kind=kind,

@@ -252,7 +252,7 @@ def _rounded(value):
 def milliseconds(
     kind: str, network: BatchNetwork, pairs: list[StereoPair], repeats: int = 20
 ) -> float:
-    """Median time of 12 heads (two looks), or of 100 rod places, in one pair."""
+    """Median time of 12 heads (until they rest), or of 100 rod places, in one pair."""
     rng = np.random.default_rng(SEED)
     pairs = [p for p in pairs if len(p.head_m) and len(p.rod_m)]
     spent = []

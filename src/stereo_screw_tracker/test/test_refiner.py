@@ -85,7 +85,25 @@ def test_two_looks_find_the_true_place_in_both_images_for_more_heads_than_a_batc
     assert np.abs([o.left_px for o in got] - left).max() < 0.03
     assert np.abs([o.right_px for o in got] - right).max() < 0.03
     assert {b.shape for b in net.batches} == {(refiner.BATCH, 2, 48, 48)}
-    assert len(net.batches) == -(-18 // refiner.BATCH) * refiner.ITERATIONS
+    assert len(net.batches) == -(-18 // refiner.BATCH) * 2  # the second look was at rest
+
+
+def test_a_network_that_goes_part_of_the_way_is_followed_until_it_rests(scene):
+    class GoesHalfWay(SeesBlobs):
+        def run(self, x: np.ndarray) -> list[np.ndarray]:
+            out = super().run(x)[0]
+            out[:, :4] *= 0.6
+            return [out]
+
+    frame, left, right = scene
+    off = np.array([[2.0, 1.0], [-2.0, 1.0]])
+    start = [(left[0] + off[0], right[0] + off[1])]
+    errors = []
+    for looks in (1, 2, refiner.LOOKS):
+        got = refiner.refine_heads(GoesHalfWay(), ONES, frame, start, looks)[0]
+        errors.append(np.abs(got.left_px - left[0]).max())
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < refiner.AT_REST_PX  # at this distance a crop pixel is about an image pixel
 
 
 def test_colour_gives_what_grey_gives(scene):
@@ -132,11 +150,12 @@ def test_axis_and_confidence_leave_the_ray_frame_and_the_logit():
     assert got.confidence == pytest.approx(1 / (1 + np.exp(-2.0)))
 
 
-@pytest.mark.parametrize("logits", [(-3.0, 4.0), (4.0, -3.0)])
-def test_the_confidence_is_that_of_the_least_sure_look(logits):
+@pytest.mark.parametrize("logits", [(-3.0, 4.0, 4.0, 4.0), (4.0, -3.0, -3.0, -3.0)])
+def test_neither_a_place_that_was_disowned_nor_one_that_is_now_counts_as_sure(logits):
     class Wavers(Answers):
         def run(self, x: np.ndarray) -> list[np.ndarray]:
             out = super().run(x)[0]
+            out[:, 0] = 1.0  # never at rest
             out[:, -1] = logits[len(self.batches) - 1]
             return [out]
 

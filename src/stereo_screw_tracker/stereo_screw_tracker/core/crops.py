@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spine_nav_common.core.compiled import compiled
+
 from .types import StereoCamera
 
 SHARPEST_SHRINK = 1.25  # above it, single bilinear samples begin to skip image pixels
@@ -130,37 +132,47 @@ def sample_crops(
     Bilinear at exact coordinates: cv2's tables round them to 1/32 px, which is a third of the
     disparity error that matters here. Shrinking averages several samples per crop pixel.
     """
-    out = np.empty((len(centre_px), size, size), np.float32)
     shrink = np.sqrt(np.abs(np.linalg.det(image_from_crop)))
-    samples = np.ceil(np.maximum(shrink / SHARPEST_SHRINK, 1.0)).astype(int)
-    for k in np.unique(samples):
-        rows = np.flatnonzero(samples == k)
-        n = size * k
-        grid = ((np.arange(n) - 0.5 * (n - 1)) / k).astype(np.float32)
-        a = image_from_crop[rows].astype(np.float32)[:, :, :, None, None]
-        c = centre_px[rows].astype(np.float32)[:, :, None, None]
-        u = c[:, 0] + a[:, 0, 0] * grid[None, None, :] + a[:, 0, 1] * grid[None, :, None]
-        v = c[:, 1] + a[:, 1, 0] * grid[None, None, :] + a[:, 1, 1] * grid[None, :, None]
-        values = _bilinear(image, u, v)
-        if k > 1:
-            values = values.reshape(len(rows), size, k, size, k).mean(axis=(2, 4))
-        out[rows] = values
-    return out
+    samples = np.ceil(np.maximum(shrink / SHARPEST_SHRINK, 1.0)).astype(np.int64)
+    return _sampled(
+        np.ascontiguousarray(image),
+        np.ascontiguousarray(centre_px, np.float32),
+        np.ascontiguousarray(image_from_crop, np.float32),
+        samples,
+        size,
+    )
 
 
-def _bilinear(image: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+@compiled
+def _sampled(
+    image: np.ndarray, centre: np.ndarray, matrix: np.ndarray, samples: np.ndarray, size: int
+) -> np.ndarray:  # pragma: no cover - compiled
     height, width = image.shape
-    u, v = np.clip(u, 0.0, width - 1.0), np.clip(v, 0.0, height - 1.0)
-    i = np.minimum(u.astype(np.int32), width - 2)
-    j = np.minimum(v.astype(np.int32), height - 2)
-    x, y = u - i, v - j
-    first = j * np.int32(width) + i
-    flat = image.reshape(-1)
-    top, top_next = (flat.take(first + k).astype(np.float32) for k in (0, 1))
-    low, low_next = (flat.take(first + width + k).astype(np.float32) for k in (0, 1))
-    top += x * (top_next - top)
-    low += x * (low_next - low)
-    return top + y * (low - top)
+    out = np.empty((len(centre), size, size), np.float32)
+    for crop in range(len(centre)):
+        k = samples[crop]
+        half = np.float32(0.5 * (size * k - 1))
+        share = np.float32(1.0 / (k * k))
+        per = np.float32(1.0 / k)
+        for row in range(size):
+            for column in range(size):
+                total = np.float32(0.0)
+                for sub in range(k * k):
+                    x = (np.float32(column * k + sub % k) - half) * per
+                    y = (np.float32(row * k + sub // k) - half) * per
+                    u = centre[crop, 0] + matrix[crop, 0, 0] * x + matrix[crop, 0, 1] * y
+                    v = centre[crop, 1] + matrix[crop, 1, 0] * x + matrix[crop, 1, 1] * y
+                    u = min(max(u, np.float32(0.0)), np.float32(width - 1))
+                    v = min(max(v, np.float32(0.0)), np.float32(height - 1))
+                    i, j = min(int(u), width - 2), min(int(v), height - 2)
+                    fx, fy = u - np.float32(i), v - np.float32(j)
+                    top = np.float32(image[j, i])
+                    low = np.float32(image[j + 1, i])
+                    top += fx * (np.float32(image[j, i + 1]) - top)
+                    low += fx * (np.float32(image[j + 1, i + 1]) - low)
+                    total += top + fy * (low - top)
+                out[crop, row, column] = total * share
+    return out
 
 
 def normalise(crops: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.ndimage import maximum_filter
 
+from spine_nav_common.core.compiled import compiled
 from spine_nav_common.core.types import StereoFrame
 from spine_perception.core.backends import AUTO
 from spine_perception.core.inference import ModelError, OnnxModel, find_model
@@ -155,8 +156,7 @@ class Finder:
                 right_px=head.right_px + (look.left - look.shift, look.top),
                 disparity_px=head.disparity_px + look.shift,
             )
-            for head in join_views(left, right, box)
-            if head.score >= least
+            for head in join_views(left, right, box, least)
         ]
         return Found(
             tuple(heads), rod_seeds(maps, rod_volume, box, look, frame, self.rod_threshold)
@@ -214,8 +214,11 @@ def bin_disparity(logits: np.ndarray) -> np.ndarray:
     return CELL_PX * (near * weight).sum(axis=1) / weight.sum(axis=1)
 
 
-def join_views(left: HeadPeaks, right: HeadPeaks, box: Letterbox) -> list[HeadCandidate]:
-    """Candidates by falling score: peaks that agree become one, the rest stand for themselves.
+def join_views(
+    left: HeadPeaks, right: HeadPeaks, box: Letterbox, least: float = 0.0
+) -> list[HeadCandidate]:
+    """Candidates by falling score from `least` on: peaks that agree become one, the rest stand for
+    themselves.
 
     A score is the mean of both references', and one that does not see the head says 0. On the
     validation pairs that parts heads from ghosts better than 1 - (1 - a)(1 - b), the rule for
@@ -223,14 +226,15 @@ def join_views(left: HeadPeaks, right: HeadPeaks, box: Letterbox) -> list[HeadCa
     """
     joined: list[tuple[float, np.ndarray, np.ndarray, float, bool]] = []
     free = np.ones(len(right.uv), bool)
-    for uv, disparity, score in zip(left.uv, left.disparity, left.score, strict=True):
-        expected = uv - (disparity, 0.0)
-        away = np.hypot(*(right.uv - expected).T)
-        agree = (
-            free & (away < SAME_HEAD_PX) & (np.abs(right.disparity - disparity) < SAME_DISPARITY_PX)
-        )
-        if agree.any():
-            k = int(np.flatnonzero(agree)[away[agree].argmin()])
+    places = left.uv - np.stack([left.disparity, np.zeros(len(left.uv))], axis=1)
+    away = np.hypot(*np.moveaxis(right.uv - places[:, None], -1, 0))
+    unlike = np.abs(right.disparity - left.disparity[:, None]) >= SAME_DISPARITY_PX
+    away[unlike | (away >= SAME_HEAD_PX)] = np.inf
+    rows = zip(left.uv, left.disparity, left.score, places, away, strict=True)
+    for uv, disparity, score, expected, row in rows:
+        near = np.where(free, row, np.inf)
+        k = int(near.argmin()) if len(near) else -1
+        if k >= 0 and np.isfinite(near[k]):
             free[k] = False
             both = (score + right.score[k]) / 2
             mean = (disparity + right.disparity[k]) / 2
@@ -243,6 +247,7 @@ def join_views(left: HeadPeaks, right: HeadPeaks, box: Letterbox) -> list[HeadCa
         joined.append((score / 2, uv + (disparity, 0.0), uv, disparity, False))
     # What the other camera does not have in view cannot be measured.
     joined = [head for head in joined if box.holds(head[1]) and box.holds(head[2])]
+    joined = [head for head in joined if head[0] >= least]
     joined.sort(key=lambda head: -head[0])
     if not joined:
         return []
@@ -340,10 +345,17 @@ def unmirrored(peaks: HeadPeaks) -> HeadPeaks:
 
 def apart(uv: np.ndarray, least: float) -> np.ndarray:
     """(N,) bool: whether no kept place before it is nearer than `least`."""
-    keep = np.ones(len(uv), bool)
-    for i in range(1, len(uv)):
-        near = np.hypot(*(uv[:i] - uv[i]).T) < least
-        keep[i] = not (near & keep[:i]).any()
+    return _apart(np.ascontiguousarray(uv, np.float64).reshape(-1, 2), float(least))
+
+
+@compiled
+def _apart(uv: np.ndarray, least: float) -> np.ndarray:
+    keep = np.ones(len(uv), np.bool_)
+    for i in range(len(uv)):
+        for k in range(i):
+            if keep[k] and np.hypot(uv[i, 0] - uv[k, 0], uv[i, 1] - uv[k, 1]) < least:
+                keep[i] = False
+                break
     return keep
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from spine_nav_common.core.compiled import compiled
+
 WIDTH, HEIGHT, CELL_PX = 640, 480, 8
 CELLS_WIDE, CELLS_HIGH = WIDTH // CELL_PX, HEIGHT // CELL_PX
 BINS = 48
@@ -82,13 +84,24 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
     Exposure, gain and slow shading of the two cameras drop out.
     """
-    values = np.asarray(image, np.float32)
+    values = np.ascontiguousarray(image, np.float32)
     window = (CONTRAST_PX, CONTRAST_PX)
     border = cv2.BORDER_REFLECT
     mean = cv2.blur(values, window, borderType=border)
-    square = cv2.blur(values * values, window, borderType=border)
-    deviation = np.sqrt(np.maximum(square - mean * mean, 0.0))
-    return np.clip((values - mean) / (deviation + NOISE_FLOOR), -4.0, 4.0)
+    square = cv2.sqrBoxFilter(values, cv2.CV_32F, window, borderType=border)
+    return _contrast(values, mean, square)
+
+
+@compiled
+def _contrast(values: np.ndarray, mean: np.ndarray, square: np.ndarray) -> np.ndarray:
+    out = np.empty(values.shape, np.float32)
+    floor, most = np.float32(NOISE_FLOOR), np.float32(4.0)
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            m = mean[i, j]
+            deviation = np.sqrt(max(square[i, j] - m * m, np.float32(0.0)))
+            out[i, j] = min(max((values[i, j] - m) / (deviation + floor), -most), most)
+    return out
 
 
 def place(image: np.ndarray, box: Letterbox) -> np.ndarray:

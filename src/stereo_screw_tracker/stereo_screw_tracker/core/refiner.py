@@ -3,7 +3,8 @@
 
 The network answers in crop pixels of `crops.head_crops` (left and right mean and difference) and
 in that crop's ray frame; here the answers become full-resolution pixels and the left optical
-frame. It looks twice: the second crop stands where the first answer pointed.
+frame. It looks several times, each time where the last answer pointed, until the answers rest: a
+network that learnt from rough hypotheses goes only part of the way to the truth in one look.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ MODEL_VARIABLE = "SPINENAV_SCREW_REFINER"
 CROP_SIZE = 48
 PITCH_M = 0.0006
 BATCH = 4
-ITERATIONS = 2
+LOOKS = 4
+AT_REST_PX = 0.25  # crop pixels; a look that moves the place by less is the last one
+HOPELESS = -2.0  # logit of the first look below which a place is not looked at again
 # Shift (u, v) is the mean of both eyes; disparity and row difference are left minus right.
 OUTPUTS = (
     *("shift_u", "shift_v", "disparity", "row_difference"),
@@ -109,31 +112,43 @@ def refine_heads(
     scale: np.ndarray,
     frame: StereoFrame,
     candidates: Sequence[tuple[np.ndarray, np.ndarray]],
-    iterations: int = ITERATIONS,
+    looks: int = LOOKS,
 ) -> tuple[HeadObservation, ...]:
     """One observation per candidate, in their order; see `HeadRefiner.refine`."""
     if not candidates:
         return ()
     camera = StereoCamera(frame.intrinsics, frame.baseline_m)
-    left_image, right_image = grey(frame.left), grey(frame.right)
+    images = grey(frame.left), grey(frame.right)
     left = np.array([c[0] for c in candidates], float).reshape(-1, 2)
     right = np.array([c[1] for c in candidates], float).reshape(-1, 2)
-    # The least sure look counts: a ghost that wandered onto a head stays a ghost.
-    logit = np.full(len(left), np.inf)
-    for _ in range(iterations):
-        pair, rotation = head_crops(left, right, camera, PITCH_M)
-        crops = normalise(paired_crops(left_image, right_image, pair, CROP_SIZE))
-        answers = decode_heads(run_in_batches(network, crops, BATCH), scale)
-        logit = np.minimum(logit, answers.logit)
-        eyes = answers.shift @ EYES_FROM_PAIR.T
-        left = left + np.einsum("nij,nj->ni", pair.left_from_crop, eyes[:, :2])
-        right = right + np.einsum("nij,nj->ni", pair.right_from_crop, eyes[:, 2:])
-    to_image = np.zeros((len(left), 4, 4))
-    to_image[:, :2, :2], to_image[:, 2:, 2:] = pair.left_from_crop, pair.right_from_crop
+    count = len(left)
+    to_image, rotation = np.zeros((count, 4, 4)), np.zeros((count, 3, 3))
+    rows = np.zeros((count, len(OUTPUTS)), np.float32)
+    active = np.arange(count)
+    for look in range(looks):
+        pair, rotation[active] = head_crops(left[active], right[active], camera, PITCH_M)
+        crops = normalise(paired_crops(*images, pair, CROP_SIZE))
+        rows[active] = run_in_batches(network, crops, BATCH)
+        eyes = rows[active, :4].astype(float) @ EYES_FROM_PAIR.T
+        to_image[active, :2, :2], to_image[active, 2:, 2:] = (
+            pair.left_from_crop,
+            pair.right_from_crop,
+        )
+        moved = np.einsum("nij,nj->ni", to_image[active], eyes)
+        left[active] += moved[:, :2]
+        right[active] += moved[:, 2:]
+        # A ghost that would wander onto a head stays a ghost: it is not followed.
+        again = (np.abs(eyes).max(axis=1) > AT_REST_PX) & (left[active, 0] > right[active, 0])
+        if look == 0:
+            again &= rows[active, -1] > HOPELESS
+        active = active[again]
+        if not len(active):
+            break
+    answers = decode_heads(rows, scale)
     root = to_image @ EYES_FROM_PAIR * answers.sigma[:, None, :]
     covariance = root @ np.swapaxes(root, 1, 2)
+    confidence = 0.5 * (1.0 + np.tanh(0.5 * answers.logit))
     axis = np.einsum("nji,nj->ni", rotation, answers.axis)
-    confidence = 0.5 * (1.0 + np.tanh(0.5 * logit))
     return tuple(
         HeadObservation(
             left[i],
