@@ -46,7 +46,7 @@ SCENE = StereoConfig(
     scene=replace(StereoConfig().scene, distance_m=(0.43, 0.47)),
     sizes=((640, 480),),
     baseline_m=(0.1, 0.1),
-    screws=(8, 10),
+    screws=(10, 10),
     missing_share=0.0,
     rods="seated",
 )
