@@ -139,6 +139,7 @@ class World:
     ghosts: list[HeadObservation] = field(default_factory=list)
     confidence: float = 0.95
     measured: int = 0
+    searched: int = 0
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
@@ -160,8 +161,9 @@ class World:
 
     # -- the three networks -----------------------------------------------------------------
 
-    def find(self, frame: StereoFrame) -> Found:
+    def find(self, frame: StereoFrame, look=None) -> Found:
         """The heads in view, a few pixels off, and cells along the rods."""
+        self.searched += 1
         heads = []
         for i, point in enumerate(self.now()):
             if i not in self.hidden | self.missed:

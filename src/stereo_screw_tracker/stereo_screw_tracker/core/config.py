@@ -178,4 +178,8 @@ class StereoConfig:
         "mm", 0.5, 50.0,
     )  # fmt: skip
     look_again: bool = param(True, "tracked heads that the finder missed are looked for again")
+    search_every: int = param(
+        3, "pairs from one search of the picture to the next; between them known heads and rods are"
+        " looked at where they are", "", 1, 30,
+    )  # fmt: skip
     find_rods: bool = param(True, "rods are measured too")

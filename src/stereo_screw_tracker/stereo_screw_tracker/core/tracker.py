@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
@@ -23,66 +22,29 @@ from .assign import Labels, assign
 from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
 from .confidence import ConfidenceModel, joint_confidence, load_confidence_model
 from .config import StereoConfig
+from .finder_look import close_look, whole
+from .follow import moved, picture_shift, rough_curve, sorted_out, thumbnail
 from .ghosts import screen
 from .pair_check import check_pair
 from .pair_geometry import check_geometry
 from .rectification import check_rig
 from .rod_fit import FittedRod, fit_rod
 from .rod_ghosts import without_ghosts
-from .rod_group import group_rods
+from .rod_group import SeedCurve, group_rods
+from .stages import Candidate, FindsScrews, Found, MeasuresRods, RefinesHeads
 from .tracks import NS, Step, Tracks, advance, align, predict
 from .triangulate import camera_of, project_pair
-from .types import HeadObservation, RodMeasurements, RodSeeds, StereoCamera
+from .types import HeadObservation, StereoCamera
 
 Place = tuple[np.ndarray, np.ndarray, float]
 """A place (2,) in the left image and one in the right, and the finder's score."""
 
 
-class Candidate(Protocol):
-    """A place where a head may be: pixels (2,) in both images, and how sure the finder is."""
-
-    @property
-    def left_px(self) -> np.ndarray: ...
-    @property
-    def right_px(self) -> np.ndarray: ...
-    @property
-    def score(self) -> float: ...
-
-
-class Found(Protocol):
-    """What the finder sees in a whole pair."""
-
-    @property
-    def heads(self) -> Sequence[Candidate]: ...
-    @property
-    def rod_seeds(self) -> RodSeeds: ...
-
-
-class FindsScrews(Protocol):
-    """The first stage: rough places in the whole pair."""
-
-    def find(self, frame: StereoFrame) -> Found | Rejected: ...
-
-
-class RefinesHeads(Protocol):
-    """The second stage for heads: one sub-pixel observation per place (left_px, right_px), with a
-    confidence that says whether there is a head at all."""
-
-    def refine(
-        self, frame: StereoFrame, candidates: Sequence[tuple[np.ndarray, np.ndarray]]
-    ) -> Sequence[HeadObservation]: ...
-
-
-class MeasuresRods(Protocol):
-    """The second stage for rods: where the axis lies across a hypothesis (K, 3) with tangents."""
-
-    def measure(
-        self, frame: StereoFrame, points_m: np.ndarray, tangents: np.ndarray
-    ) -> RodMeasurements: ...
-
-
 RIG_CHECK_NS = 5_000_000_000
 """Stamps between two checks that the pair is rectified and the right way round."""
+FOLLOW_S = 0.35  # a longer gap between pairs is searched
+LEAST_FOLLOWED = 0.6  # share of the heads seen before; when fewer are found the picture is searched
+SETTLED_PAIRS = 3  # a head is followed without a search once it was in as many pairs
 
 
 class StereoTracker:
@@ -116,6 +78,9 @@ class StereoTracker:
         self._tracks = Tracks()
         self._rig_good_ns: int | None = None
         self._rows_agree = False
+        self._since_search = self._searches = 0
+        self._thumbnail: np.ndarray | None = None
+        self._rod_curves: list[np.ndarray] = []
 
     def process(
         self,
@@ -143,19 +108,16 @@ class StereoTracker:
         if wrong is not None:
             return wrong
         camera = camera_of(frame)
-        found = self._finder.find(frame)
-        clock.lap("find")
-        if isinstance(found, Rejected):
-            return found
-        if self._tracks.stamp_ns is None or not found.heads:
-            wrong = check_geometry(frame)
-            clock.lap("geometry")
-            if wrong is not None:
-                return wrong
-        heads = self._measured_heads(frame, camera, found.heads)
-        clock.lap("heads")
+        places = self._expected(frame, camera)
+        heads = self._followed(frame, camera, places)
+        clock.lap("follow")
         if isinstance(heads, Rejected):
             return heads
+        found: Found | None = None
+        if heads is None:
+            found, heads = self._searched(frame, camera, places, clock)
+            if isinstance(heads, Rejected):
+                return heads
         step = advance(self._tracks, heads, frame.stamp_ns, self.config.tracks)
         self._tracks = step.state
         labels = assign(
@@ -163,7 +125,8 @@ class StereoTracker:
         )
         screws = _screws(step, labels)
         clock.lap("tracks")
-        rods, events = self._fitted_rods(frame, camera, found.rod_seeds, screws, labels)
+        curves = self._rod_starts(found, step, camera)
+        rods, events = self._fitted_rods(frame, camera, curves, screws, labels)
         held = {i: head for rod in rods for i, head in rod.held.items()}
         screws = self._bounded(screws, held, step, camera)
         if len(screws) == 1 and screws[0].bound95_mm > self.config.lone_bound_mm:
@@ -188,6 +151,80 @@ class StereoTracker:
         return check.wrong
 
     # -- heads ----------------------------------------------------------------------------------
+
+    def _expected(self, frame: StereoFrame, camera: StereoCamera) -> dict[int, Place]:
+        """By number of the track: where settled heads should be, from the picture's shift alone.
+
+        Empty where nothing is settled, or too long ago.
+        """
+        before, self._thumbnail = self._thumbnail, thumbnail(frame)
+        state = self._tracks
+        if before is None or state.stamp_ns is None:
+            return {}
+        if not 0.0 < (frame.stamp_ns - state.stamp_ns) * NS <= FOLLOW_S:
+            return {}
+        if sum(t.track_id >= 0 and t.age >= SETTLED_PAIRS for t in state.tracks) < 2:
+            return {}
+        size = (camera.intrinsics.width, camera.intrinsics.height)
+        shift = picture_shift(before, self._thumbnail, size)
+        places = {}
+        for i, track in enumerate(state.tracks):
+            left, right = project_pair(camera, track.point_m)
+            if _inside(left + shift, size) and _inside(right + shift, size):
+                places[i] = (left + shift, right + shift, self.config.expected_score)
+        return places
+
+    def _followed(
+        self, frame: StereoFrame, camera: StereoCamera, places: Mapping[int, Place]
+    ) -> tuple[Head3D, ...] | Rejected | None:
+        """Known heads measured where they should be; None where the picture has to be searched."""
+        if not places or self._since_search >= self.config.search_every - 1:
+            return None
+        observations = self._refined(
+            frame, list(places.values()), self.config.tracks.least_confidence
+        )
+        screened = screen(camera, observations, self.config.ghosts, self._rows_agree)
+        if isinstance(screened, Rejected):
+            return screened
+        state = self._tracks
+        matched = align(state, screened.heads, frame.stamp_ns, self.config.tracks).pairs
+        seen = {
+            i for i in places
+            if state.tracks[i].track_id >= 0 and state.tracks[i].seen_ns == state.stamp_ns
+        }  # fmt: skip
+        if len(seen & {i for i, _ in matched}) < LEAST_FOLLOWED * len(seen) or not seen:
+            return None
+        self._since_search += 1
+        return screened.heads
+
+    def _searched(
+        self,
+        frame: StereoFrame,
+        camera: StereoCamera,
+        places: Mapping[int, Place],
+        clock: _Clock,
+    ) -> tuple[Found | None, tuple[Head3D, ...] | Rejected]:
+        """Heads of a picture that is searched: in turns all of it and closely about known heads."""
+        look = None
+        if places and self.config.search_every > 1:
+            left, right = (np.array([p[eye] for p in places.values()]) for eye in (0, 1))
+            look = whole(frame)
+            if self._searches % 2:
+                look = close_look(frame, left, left[:, 0] - right[:, 0]) or look
+        self._searches += 1
+        self._since_search = 0
+        found = self._finder.find(frame, look)
+        clock.lap("find")
+        if isinstance(found, Rejected):
+            return None, found
+        if self._tracks.stamp_ns is None or not found.heads:
+            wrong = check_geometry(frame)
+            clock.lap("geometry")
+            if wrong is not None:
+                return found, wrong
+        heads = self._measured_heads(frame, camera, found.heads)
+        clock.lap("heads")
+        return found, heads
 
     def _measured_heads(
         self, frame: StereoFrame, camera: StereoCamera, candidates: Sequence[Candidate]
@@ -269,25 +306,37 @@ class StereoTracker:
 
     # -- rods -----------------------------------------------------------------------------------
 
+    def _rod_starts(
+        self, found: Found | None, step: Step, camera: StereoCamera
+    ) -> list[tuple[SeedCurve, int]]:
+        """Where rods are measured from, and in how many passes: known ones once."""
+        if not self.config.find_rods:
+            return []
+        known = moved(self._rod_curves, step.T_now_before)
+        new: list[SeedCurve] = []
+        if found is not None:
+            seen = group_rods(found.rod_seeds, self.config.rods)
+            known, new = sorted_out(known, seen, camera, self.config.rods.across_mm)
+        followed = [(SeedCurve(curve, np.inf), 1) for curve in known]
+        return [*followed, *((curve, self.config.rods.passes) for curve in new)]
+
     def _fitted_rods(
         self,
         frame: StereoFrame,
         camera: StereoCamera,
-        seeds: RodSeeds,
+        curves: Sequence[tuple[SeedCurve, int]],
         screws: Sequence[ScrewTrack],
         labels: Labels,
     ) -> tuple[list[FittedRod], list[str]]:
-        if not self.config.find_rods:
-            return [], []
         rods: list[FittedRod] = []
         events: list[str] = []
-        for curve in group_rods(seeds, self.config.rods):
+        for curve, passes in curves:
             rod = fit_rod(
                 camera,
                 curve,
                 lambda points, tangents: self._rods.measure(frame, points, tangents),
                 screws,
-                self.config.rods,
+                replace(self.config.rods, passes=passes),
                 labels.cranial,
             )
             if isinstance(rod, Rejected):
@@ -297,6 +346,7 @@ class StereoTracker:
         rods, ghosts = without_ghosts(rods, screws, camera)
         if ghosts:
             events.append(f"{ghosts} rod not reported: it lies over a better one in an image")
+        self._rod_curves = [rough_curve(r.rod) for r in rods]
         return rods, events
 
 

@@ -76,12 +76,13 @@ class Tracks:
 @dataclass(frozen=True)
 class Step:
     """Tracks after a frame, those to show, and what happened in words. hidden is parallel to
-    shown. predicted: heads expected in this frame that no measurement explained."""
+    shown. T_now_before (4, 4): how the heads moved together since the frame before."""
 
     state: Tracks
     shown: tuple[Track, ...]
     hidden: tuple[bool, ...]
     events: tuple[str, ...]
+    T_now_before: np.ndarray
 
 
 def advance(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: TrackConfig) -> Step:
@@ -118,6 +119,7 @@ def advance(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: Track
         tuple(shown),
         tuple(t.seen_ns != stamp_ns for t in shown),
         tuple(events),
+        found.motion.T_now_before,
     )
 
 
