@@ -6,10 +6,10 @@ from __future__ import annotations
 import time
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from spine_nav_common.ros import qos
+from spine_nav_common.ros.executor import new_executor
 
 NAMESPACE = "/spine"
 
@@ -18,7 +18,7 @@ class World:
     """One executor with a node of its own; `camera` maps a name to (message type, topic)."""
 
     def __init__(self, camera=None):
-        self.executor = SingleThreadedExecutor()
+        self.executor = new_executor()
         self.node = rclpy.create_node("world", namespace=NAMESPACE)
         self.executor.add_node(self.node)
         self.mine = [self.node]

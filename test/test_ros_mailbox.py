@@ -25,10 +25,7 @@ class Bench:
         self.began = threading.Semaphore(0)
         self.go = threading.Semaphore(0)
         self.came = threading.Semaphore(0)
-        node = SimpleNamespace(
-            create_guard_condition=lambda _: SimpleNamespace(trigger=self.came.release),
-            destroy_guard_condition=lambda _: None,
-        )
+        node = SimpleNamespace(executor=SimpleNamespace(create_task=lambda _: self.came.release()))
         self.box = NewestWins(
             node, (lambda item: item, self._second), self.outputs.append, self._drop, "bench",
             lambda: self.following,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`spinenav live`: the ROS 2 graph of launch/, from one command, with everything measured on disk.
 
-The nodes, their parameters and their topics are those of the launch files. A SingleThreadedExecutor
+The nodes, their parameters and their topics are those of the launch files. One executor
 runs them all but the overlay, which draws in a process of its own; the navigation computes in its
 own thread. Rows are written as they come, so nothing
 that was measured is lost when a node dies, the camera is unplugged or the user stops the run.
@@ -25,6 +25,7 @@ from spine_nav_common.core.run import versions
 from spine_nav_common.core.static_frames import load_calibration
 from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.parameters import ParameterError, digest, flatten, load_file, parse_assignment
+from spine_nav_common.ros.executor import new_executor
 from spine_nav_common.ros.runtime import (
     RosMissing,
     prepare_environment,
@@ -230,12 +231,11 @@ class _Run:
     def run(self, make_nodes: Callable[..., dict[str, Any]]) -> Outcome:
         prepare_environment()
         import rclpy
-        from rclpy.executors import SingleThreadedExecutor
         from rclpy.signals import SignalHandlerOptions
 
         # Own handlers: rclpy's would end the context before the nodes could withdraw and report.
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self.executor = SingleThreadedExecutor()
+        self.executor = new_executor()
         try:
             with stop_on_signal() as self.signals:
                 try:

@@ -14,6 +14,8 @@ from typing import Any
 
 from rclpy.node import Node
 
+from .executor import call_soon
+
 
 class NewestWins:
     """Runs the stages of the work in a thread each and `done(output)` on the node's executor thread.
@@ -25,7 +27,7 @@ class NewestWins:
     gap to follow over. With each of them there is less room to wait in, so that what comes out does
     not stay late: after `backlog` items the newest wins again.
 
-    rclpy publishers and timers stay on the executor thread; a guard condition wakes it up. Stages
+    rclpy publishers and timers stay on the executor thread. Stages
     handle their own exceptions; one that escapes ends its thread loudly.
 
     Args:
@@ -53,7 +55,6 @@ class NewestWins:
         self._outputs: deque[Any] = deque()
         self._questions: deque[tuple[Future, Callable[[], Any]]] = deque()
         self._change = threading.Condition()
-        self._guard = node.create_guard_condition(self._deliver)
         self._threads = [
             threading.Thread(target=self._run, args=(i,), name=f"{name} {i}", daemon=True)
             for i in range(len(self._stages))
@@ -102,7 +103,6 @@ class NewestWins:
             self._change.notify_all()
         for thread in self._threads:
             thread.join(timeout_s)
-        self._node.destroy_guard_condition(self._guard)
         return not any(thread.is_alive() for thread in self._threads)
 
     # With the lock.
@@ -165,7 +165,7 @@ class NewestWins:
             future.set_exception(error)
         with self._change:
             if not self._stop:
-                self._guard.trigger()
+                call_soon(self._node, self._deliver)
 
     def _work(self, i: int, item: Any) -> None:
         result = self._stages[i](item)
@@ -177,7 +177,7 @@ class NewestWins:
             (self._outputs if last else self._queues[i + 1]).append(result)
             self._change.notify_all()
         if last:
-            self._guard.trigger()
+            call_soon(self._node, self._deliver)
 
     # On the executor's thread.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from spine_nav_common.core.restart import WRONG_INPUT
 from spine_nav_common.parameters import ParameterError
+from spine_nav_common.ros.executor import new_executor
 
 WORKER_DIED = 3
 _LOOK_S = 0.2  # how soon a signal or an exit code is noticed
@@ -76,7 +77,6 @@ def run_node(
     """
     prepare_environment()
     import rclpy
-    from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
 
     # Own handlers: rclpy's would end the context before the node could withdraw what it shows.
@@ -89,7 +89,7 @@ def run_node(
     node = None
     try:
         node = make()
-        executor = SingleThreadedExecutor()
+        executor = new_executor()
         executor.add_node(node)
         while rclpy.ok() and not stopped:
             if (code := exit_code(node)) is not None:

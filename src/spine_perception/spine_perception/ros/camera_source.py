@@ -25,6 +25,7 @@ from spine_nav_common.ros.conversions import (
     stamp_from_ns,
     transform_message,
 )
+from spine_nav_common.ros.executor import call_soon
 from spine_nav_common.ros.lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from spine_nav_common.ros.runtime import run_node, tf_message_type
 from spine_perception.sources import FrameSource
@@ -98,8 +99,6 @@ class CameraSource(SpineNode):
         self._stop.clear()
         self.finished, self.failure, self._gap = False, "", ""
         self._queue: deque[_Frame | Rejected | None] = deque()
-        self._guard = self.create_guard_condition(self._publish_due)
-        self._activated.append(lambda: self.destroy_guard_condition(self._guard))
         if self._sim_clock is not None:
             self.every(_CLOCK_S, self._tick)
         self._thread = threading.Thread(target=self._pump, name="camera_source", daemon=True)
@@ -130,7 +129,7 @@ class CameraSource(SpineNode):
     def _hand_over(self, item: _Frame | Rejected | None) -> None:
         self._queue.append(item)
         if not self._stop.is_set():
-            self._guard.trigger()
+            call_soon(self, self._publish_due)
 
     def _wait_until_due(self, frame: _Frame | Rejected) -> bool:
         if isinstance(frame, Rejected):
