@@ -61,6 +61,7 @@ _REACHED = {
 _TICK_S, _HEALTH_S = 0.05, 1.0
 _CALL_S = 2.0  # a transition that takes longer is told by a heartbeat that says busy
 _OPTIONAL_S = 10.0  # the others do not wait longer for a node that they can do without
+_UNSEEN_S = 1.0  # a node that is heard is asked although its service is not found
 _RETRY_S = 5.0  # between two tries of a node that refuses
 _RENEW_S, _RENEW_MOST_S = 5.0, 30.0  # without progress: the ways to a node are made anew
 _REPEATS = (0.1, 0.3, 1.0)  # s after which a withdrawal is told again: results may be under way
@@ -278,7 +279,7 @@ class Supervisor(Node):
             if calls.pending is not None:
                 if now - calls.asked > _CALL_S and node.life == ALIVE and not node.changing:
                     # Question or answer was lost on the way; the heartbeats tell what came of it.
-                    calls.pending, calls.stale_until = None, -1
+                    calls.pending, calls.stale_until, calls.lost = None, -1, True
                 elif now - calls.asked > self.config.timeout_s:
                     calls.begin()
                     self._give_up(node, f"{name} did not answer for {self.config.timeout_s:g} s")
@@ -339,7 +340,9 @@ class Supervisor(Node):
         step = _NEXT[self.target].get(node.state)
         if node.life != ALIVE or node.changing or step is None or now < calls.not_before:
             return
-        if not calls.client.service_is_ready():
+        # Where a dead process has left half of its service in DDS's books, a service is never
+        # found, and yet hears what it is asked.
+        if not calls.client.service_is_ready() and now - self._moved < _UNSEEN_S:
             return
         future = calls.client.call_async(ChangeState.Request(transition=Transition(id=step)))
         calls.pending, calls.asked = future, now
@@ -357,8 +360,12 @@ class Supervisor(Node):
     def _on_answer(self, node: Watched, step: int, success: bool) -> None:
         calls = self._calls[node.name]
         if success:
-            calls.refused = ""
+            calls.refused, calls.lost = "", False
             self._see_state(node, _REACHED.get(step, FINALIZED))
+            return
+        if calls.lost:
+            # An earlier request may have been heard after all: the next refusal counts.
+            calls.lost, calls.not_before = False, time.monotonic() + _CALL_S
             return
         calls.not_before = time.monotonic() + _RETRY_S
         self._give_up(
@@ -450,6 +457,7 @@ class _Calls:
         self.pending: Any = None
         self.asked = self.not_before = 0.0
         self.stale_until = -1  # heartbeats with this many changes are older than the last answer
+        self.lost = False  # an earlier request was never answered
         self.refused, self.by_hand = "", by_hand
         self._was_there = False
 

@@ -8,16 +8,17 @@ exception that leaves a transition callback would kill an rclpy node).
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -100,15 +101,26 @@ class SpineNode(LifecycleNode):
         return publisher
 
     def serve(self, kind: type, name: str, callback: Callable) -> None:
-        """A service that lives until clean-up. `callback` may return an awaitable: its own group
-        keeps timers and topics going while an answer is worked on elsewhere."""
+        """A service that lives until clean-up. `callback` may return a Future of its answer, which
+        must end on the executor's thread: timers and topics go on meanwhile.
 
-        async def answered(request: Any, answer: Any) -> Any:
-            result = callback(request, answer)
-            return await result if inspect.isawaitable(result) else result
+        The events executor takes no coroutines, so the answer is put off where it is sent.
+        """
+        service = self.create_service(kind, name, callback)
+        send = service.send_response
 
-        own = MutuallyExclusiveCallbackGroup()
-        service = self.create_service(kind, name, answered, callback_group=own)
+        def send_when_known(answer: Any, request_id: Any) -> None:
+            if not isinstance(answer, Future):
+                send(answer, request_id)
+                return
+
+            def known(done: Future) -> None:
+                with suppress(InvalidHandle):  # the service has gone meanwhile
+                    send(done.result(), request_id)
+
+            answer.add_done_callback(known)
+
+        service.send_response = send_when_known
         self._configured.append(lambda: self.destroy_service(service))
 
     def listen(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from sensor_msgs.msg import TimeReference
@@ -20,6 +22,7 @@ from ..core.clock import Announced, StreamClock
 from ..core.errors import InputError
 from . import qos, topics
 from .conversions import stamp_to_ns
+from .executor import call_soon
 from .lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from .mailbox import NewestWins
 
@@ -27,13 +30,6 @@ Health = tuple[bytes, str, dict[str, object]]
 MAX_AGE_MS = 1000.0  # default of the nodes: a picture older than this is no picture of now
 _FRESH_S = 0.5  # frames that came within this time say that the camera is not what is missing
 _PAUSED = "paused by the user"
-
-
-class _NextTurn:
-    """Awaited by a service: go on when the executor has done what else there was to do."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
 
 
 def _answered(answer: Any, question: Callable[[], str]) -> Any:
@@ -66,6 +62,7 @@ class WorkerNode(SpineNode):
         self.counts: Counter[str] = Counter()
         self.received_ns = -1
         self._worker: NewestWins | None = None
+        self._questions: dict[Future, float] = {}  # questions under way, and when they are too late
         self.clock = StreamClock(False)  # its owner may ask before, or without, a configure
         self._forget()
 
@@ -189,6 +186,7 @@ class WorkerNode(SpineNode):
         return stages
 
     def _on_watch(self) -> None:
+        self._end_late_questions()
         # By the monotonic clock: simulated time may stand still.
         silent_ms = self.results.silent_ms()
         if self.results.count and not self.withdrawn and silent_ms > self.timeout_ms:
@@ -210,26 +208,38 @@ class WorkerNode(SpineNode):
         answer.success, answer.message = True, "paused" if self.paused else "running"
         return answer
 
-    async def ask(self, answer: Any, question: Callable[[], str]) -> Any:
+    def ask(self, answer: Any, question: Callable[[], str]) -> Any:
         """Put a question to the worker between two items, so that the answer is true when given.
 
         The executor goes on meanwhile. An answer that came too late for `busy_s` is never given
-        nor acted on later: what was asked for is then not done.
+        nor acted on later: what was asked for is then not done. Returns the answer, or a Future of
+        it that ends on the executor's thread (see `serve`).
         """
         if self._worker is None:  # nothing works, nothing can be in its way
             return _answered(answer, question)
-        future = self._worker.ask(question)
-        end = time.monotonic() + self.busy_s
-        while not future.done():
-            if time.monotonic() > end and future.cancel():
-                answer.success, answer.message = False, f"busy for {self.busy_s:g} s; ask again"
-                return answer
-            await _NextTurn()
-        if future.cancelled():
-            answer.success = False
-            answer.message = f"{self.get_name().replace('_', ' ')} has stopped; ask again"
-            return answer
-        return _answered(answer, future.result)
+        later: Future = Future()
+        asked = self._worker.ask(question)
+        self._questions[asked] = time.monotonic() + self.busy_s
+        reply = partial(self._reply, asked, answer, later)
+        asked.add_done_callback(lambda _: call_soon(self, reply))
+        return later
+
+    def _reply(self, asked: Future, answer: Any, later: Future) -> None:
+        end = self._questions.pop(asked)
+        if asked.cancelled():
+            name = self.get_name().replace("_", " ")
+            late = (
+                f"busy for {self.busy_s:g} s" if time.monotonic() > end else f"{name} has stopped"
+            )
+            answer.success, answer.message = False, f"{late}; ask again"
+        else:
+            _answered(answer, asked.result)
+        later.set_result(answer)
+
+    def _end_late_questions(self) -> None:
+        now = time.monotonic()
+        for asked in [a for a, end in self._questions.items() if now > end]:
+            asked.cancel()  # in vain where it is being answered
 
     # Health.
 
