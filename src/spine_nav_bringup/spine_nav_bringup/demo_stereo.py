@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rod_bending_ar.core.plan import RodPlan
+from rod_bending_ar.core.plan import RodOrder, RodPlan
 from rod_bending_ar.stereo_overlay import draw_stereo
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.metrics import Report, evaluate, format_report
@@ -41,14 +41,22 @@ from .rod import describe
 from .screws import OVERLAY, find_screws, rod_plans, stereo_config
 
 SECONDS = 1.2
-# a rig as one would mount it for this: 10 cm baseline, 45 cm above the wound
+# A rig as one would mount it for this: 10 cm baseline across the spine, because two eyes do not tell
+# the depth of a rod that runs along the line between them, 45 cm above the wound, which fills the
+# picture's height. The rods have the planned overhang, so that they can be the planned rods.
+OVERHANG_M = 1e-3 * RodOrder().overhang_mm
 SCENE = StereoConfig(
-    scene=replace(StereoConfig().scene, distance_m=(0.43, 0.47)),
+    scene=replace(
+        StereoConfig().scene, distance_m=(0.43, 0.47), roll_deg=(80.0, 100.0), off_centre=0.1
+    ),
     sizes=((640, 480),),
+    filled=(0.55, 0.6),
     baseline_m=(0.1, 0.1),
     screws=(10, 10),
     missing_share=0.0,
     rods="seated",
+    one_rod_share=0.0,
+    overhang_m=(OVERHANG_M, OVERHANG_M),
 )
 PROBE_PAIRS = 3
 NODE_OVERHEAD = 1.5

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.truth import load_truth
 from spine_nav_common.core.types import Intrinsics
@@ -88,6 +89,31 @@ def test_seated_rods_pass_through_the_saddles_and_are_seen(scene, pair):
                 gap = np.linalg.norm(rod.centreline_m - head.head_m, axis=1).min()
                 assert gap < 0.0008
         assert rod.seen_left.any()
+
+
+def test_rows_across_the_spine_and_rods_with_a_given_overhang_on_both_sides(anatomy):
+    config = replace(
+        CONFIG,
+        scene=replace(SCENE, roll_deg=(85.0, 95.0)),
+        one_rod_share=0.0,
+        overhang_m=(0.01, 0.01),
+    )
+    for seed in range(3):
+        scene = make_stereo_scene(anatomy, np.random.default_rng(seed), config)
+        T_left_world = scene.scene.camera_path.T_camera_world(0.0)
+        cranial = T_left_world[:3, :3] @ scene.scene.T_world_wound[:3, 2]
+        assert abs(cranial[0]) < 0.5 * abs(cranial[1])
+        assert {rod.side for rod in scene.rods} == {"left", "right"}
+        for rod in scene.rods:
+            saddles = [
+                transform_points(scene.scene.motion.rest[s.level], s.saddle_ct_m)
+                for s in scene.screws
+                if s.side == rod.side
+            ]
+            ends = rod.centreline_m[[0, -1]]
+            for end in ends:
+                nearest = np.linalg.norm(np.array(saddles) - end, axis=1).min()
+                assert nearest == pytest.approx(0.01, abs=1e-4)
 
 
 def test_what_covers_a_head_is_counted(scene, pair):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from screw_support import CAMERA, SECOND, World, frame, heads_m, rod_m
+from screw_support import CAMERA, SECOND, World, frame, rod_m
 
 from spine_nav_common.core.types import RodFit, StereoResult
 from stereo_screw_tracker.core.confidence import ConfidenceModel
@@ -126,10 +126,24 @@ def test_known_rods_are_told_from_new_ones() -> None:
     assert not again and new == [left]
 
 
-def test_the_next_pair_begins_on_the_rod_itself() -> None:
+def test_the_next_pair_begins_on_the_rod_itself_without_its_ends() -> None:
     line = rod_m("left")
     curve = rough_curve(RodFit(line, np.ones(len(line)), np.ones(len(line), bool), "left"))
     assert np.linalg.norm(curve[:, None] - line, axis=2).min(axis=1).max() < 1e-9
     step = 1e3 * np.linalg.norm(np.diff(curve, axis=0), axis=1)
     assert 2.0 < step.min() and step.max() < 4.0
-    assert len(heads_m()) == 10
+    for end in (0, -1):
+        assert 8.0 < 1e3 * np.linalg.norm(curve[end] - line[end]) < 10.0
+
+
+def test_an_end_that_was_seen_too_far_does_not_stay() -> None:
+    long, short = rod_m("left", reach_mm=21.0), rod_m("left", reach_mm=12.0)
+    world = World(sigma_px=0.1, rods=[long])
+    t = tracker(world)
+    for k in range(8):
+        rows(t, k)
+    world.rods = [short]
+    (rod,) = [rows(t, 8 + k).rods[0] for k in range(3)][-1:]
+    for end in (rod.centreline_m[0], rod.centreline_m[-1]):
+        beyond = np.linalg.norm(short[[0, -1]] - end, axis=1).min()
+        assert 1e3 * beyond < 4.0

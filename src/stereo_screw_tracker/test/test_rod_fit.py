@@ -21,7 +21,7 @@ from screw_support import (
 
 from spine_nav_common.core.types import Head3D, Rejected, RodFit, ScrewTrack
 from stereo_screw_tracker.core.config import RodConfig
-from stereo_screw_tracker.core.rod_fit import FittedRod, fit_rod
+from stereo_screw_tracker.core.rod_fit import FittedRod, _by_both_eyes, fit_rod
 from stereo_screw_tracker.core.rod_group import SeedCurve, group_rods
 from stereo_screw_tracker.core.types import RodMeasurements, RodSeeds
 
@@ -338,3 +338,22 @@ class TestRefusals:
         measure: Callable = short
         with pytest.raises(ValueError, match="asked for"):
             fit_rod(CAMERA, SeedCurve(rod[10:-10:6], 1.0), measure, [], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "seen"),
+    [
+        (0.99, 0.98, True),
+        (0.998, 0.002, True),  # surely there, and hidden from the other eye
+        (0.6, 0.1, False),  # what one eye takes for a rod beyond its end
+        (0.9, 0.05, False),
+        (0.7, 0.6, True),
+        (0.6, 0.0, True),  # outside of the other image
+        (0.6, np.nan, True),
+        (0.3, 0.3, False),
+    ],
+)
+def test_whether_a_rod_is_seen_is_judged_by_both_eyes(left, right, seen) -> None:
+    joint = _by_both_eyes(np.array([left]), np.array([right]))[0]
+    mirrored = _by_both_eyes(np.array([right]), np.array([left]))[0]
+    assert (joint >= CONFIG.presence) == seen == (mirrored >= CONFIG.presence)

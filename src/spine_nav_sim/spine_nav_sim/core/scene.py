@@ -293,10 +293,12 @@ def place_camera(
     rng: np.random.Generator,
     config: SceneConfig,
 ) -> CameraPath:
-    """A camera over the wound: any roll, tilted by `pitch_deg`, off the centre."""
+    """A camera over the wound: rolled by `roll_deg`, tilted by `pitch_deg`, off the centre."""
     distance = min(rng.uniform(*config.distance_m), model.far_m)
     pitch = np.radians(rng.uniform(*config.pitch_deg))
     azimuth, roll = rng.uniform(0.0, 2.0 * np.pi, 2)
+    low, high = np.radians(config.roll_deg)
+    roll = low + (high - low) * roll / (2.0 * np.pi)
     toward = np.array(
         [np.sin(pitch) * np.cos(azimuth), np.cos(pitch), np.sin(pitch) * np.sin(azimuth)]
     )  # wound to camera, wound frame

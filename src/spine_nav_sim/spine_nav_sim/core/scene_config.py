@@ -23,6 +23,8 @@ class SceneConfig:
     camera_sway_deg: float = 1.5
     distance_m: tuple[float, float] = (0.35, 0.75)
     pitch_deg: tuple[float, float] = (0.0, 25.0)
+    # about the line of sight; 0: the image's rows run along the spine, 90: across it
+    roll_deg: tuple[float, float] = (0.0, 360.0)
     off_centre: float = 0.25  # share of the half image by which the wound's middle may be off
     deviation_deg: float = 2.5
     deviation_mm: float = 1.0

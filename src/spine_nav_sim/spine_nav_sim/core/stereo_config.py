@@ -45,6 +45,8 @@ class StereoConfig:
     families: tuple[str, ...] | None = None  # None: the training families
     screw_files: tuple[Path, ...] = ()  # real screws instead of designs: for testing alone
     rods: str = "random"  # none, seated, held or random
+    overhang_m: tuple[float, float] = (0.003, 0.015)  # of a seated rod beyond the outer saddles
+    one_rod_share: float = 0.35  # of the operations with seated rods that have one side only
     covered_share: float = 0.25  # of the heads that have tissue around them
     towers_share: float = 0.06
     pooled_share: float = 0.0  # of the heads without a rod that are full of blood

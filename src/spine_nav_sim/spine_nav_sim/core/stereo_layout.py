@@ -78,7 +78,7 @@ def make_stereo_scene(
         kind = str(draw["rods"].choice(["none", "seated", "held"], p=[0.4, 0.45, 0.15]))
     seated_sides: set[str] = set()
     if kind == "seated":
-        standing, rods = _seat_rods(scene, standing, draw["rods"])
+        standing, rods = _seat_rods(scene, standing, draw["rods"], config)
         seated_sides = {rod.side for rod in rods}
     elif kind == "held":
         rods = [_held_rod(scene, standing, draw["rods"])]
@@ -180,11 +180,11 @@ def _resized(
 
 
 def _seat_rods(
-    scene: Scene, standing: list[Standing], rng: np.random.Generator
+    scene: Scene, standing: list[Standing], rng: np.random.Generator, config: StereoConfig
 ) -> tuple[list[Standing], list[PlacedRod]]:
     """Rods through the saddles of one or both sides; each tulip turns to take its rod."""
     sides = [s for s in ("left", "right") if sum(k.line.side == s for k in standing) >= 2]
-    if len(sides) == 2 and rng.uniform() < 0.35:
+    if len(sides) == 2 and rng.uniform() < config.one_rod_share:
         sides = [sides[int(rng.integers(2))]]
     rods = []
     standing = list(standing)
@@ -205,7 +205,7 @@ def _seat_rods(
                                                  k.standoff_m)  # fmt: skip
                 standing[i] = replace(k, pose=pose)
         saddles = np.array([standing[i].pose.saddle_m for i in own])
-        curve = random_rod_curve(rng, saddles, seated=True)
+        curve = random_rod_curve(rng, saddles, seated=True, overhang_m=config.overhang_m)
         radius = 0.5 * standing[own[0]].design.rod_diameter_m
         middle = standing[own[len(own) // 2]].line.level
         rods.append(PlacedRod(side, radius, curve, middle))

@@ -25,6 +25,7 @@ from .types import StereoCamera
 _SMALL = (160, 120)
 _LEAST_RESPONSE = 0.05  # of the phase correlation; below it the pictures have nothing in common
 _STEP_MM = 3.0
+_ENDS_MM = 9.0
 
 
 def thumbnail(frame: StereoFrame) -> np.ndarray:
@@ -43,8 +44,16 @@ def picture_shift(before: np.ndarray, now: np.ndarray, size: tuple[int, int]) ->
 
 
 def rough_curve(rod: RodFit) -> np.ndarray:
-    """(K, 3) places about 3 mm apart on a reported rod: where the next pair begins to measure."""
+    """(K, 3) places about 3 mm apart on a reported rod: where the next pair begins to measure.
+
+    Without its ends, where it is long enough: those are looked for anew, so that an end that went
+    too far once does not stay.
+    """
     line = rod.centreline_m
+    step_mm = 1e3 * np.linalg.norm(np.diff(line, axis=0), axis=1)
+    length_mm = float(step_mm.sum())
+    cut = round(min(_ENDS_MM, 0.25 * length_mm) / max(float(np.median(step_mm)), 1e-3))
+    line = line[cut : len(line) - cut]
     length_mm = 1e3 * float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
     count = max(4, round(length_mm / _STEP_MM))
     return line[np.linspace(0, len(line) - 1, count).astype(int)]

@@ -21,6 +21,7 @@ Measure = Callable[[np.ndarray, np.ndarray], RodMeasurements]
 _SAMPLE_MM = 0.8
 _MOST_WALKS = 5
 _WALK_GAP_MM = 12.0  # beyond the rough curve's ends, a longer gap is the end
+_SURE = 3.0  # log odds beyond which an eye is not surer
 _SEATED_SIGMAS = 2.5
 _SIDE_MM = 15.0  # a rod belongs to the side of the screws this close to it
 
@@ -42,12 +43,25 @@ class _Sampled:
 
     def seen(self, config: RodConfig) -> np.ndarray:
         """(K,) bool, lone answers smoothed away."""
-        p = np.fmax(self.measured.confidence_left, self.measured.confidence_right)
-        p = np.nan_to_num(p, nan=0.0)
+        p = _by_both_eyes(self.measured.confidence_left, self.measured.confidence_right)
         if len(p) >= 3:
             padded = np.concatenate([p[:1], p, p[-1:]])
             p = np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
         return p >= config.presence
+
+
+def _by_both_eyes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(K,) confidence of a rod from that of either eye (K,): the sum of both log odds.
+
+    A sure eye outweighs one that sees nothing, for it may be hidden there; an unsure one does not:
+    what only one eye takes for a rod, beyond its end, is mostly none. An eye that cannot look (0 or
+    NaN) has no say.
+    """
+    both = np.nan_to_num(np.stack([left, right]), nan=0.0)
+    p = np.clip(both, 1e-6, 1.0 - 1e-6)
+    odds = np.clip(np.log(p / (1.0 - p)), -_SURE + 0.1, _SURE).sum(axis=0)
+    looks = (both > 0.0).all(axis=0)
+    return np.asarray(np.where(looks, 1.0 / (1.0 + np.exp(-odds)), both.max(axis=0)))
 
 
 def fit_rod(
