@@ -4,11 +4,13 @@
 The scenarios of test/launch/, with the real nodes around a fake navigator.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from mock_model import write_mock_model
 
 from spine_nav_bringup import live
 from spine_nav_bringup.live import LiveOptions, run_live
+from spine_nav_bringup.live_processes import Processes
+from spine_nav_bringup.ros.supervisor import ACTIVE
 from spine_nav_common.core.errors import CaseError, RecordingError
 from spine_nav_common.core.outputs import read_json, read_poses, read_timings
 from spine_nav_common.core.recording_writer import RecordingWriter
@@ -236,32 +240,94 @@ def test_the_command_runs_the_real_nodes_to_the_end(case, recording, tmp_path):
     assert "12 frames" in ended.stdout and "Traceback" not in ended.stderr
 
 
-def test_a_dead_overlay_is_started_again_and_the_navigation_goes_on(case, tmp_path):
-    """The overlay of `live` is a process: killed, it comes back and is configured again."""
-    recording = support.write_small_recording(tmp_path / "rec", 60)
-    seen = SimpleNamespace(child=None, killed=0, back=False)
-
-    def make(values, namespace):
-        given = dict(values)
-        navigation = NavigationNode(
-            given.pop("navigation"), namespace, support.fake_loader([], register_after=0)
-        )
-        nodes = {"navigation": navigation, **live.live_nodes(given, namespace)}
-        seen.child = nodes["overlay"]
-        assert seen.child.process.pid != os.getpid()
-        return nodes
+def test_killed_and_held_processes_come_back_and_the_run_goes_on(case, tmp_path, monkeypatch):
+    recording = support.write_small_recording(tmp_path / "rec", 900)
+    model = write_mock_model(tmp_path / "model")
+    made = []
+    monkeypatch.setattr(live, "Processes", lambda *a: made.append(Processes(*a)) or made[0])
+    faults = {
+        "navigation": signal.SIGKILL,
+        "case_server": signal.SIGKILL,
+        "overlay": signal.SIGSTOP,
+    }
+    killed, back = {}, set()
 
     def progress(done, total, note):
-        if not seen.killed:
-            seen.killed = seen.child.process.pid
-            seen.child.process.kill()
-        seen.back |= seen.child.process.pid != seen.killed and seen.child.process.poll() is None
+        processes = made[0]
+        for name, number in faults.items():
+            if name not in killed and (pid := processes.pid(name)):
+                killed[name] = pid
+                os.kill(pid, number)
+        for name, node in processes.nodes.items():
+            if node.lives > 1 and node.beat.state == ACTIVE:
+                back.add(name)
+        if back == set(faults):
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    outcome = run(case, f"replay:{recording}", tmp_path / "out", make, progress)
-    assert seen.back and seen.child.restarts == 1
-    assert outcome.exit_code == 0, outcome.stopped
-    assert len(rows_by_frame(tmp_path / "out")) == 60
-    assert seen.child.process.poll() is not None, "no process is left behind"
+    out = tmp_path / "out"
+    slow = ("camera_source.rate=0.2",)  # five minutes: longer than any restart
+    options = LiveOptions(case, f"replay:{recording}", out, model=model, assignments=slow)
+    outcome = run_live(options, progress)
+    assert back == set(faults)
+    assert outcome.stopped == "stopped by SIGTERM"
+    assert all(made[0].pid(name) is None for name in made[0].nodes), "no process is left behind"
+    assert len(rows_by_frame(out)) > 1
+
+
+def children_of(pid):
+    """Process ids whose parent this is."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if stat.read_text().rpartition(")")[2].split()[1] == str(pid):
+                found.append(int(stat.parent.name))
+    return found
+
+
+def running_live(case, folder):
+    """The command in a session of its own, that has shown results, and the processes of its nodes."""
+    recording = support.write_small_recording(folder / "rec", 900)
+    model = write_mock_model(folder / "model")
+    command = [sys.executable, "-m", "spine_nav_bringup.cli", "live", "--case", str(case)]
+    command += ["--source", f"replay:{recording}", "--out", str(folder), "--model", str(model)]
+    parent = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    poses = folder / "poses.csv"
+    until(lambda: parent.poll() is None and poses.is_file() and len(read_poses(poses)) > 2)
+    nodes = children_of(parent.pid)
+    assert len(nodes) == 4
+    return parent, nodes
+
+
+def until(condition):
+    end = time.monotonic() + 120.0
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def none_left(pids):
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_no_node_outlives_a_killed_parent(case, tmp_path):
+    parent, nodes = running_live(case, tmp_path)
+    parent.kill()
+    parent.wait()
+    until(lambda: none_left(nodes))
+
+
+def test_ctrl_c_twice_ends_the_command_cleanly(case, tmp_path):
+    """To the whole process group, as a terminal sends it."""
+    parent, nodes = running_live(case, tmp_path)
+    os.killpg(parent.pid, signal.SIGINT)
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=60.0)
+    assert parent.returncode == 1, errors
+    assert "Traceback" not in errors
+    assert read_json(tmp_path / "summary.json")["stopped"] == "stopped by SIGINT"
+    assert none_left(nodes)
 
 
 def test_an_orphaned_child_ends_by_itself(case, monkeypatch):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spinenav live`: the ROS 2 graph of launch/, from one command, with everything measured on disk.
+"""`spinenav live`: the ROS 2 graph of launch/, with everything measured on disk.
 
-The nodes, their parameters and their topics are those of the launch files. One executor
-runs them all but the overlay, which draws in a process of its own; the navigation computes in its
-own thread. Rows are written as they come, so nothing
-that was measured is lost when a node dies, the camera is unplugged or the user stops the run.
+The nodes, their parameters and topics, and that each is a process which is started again when it
+ends, are those of the launch files. This process supervises and records. Rows are written as they
+come, so nothing that was measured is lost when a node dies, the camera is unplugged or the user
+stops the run.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from spine_nav_common.ros.topics import (
     RIGHT_INFO,
 )
 
+from .live_processes import Processes
 from .replay import Outcome
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ _TOPICS = {  # parameter of a node to the contract's name of its topic
     },
 }
 _SPIN_S = 0.05
-_DRAIN_S = 5.0
+_DRAIN_S, _DRAIN_MOST_S = 5.0, 60.0
+_REASON_S = 2.0
 _DOWN_S = 15.0
 
 
@@ -95,7 +97,8 @@ def run_live(
     Args:
         options: see LiveOptions.
         progress: called as progress(frames done, None, note) at every result.
-        make_nodes: node name to node, from dotted values per node and the namespace (for tests).
+        make_nodes: node name to node, from dotted values per node and the namespace: these run in
+            this process (for tests). None = a process for each of the real ones.
 
     Returns:
         The summary and why the run stopped half-way (a node died, the recording is cut off).
@@ -109,7 +112,7 @@ def run_live(
         require_ros()
     except RosMissing as error:
         raise ParameterError(f"{error}; replay works without ROS") from error
-    return _Run(options, use_case, values, case, progress).run(make_nodes or live_nodes)
+    return _Run(options, use_case, values, case, progress).run(make_nodes)
 
 
 def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -165,6 +168,8 @@ def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
             f"--source {options.source}: an RGB-D camera needs --case; only a stereo pair goes"
             " without"
         )
+    if "camera_source" in values and "navigation" in values:
+        values["camera_source"].setdefault("listeners", 2)  # the navigation and the recorder
     if options.use_sim_time:
         for node in values.values():
             node["use_sim_time"] = True
@@ -197,22 +202,6 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     return {name: kinds[name](given, namespace) for name, given in values.items()}
 
 
-def live_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str, Any]:
-    """`default_nodes`, but the overlay in a process of its own: it draws beside the navigation."""
-    from rod_bending_ar.ros import overlay_node
-
-    from .ros.child import ChildNode
-
-    own = {name: given for name, given in values.items() if name != "overlay"}
-    nodes = default_nodes(own, namespace)
-    if "overlay" in values:
-        nodes["overlay"] = ChildNode(
-            "overlay", overlay_node.__name__, overlay_node.OverlayConfig, values["overlay"],
-            namespace,
-        )  # fmt: skip
-    return {name: nodes[name] for name in values}  # in order of start
-
-
 @dataclass
 class _Run:
     options: LiveOptions
@@ -224,11 +213,11 @@ class _Run:
     signals: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, Any] = field(default_factory=dict)
-    children: list[Any] = field(default_factory=list)
     load: CoresUsed | None = None  # from the first frame on
     cores: float | None = None
+    processes: Processes | None = None
 
-    def run(self, make_nodes: Callable[..., dict[str, Any]]) -> Outcome:
+    def run(self, make_nodes: Callable[..., dict[str, Any]] | None) -> Outcome:
         prepare_environment()
         import rclpy
         from rclpy.signals import SignalHandlerOptions
@@ -247,14 +236,17 @@ class _Run:
             rclpy.try_shutdown()
         return Outcome(self.summary, self.stopped)
 
-    def _build(self, make_nodes: Callable[..., dict[str, Any]]) -> None:
-        from .ros.child import ChildNode
+    def _build(self, make_nodes: Callable[..., dict[str, Any]] | None) -> None:
         from .ros.collector import Collector
         from .ros.implant_collector import ImplantCollector
         from .ros.supervisor import Supervisor
 
         namespace = self.options.namespace
-        self.nodes = make_nodes(self.values, namespace)
+        if make_nodes is None:
+            self.processes = Processes(self.values, namespace, self.options.out)
+            self.nodes = dict(self.processes.nodes)
+        else:
+            self.nodes = make_nodes(self.values, namespace)
         self.computing = {n: self.nodes[n] for n in _COMPUTING if n in self.nodes}
         self.collectors: dict[str, Any] = {}
         if "navigation" in self.nodes and self.case is not None:
@@ -269,22 +261,24 @@ class _Run:
             screws = ImplantCollector(self.options.out, namespace, timings)
             screws.on_result = self._on_implants
             self.collectors["stereo_tracker"] = screws
-        if "camera_source" in self.nodes:  # else the first results would find nobody to note them
-            self.nodes["camera_source"].gate = lambda: all(
-                node.listened_to for node in self.computing.values()
-            )
         self.supervisor = Supervisor({"nodes": tuple(self.nodes)}, namespace)
-        self.all = [*self.nodes.values(), *self.collectors.values(), self.supervisor]
-        self.children = [n for n in self.nodes.values() if isinstance(n, ChildNode)]
+        # Else the first results would find nobody to note them.
+        self.supervisor.gate = lambda: all(n.listened_to for n in self.computing.values())
+        self.all = [*self.collectors.values(), self.supervisor]
+        if self.processes is None:
+            self.all = [*self.nodes.values(), *self.all]
+        else:
+            self.processes.told = self.supervisor.get_logger().warn
+            self.supervisor.on_beat = lambda beat: self.nodes[beat.name].note(beat)
         for node in self.all:
-            if node not in self.children:
-                self.executor.add_node(node)
+            self.executor.add_node(node)
 
     def _latency_ms(self, stamp_ns: int) -> float | None:
         """Stamp to now. A replayed frame's stamp counts from when it was due at its own pace."""
         camera = self.nodes.get("camera_source")
         if camera is not None and not camera.source_is_live:
-            return (time.monotonic() - camera.due(stamp_ns)) * 1e3
+            due = camera.due(stamp_ns)
+            return None if due is None else (time.monotonic() - due) * 1e3
         age_ms = (self.supervisor.get_clock().now().nanoseconds - stamp_ns) / 1e6
         return age_ms if 0.0 <= age_ms < 60e3 else None  # else the stamps are of another clock
 
@@ -310,15 +304,12 @@ class _Run:
             except Exception as error:  # noqa: BLE001 - a node died: what was measured is kept
                 self.stopped = f"a node died: {error!r}"
                 return
-            if self.supervisor.failure:
-                for node in self.nodes.values():
-                    if isinstance(node.error, ValueError):
-                        raise node.error  # wrong case, recording, model or parameter
-                problems = [n.problem for n in self.nodes.values() if n.problem]
-                self.stopped = "; ".join([self.supervisor.failure, *problems])
+            if self.processes is not None and (problem := self.processes.look()):
+                self.stopped = problem
                 return
-            for child in self.children:
-                child.tend()
+            if self.supervisor.failure:
+                self._on_failure()
+                return
             if self.load is None and (camera.epoch if camera else self.supervisor.reached):
                 self.load = CoresUsed(self._pids())
             dead = [name for name, node in self.computing.items() if not node.alive]
@@ -339,18 +330,35 @@ class _Run:
             self.stopped = f"stopped by {self.signals[0]}"
 
     def _pids(self) -> list[int]:
-        return [child.process.pid for child in self.children]
+        names = self.nodes if self.processes is not None else ()
+        pids = [self.processes.pid(name) for name in names]
+        return [pid for pid in pids if pid is not None]
 
     def _note_load(self) -> None:
         if self.load is not None and self.cores is None:
             self.cores = round(self.load.cores(self._pids()), 3)
 
+    def _on_failure(self) -> None:
+        """Raises what the user gave wrong: case, recording, model or parameter."""
+        end = time.monotonic() + _REASON_S  # a node in another process tells its reason next
+        while self.processes is not None and time.monotonic() < end:
+            if any(n.problem for n in self.nodes.values()):
+                break
+            self.executor.spin_once(timeout_sec=_SPIN_S)
+        for node in self.nodes.values():
+            if isinstance(node.error, ValueError):
+                raise node.error
+        problems = [n.problem for n in self.nodes.values() if n.problem]
+        self.stopped = "; ".join([self.supervisor.failure, *problems])
+
     def _drain(self, camera: Any) -> None:
         """Wait until the results of the last frames have been computed, delivered and written."""
-        end = time.monotonic() + _DRAIN_S
-        while time.monotonic() < end:
+        started = quiet = time.monotonic()
+        while time.monotonic() < min(quiet + _DRAIN_S, started + _DRAIN_MOST_S):
             if all(self._drained(name, camera) for name in self.computing):
                 return
+            if not all(node.idle for node in self.computing.values()):
+                quiet = time.monotonic()  # a busy machine takes its time
             self.executor.spin_once(timeout_sec=_SPIN_S)
 
     def _drained(self, name: str, camera: Any) -> bool:
@@ -374,6 +382,8 @@ class _Run:
                 self.executor.spin_once(timeout_sec=_SPIN_S)
         for collector in self.collectors.values():
             collector.close()
+        if self.processes is not None:
+            self.processes.stop()
         self._summarise()
         for node in reversed(self.all):
             node.destroy_node()
@@ -426,7 +436,7 @@ class _Run:
 
     def _drops(self) -> dict[str, object]:
         camera, navigation = self.nodes.get("camera_source"), self.nodes.get("navigation")
-        drops: dict[str, object] = {"published_by_camera": camera.ages.count if camera else None}
+        drops: dict[str, object] = {"published_by_camera": camera.frames_sent if camera else None}
         if navigation is not None:
             counts = self.collectors["navigation"].counts
             drops |= {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from std_srvs.srv import SetBool, Trigger
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
-from spine_nav_common.ros.heartbeat import beat_from_message
+from spine_nav_common.ros.heartbeat import Beat, beat_from_message
 from spine_nav_common.ros.params import declare, frozen, overrides
 from spine_nav_common.ros.runtime import run_node
 
@@ -111,6 +111,8 @@ class Supervisor(Node):
         names = self.config.nodes
         self.nodes = {name: Watched(name, self._is_required(name)) for name in names}
         self._calls = {n: _Calls(self._client(n)) for n in names}
+        self.gate: Callable[[], bool] = lambda: True  # a further condition for the camera's start
+        self.on_beat: Callable[[Beat], None] = lambda beat: None
         self.failure = ""
         self.input_error = False  # the failure is of something that the user gave
         self.target = 0
@@ -192,6 +194,7 @@ class Supervisor(Node):
             beat = beat_from_message(message)
         except (KeyError, ValueError):
             return  # of a program that is not ours
+        self.on_beat(beat)
         calls, before = self._calls[node.name], node.life
         if node.note(beat):
             calls.begin(calls.by_hand)
@@ -333,6 +336,8 @@ class Supervisor(Node):
             words.append(f"asked {time.monotonic() - calls.asked:.1f} s ago")
         elif not calls.client.service_is_ready():
             words.append("its service is not found")
+        elif name == "camera_source" and not self.gate():
+            words.append("nobody is ready to take its images and note the results")
         return ", ".join(words)
 
     def _ask(self, node: Watched, now: float) -> None:
@@ -343,6 +348,9 @@ class Supervisor(Node):
         # Where a dead process has left half of its service in DDS's books, a service is never
         # found, and yet hears what it is asked.
         if not calls.client.service_is_ready() and now - self._moved < _UNSEEN_S:
+            return
+        starts = step == Transition.TRANSITION_ACTIVATE and node.name == "camera_source"
+        if starts and not self.gate():
             return
         future = calls.client.call_async(ChangeState.Request(transition=Transition(id=step)))
         calls.pending, calls.asked = future, now

@@ -7,9 +7,11 @@ on the node's executor, so that a node whose callbacks hang falls silent like on
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
@@ -26,7 +28,8 @@ class Beat:
     machine: where `pid` has its meaning (boot and pid namespace). born: tells two processes with
     the same pid, and two nodes of one process, apart. changes: transitions that have ended. busy:
     the transition that is being made, during which no further beat comes. problem: why the last one
-    was refused; input_error: by something that the user gave. ready: see SpineNode.ready.
+    was refused; input_error: by something that the user gave. ready: see SpineNode.ready. facts: what
+    whoever records the run wants to know, see SpineNode.facts.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Beat:
     problem: str = ""
     input_error: bool = False
     ready: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def this_machine() -> str:
@@ -67,6 +71,7 @@ def beat_message(beat: Beat) -> DiagnosticStatus:
         "busy": beat.busy,
         "input_error": beat.input_error,
         "ready": beat.ready,
+        "facts": json.dumps(beat.facts),
     }
     return DiagnosticStatus(
         level=level,
@@ -91,4 +96,5 @@ def beat_from_message(message: DiagnosticStatus) -> Beat:
         message.message,
         fields["input_error"] == "True",
         fields["ready"] == "True",
+        json.loads(fields["facts"]),
     )

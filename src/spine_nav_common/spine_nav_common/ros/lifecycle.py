@@ -74,6 +74,10 @@ class SpineNode(LifecycleNode):
         """Severity, one line and values for /diagnostics."""
         return OK, "running", {}
 
+    def facts(self) -> dict[str, Any]:
+        """What whoever records the run wants to know; it must fit into JSON."""
+        return {"notes": list(self.notes)}
+
     def tell(self, notes: Iterable[str]) -> None:
         """What was mended or guessed in the input: into the log now, into /diagnostics always."""
         self.notes = tuple(notes)
@@ -231,6 +235,7 @@ class SpineNode(LifecycleNode):
             self.problem,
             isinstance(self.error, ValueError),
             self.ready,
+            {} if busy == GOODBYE else self.facts(),
         )
         self._beats.publish(beat_message(beat))
 

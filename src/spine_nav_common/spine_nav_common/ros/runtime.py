@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros.executor import new_executor
 
 WORKER_DIED = 3
+_ORPHAN_S = 10.0  # for a clean end without the parent
 _LOOK_S = 0.2  # how soon a signal or an exit code is noticed
 PARENT_PID = "SPINENAV_PARENT_PID"  # the node of a child process ends when this is gone
 PROFILE = Path(__file__).with_name("fastdds_shm32M.xml")
@@ -73,7 +75,8 @@ def run_node(
 
     Returns:
         0 after SIGINT, SIGTERM or an own shutdown; 2 where a parameter is wrong (one line on
-        stderr), 3 where the node's worker thread died. Other exceptions are faults of the program and pass through.
+        stderr), 3 where the node's worker thread died. Other exceptions are faults of the program
+        and pass through.
     """
     prepare_environment()
     import rclpy
@@ -82,6 +85,7 @@ def run_node(
     # Own handlers: rclpy's would end the context before the node could withdraw what it shows.
     # They stay until the process has ended, so that a second ctrl-C cannot break the clean end.
     stopped = _note_signals()
+    ended = _end_with_parent()
     rclpy.init(
         args=list(argv) if argv is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
@@ -107,6 +111,7 @@ def run_node(
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        ended.set()
 
 
 def _note_signals() -> list[str]:
@@ -115,6 +120,22 @@ def _note_signals() -> list[str]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: stopped.append(signal.Signals(n).name))
     return stopped
+
+
+def _end_with_parent() -> threading.Event:
+    """A node that hangs must not outlive its parent either. The event says that it has ended."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not _orphaned():
+            if ended.wait(1.0):
+                return
+        if not ended.wait(_ORPHAN_S):
+            os._exit(WORKER_DIED)
+
+    if os.environ.get(PARENT_PID) is not None:
+        threading.Thread(target=watch, name="parent", daemon=True).start()
+    return ended
 
 
 def _orphaned() -> bool:

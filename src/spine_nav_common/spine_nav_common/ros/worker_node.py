@@ -241,6 +241,16 @@ class WorkerNode(SpineNode):
         for asked in [a for a, end in self._questions.items() if now > end]:
             asked.cancel()  # in vain where it is being answered
 
+    def facts(self) -> dict[str, Any]:
+        return {
+            **super().facts(),
+            "counts": dict(self.counts),
+            "idle": self.idle,
+            "clock": {"domain": self.clock.domain, "steps": self.clock.steps},
+            "received_ns": self.received_ns,
+            **{k: getattr(self, k, "") for k in ("provider", "model_sha256", "unnamed")},
+        }
+
     # Health.
 
     def clock_values(self) -> dict[str, object]:

@@ -21,6 +21,10 @@ class CameraSourceConfig:
     stereo_camera: str = param("/stereo", "replay: prefix of the stereo pair's topics")
     frame_id: str = param("camera_color_optical_frame", "optical frame, where the source has none")
     wait_for_subscriber: bool = param(True, "replay and virtual start when somebody listens")
+    listeners: int = param(
+        1, "how many must listen to the colour's camera_info first; a recorder is one more", "",
+        1, 20,
+    )  # fmt: skip
     exit_at_end: bool = param(False, "end the process a second after the last frame")
     publish_clock: bool = param(False, "publish /clock; done anyhow where use_sim_time is set")
     case: str = param("", "virtual: folder of the case that is operated on")

@@ -65,7 +65,6 @@ class CameraSource(SpineNode):
         self.slipped_s = 0.0  # by how much the pace has fallen behind in all
         self._announced: tuple[float, int] | None = None
         self.sent_ns: dict[str, int] = {}  # stamp of the newest frame per scene
-        self.gate: Callable[[], bool] = lambda: True  # a further condition for the first frame
         self._stop = threading.Event()
 
     def configure(self) -> None:
@@ -148,9 +147,12 @@ class CameraSource(SpineNode):
         publishers = [p for stream in self._streams.values() for pair in stream for p in pair]
         if "rgbd" in self._streams:
             publishers.remove(self._streams["rgbd"][1][1])  # nobody needs the depth's camera_info
+        needed = dict.fromkeys(publishers, 1)
+        if "rgbd" in self._streams:
+            needed[self._streams["rgbd"][0][1]] = self.config.listeners
         wait = self.config.wait_for_subscriber and self.config.source != "realsense"
         while wait and not self._stop.is_set():
-            if all(p.get_subscription_count() for p in publishers) and self.gate():
+            if all(p.get_subscription_count() >= least for p, least in needed.items()):
                 break
             self._stop.wait(0.02)
         return not self._stop.is_set()
@@ -159,6 +161,23 @@ class CameraSource(SpineNode):
     def source_is_live(self) -> bool:
         """Whether stamps are of the system clock and frames come when they come."""
         return self.source is None or self.source.real_time
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            **super().facts(),
+            "finished": self.finished,
+            "failure": self.failure,
+            "cut_off": self.cut_off,
+            "live": self.source_is_live,
+            "sent_ns": self.sent_ns,
+            "frames": self.frames_sent,
+            "epoch": self.epoch,
+        }
+
+    @property
+    def frames_sent(self) -> int:
+        """Frames and pairs that were published."""
+        return self.ages.count
 
     @property
     def cut_off(self) -> str:

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nodes of `spinenav live` as processes of their own, as the launch files start them.
+
+A process that ends is started again, with back-off. What `live` wants to know of a node comes with
+its heartbeats: `RemoteNode` answers in place of the node.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from spine_nav_common.core.restart import WRONG_INPUT, Backoff
+from spine_nav_common.parameters import ParameterError, build
+from spine_nav_common.ros.heartbeat import Beat
+from spine_nav_common.ros.runtime import PARENT_PID
+
+# Node: its module, and the module and class of its parameters.
+_MODULES = {
+    "navigation": (
+        "spine_registration.ros.navigation",
+        "spine_registration.ros.navigation_core:NavigationConfig",
+    ),
+    "case_server": (
+        "spine_nav_bringup.ros.case_server",
+        "spine_nav_bringup.ros.case_server:CaseServerConfig",
+    ),
+    "overlay": ("rod_bending_ar.ros.overlay_node", "rod_bending_ar.ros.overlay_node:OverlayConfig"),
+    "stereo_tracker": (
+        "stereo_screw_tracker.ros.stereo_tracker",
+        "stereo_screw_tracker.ros.stereo_config:StereoTrackerConfig",
+    ),
+    "rod_guidance": (
+        "rod_bending_ar.ros.rod_guidance",
+        "rod_bending_ar.ros.guidance_config:RodGuidanceConfig",
+    ),
+    "camera_source": (
+        "spine_perception.ros.camera_source",
+        "spine_perception.ros.camera_config:CameraSourceConfig",
+    ),
+}
+_ROS_OWN = ("use_sim_time",)
+_NOT_FOR_POSES = ("case_server", "overlay", "rod_guidance")
+_NICE = 5
+_SIGNALS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 4.0))
+_NEVER_HEARD = 3  # so many ends of a process that was never heard of: it cannot run here
+
+
+class RemoteNode:
+    """A node in another process, as its newest heartbeat describes it."""
+
+    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
+        self.name = name
+        module, _, kind = _MODULES[name][1].partition(":")
+        own = {k: v for k, v in values.items() if k not in _ROS_OWN}
+        self.config = build(getattr(import_module(module), kind), own, f"node {name}")
+        self.beat: Beat | None = None
+        self.problem = ""
+        self.lives = 1
+        self._before: Counter[str] = Counter()  # counts of the processes before this one
+
+    def note(self, beat: Beat) -> None:
+        """A heartbeat of this node."""
+        if self.beat is not None and beat.born != self.beat.born:
+            self._before += self._own_counts()
+            self.lives += 1
+        if not beat.facts and self.beat is not None:
+            return  # it says goodbye
+        self.beat, self.problem = beat, beat.problem
+
+    def fact(self, name: str, default: Any = None) -> Any:
+        """Something that the node told of itself."""
+        return self.beat.facts.get(name, default) if self.beat is not None else default
+
+    def _own_counts(self) -> Counter[str]:
+        return Counter(self.fact("counts", {}))
+
+    @property
+    def error(self) -> Exception | None:
+        """What was wrong with what the user gave."""
+        if self.beat is None or not self.beat.input_error:
+            return None
+        return ParameterError(self.beat.problem.removeprefix("cannot configure: "))
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self._before + self._own_counts()
+
+    @property
+    def alive(self) -> bool:
+        return True  # a process whose worker died ends, and is started again
+
+    @property
+    def idle(self) -> bool:
+        return bool(self.fact("idle", False))
+
+    @property
+    def received_ns(self) -> int:
+        return int(self.fact("received_ns", -1))
+
+    @property
+    def listened_to(self) -> bool:
+        return self.beat is not None and self.beat.ready
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self.fact("notes", ()))
+
+    @property
+    def clock(self) -> SimpleNamespace:
+        """Domain and steps of its images' clock."""
+        return SimpleNamespace(**self.fact("clock", {"domain": "", "steps": 0}))
+
+    @property
+    def unnamed(self) -> str:
+        return self.fact("unnamed", "")
+
+    @property
+    def provider(self) -> str:
+        return self.fact("provider", "")
+
+    @property
+    def model_sha256(self) -> str:
+        return self.fact("model_sha256", "")
+
+    # Of a camera.
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.fact("finished", False))
+
+    @property
+    def failure(self) -> str:
+        return self.fact("failure", "")
+
+    @property
+    def cut_off(self) -> str:
+        return self.fact("cut_off", "")
+
+    @property
+    def sent_ns(self) -> dict[str, int]:
+        return self.fact("sent_ns", {})
+
+    @property
+    def frames_sent(self) -> int:
+        return int(self.fact("frames", 0))
+
+    @property
+    def source_is_live(self) -> bool:
+        return bool(self.fact("live", True))
+
+    @property
+    def epoch(self) -> list[float] | None:
+        return self.fact("epoch")
+
+    def due(self, stamp_ns: int) -> float | None:
+        """Monotonic time in s at which a frame of the recording was due; None = not told yet."""
+        epoch = self.fact("epoch")
+        if epoch is None:
+            return None
+        return epoch[0] + (stamp_ns - epoch[1]) * 1e-9 / self.config.rate
+
+    def destroy_node(self) -> None:
+        """Nothing of it lives here."""
+
+
+class Processes:
+    """Starts the nodes' processes, starts them again when they end, and ends them in the end."""
+
+    def __init__(self, values: Mapping[str, Mapping[str, Any]], namespace: str, out: Path) -> None:
+        self.nodes = {name: RemoteNode(name, given) for name, given in values.items()}
+        self._file = out / "parameters.yaml"
+        self._namespace = namespace
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._backoff = {name: Backoff() for name in values}
+        self._due = dict.fromkeys(values, 0.0)
+        self._ends = dict.fromkeys(values, 0)
+        self.told: Callable[[str], None] = lambda text: None
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        sections = {f"/**/{n}": {"ros__parameters": _plain(v)} for n, v in values.items() if v}
+        self._file.write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
+
+    def pid(self, name: str) -> int | None:
+        """Process id of a node that runs."""
+        child = self._running.get(name)
+        return child.pid if child is not None and child.poll() is None else None
+
+    def look(self) -> str:
+        """Start what is due; why the run cannot go on, or "". Raises ParameterError."""
+        for name, due in self._due.items():
+            child = self._running.get(name)
+            if child is not None and child.poll() is not None:
+                del self._running[name]
+                if child.returncode == WRONG_INPUT:
+                    raise ParameterError(f"{name} was given something wrong: see its last line")
+                self._ends[name] += 1
+                if self._ends[name] >= _NEVER_HEARD and self.nodes[name].beat is None:
+                    return f"{name} cannot start ({_how(child.returncode)}): see its last lines"
+                wait_s = self._backoff[name].next_s()
+                due = self._due[name] = time.monotonic() + wait_s
+                self.told(f"{name} ended ({_how(child.returncode)}); started again in {wait_s:g} s")
+            if name not in self._running and time.monotonic() >= due:
+                self._running[name] = self._start(name)
+        return ""
+
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", _MODULES[name][0], "--ros-args"]
+        command += ["-r", f"__ns:={self._namespace}", "--params-file", str(self._file)]
+        environment = {**os.environ, PARENT_PID: str(os.getpid())}
+        # A session of its own: ctrl-C is for `live`, which takes the nodes down in order.
+        child = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        if name in _NOT_FOR_POSES:
+            _yield_cpu(child.pid)
+        return child
+
+    def stop(self) -> None:
+        """End all, gently first; a process that is held or hangs is killed."""
+        for number, patience_s in _SIGNALS:
+            left = [child for child in self._running.values() if child.poll() is None]
+            for child in left:
+                child.send_signal(number)
+            end = time.monotonic() + patience_s
+            while any(child.poll() is None for child in left) and time.monotonic() < end:
+                time.sleep(0.02)
+
+
+def _yield_cpu(pid: int) -> None:
+    """Lower priority, by both ways: where the kernel groups sessions, the group's value counts."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, _NICE)
+    with suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(_NICE), encoding="ascii")
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _how(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
