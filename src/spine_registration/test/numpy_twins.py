@@ -183,3 +183,47 @@ def sort_into_patches(model, pixels, level, T, patches):
         np.add.at(weight[slot], nearest[good], trust[good])
         np.add.at(moment[slot], nearest[good], (trust * distance)[good])
     return weight, moment
+
+
+def sensor_noise(distance, sigma, deepest):
+    """Twin of `frame_kernels.sensor_noise`."""
+    inner = (distance < 0) & (distance > -deepest)
+    return inner.sum(), np.median(np.abs(distance[inner] / sigma[inner]))
+
+
+def block_correlation(points, area, level, distance, sigma, seen, block):
+    """Twin of `frame_kernels.block_correlation`."""
+    used = (level >= 0) & (seen > 0) & (distance < 2 * sigma) & (distance > -4 * sigma)
+    r = distance[used] / sigma[used]
+    r -= r.mean()
+    place = np.floor(points[used, :2].astype(float) / block)
+    _, at = np.unique(np.column_stack([level[used], place]), axis=0, return_inverse=True)
+    n, total = np.bincount(at.ravel()), np.bincount(at.ravel(), r)
+    pairs = (n * (n - 1.0)).sum()
+    correlation = ((total**2).sum() - len(r) * r.var()) / (pairs * r.var())
+    return len(r), correlation, np.median(area)
+
+
+def vote_gaps(vote, level, anchor):
+    """Twin of `frame_kernels.vote_gaps`."""
+    gaps = [np.linalg.norm(vote[level == k] - a, axis=1) for k, a in enumerate(anchor)]
+    gaps = [g[np.isfinite(g)] for g in gaps]
+    return np.array([np.median(g) if len(g) else 0.0 for g in gaps])
+
+
+def bias_equations(model, points, weight, level, T, anchor, centre, width, limit):
+    """Twin of `frame_kernels.bias_equations`."""
+    L = len(anchor)
+    H, drive = np.zeros((L, 6, 6)), np.zeros((6 * L, 1 + len(centre)))
+    for k in range(L):
+        q = points[level == k]
+        distance, normal = surface(model, q, T[k], k)
+        J = np.hstack([normal, np.cross(q - anchor[k], normal)])
+        w = np.where(np.abs(np.nan_to_num(distance, nan=1.0)) < limit, weight[level == k], 0.0)
+        slope = q[:, :2] / q[:, 2:]
+        far = ((slope[:, None] - centre) ** 2).sum(axis=2)
+        shapes = np.column_stack([np.ones(len(q)), np.exp(-0.5 * far / width**2)])
+        H[k] = (J * w[:, None]).T @ J
+        moved = w * np.einsum("ij,ij->i", normal, q)
+        drive[6 * k : 6 * k + 6] = (J * moved[:, None]).T @ shapes
+    return H, drive

@@ -14,7 +14,7 @@ import registration_support as support
 from spine_nav_common.core.types import Case, Mesh, Status
 from spine_nav_sim.core.anatomy import make_anatomy
 from spine_nav_sim.core.splits import anatomy_seeds
-from spine_registration.core import identity, kernels
+from spine_registration.core import frame_kernels, identity
 from spine_registration.core.estimator import anchors, assign
 from spine_registration.core.model import GRID_M, build_model
 from spine_registration.core.navigator import MAX_FOREIGN, Navigator
@@ -195,7 +195,7 @@ def test_kernel_against_its_numpy_twin(model):
         identity.PATCH_REACH_M, identity.LIMIT_M, identity.VOTE_REACH_M,
         model.field, model.offset, model.shape, model.origin_m, GRID_M,
     )  # fmt: skip
-    weight, moment = kernels.sort_into_patches(*arguments)
+    weight, moment = frame_kernels.sort_into_patches(*arguments)
     expected = twins.sort_into_patches(model, pixels, level, T, patches)
     assert weight.sum() > 0
     np.testing.assert_allclose(weight, expected[0], rtol=1e-4, atol=1e-12)

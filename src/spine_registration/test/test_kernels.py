@@ -12,7 +12,7 @@ import registration_support as support
 from scipy.special import erfcx
 
 from spine_registration.core import estimator as es
-from spine_registration.core import kernels
+from spine_registration.core import frame_kernels, kernels
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.registration import chain_prior
 from spine_registration.core.visibility import view_levels
@@ -104,7 +104,9 @@ def test_mean_shifts_are_the_twin_s():
     twists, arms = rng.normal(size=(50, 6)), rng.normal(size=(4, 3))
     shift = twists[:, None, :3] + np.cross(twists[:, None, 3:], arms[None])
     np.testing.assert_allclose(
-        kernels.mean_shifts(twists, arms), np.linalg.norm(shift, axis=2).mean(axis=1), rtol=1e-12
+        frame_kernels.mean_shifts(twists, arms),
+        np.linalg.norm(shift, axis=2).mean(axis=1),
+        rtol=1e-12,
     )
 
 
@@ -160,11 +162,49 @@ def test_what_is_in_view_is_its_twin(world_model):
 def test_a_warm_navigator_compiles_nothing_more(world_model, situation, model, noise):
     """A frame that meets a kernel for the first time would stall for seconds."""
     warm_up(world_model)
-    compiled = [f for f in vars(kernels).values() if hasattr(f, "nopython_signatures")]
+    both = {**vars(kernels), **vars(frame_kernels)}.values()
+    compiled = [f for f in both if hasattr(f, "nopython_signatures")]
     before = [len(f.nopython_signatures) for f in compiled]
-    assert min(len(f.nopython_signatures) for f in (kernels.gauss_newton, kernels.view_share)) == 1
+    own = [f for f in vars(frame_kernels).values() if hasattr(f, "nopython_signatures")]
+    assert min(len(f.nopython_signatures) for f in (kernels.gauss_newton, *own)) == 1
     T, pixels = situation
     prior = chain_prior(model, T, 1.0, NavigatorConfig())
     es.estimate(model, replace(pixels, bone=pixels.bone[::-1]), prior, noise)
     view_levels(model, T[:, ::-1][:, ::-1], np.ones((9, 9)).T, support.CAMERA)
     assert [len(f.nopython_signatures) for f in compiled] == before
+
+
+def test_the_residuals_are_their_twins(model, situation):
+    T, pixels = situation
+    noise = es.Noise(0.8e-3, 1e-3, 1e-4)
+    level = es.assign(model, T, pixels, 4e-3)
+    distance, sigma, _, _, seen = twins.linearise(model, T, pixels, level, noise)[2]
+    arguments = (pixels.points_m, pixels.area_m2, level, distance, sigma, seen, es.BLOCK_M)
+    got, want = frame_kernels.block_correlation(*arguments), twins.block_correlation(*arguments)
+    assert got[0] == want[0] > es.MIN_RESIDUALS
+    np.testing.assert_allclose(got[1:], want[1:], rtol=1e-5)
+    got = frame_kernels.sensor_noise(distance, sigma, 0.016)
+    np.testing.assert_allclose(got, twins.sensor_noise(distance, sigma, 0.016))
+    nothing = np.full(len(level), -1)
+    count, correlation, _ = frame_kernels.block_correlation(*arguments[:2], nothing, *arguments[3:])
+    assert count == 0 and np.isnan(correlation)
+
+
+def test_the_gaps_of_the_votes_are_their_twin(model, situation):
+    T, pixels = situation
+    level, anchor = es.assign(model, T, pixels, 4e-3), es.anchors(model, T)
+    level[level == 1] = -1  # a level without pixels
+    got = frame_kernels.vote_gaps(pixels.centre_vote_m, level, anchor)
+    np.testing.assert_allclose(got, twins.vote_gaps(pixels.centre_vote_m, level, anchor), rtol=1e-6)
+    assert got[1] == 0.0
+
+
+def test_the_bias_equations_are_their_twin(model, situation):
+    T, pixels = situation
+    level = es.assign(model, T, pixels, 6e-3)
+    weight = 1e9 * pixels.area_m2.astype(float)
+    centre = np.array([[0.0, 0.0], [0.1, -0.05], [-0.2, 0.1]])
+    own = (pixels.points_m, weight, level, T, es.anchors(model, T), centre, 0.15, 4e-3)
+    got, want = frame_kernels.bias_equations(*own, *model.grids), twins.bias_equations(model, *own)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())

@@ -12,6 +12,7 @@ import numpy as np
 
 from spine_nav_common.core.depth_camera import DepthCamera
 
+from . import frame_kernels
 from .model import SpineModel
 from .observation import BonePixels
 
@@ -19,11 +20,21 @@ MAX_CENTRES = 24
 """Of the basis: more would only resolve bumps that one vertebra averages out."""
 
 ENOUGH_PIXELS = 400
+NEAR_M = 4e-3  # pixels beyond are of something else
 
 
 def bias_basis(slope: np.ndarray, camera: DepthCamera) -> np.ndarray:
     """(M, B) values of a basis of the relative depth bias at lines of sight `slope` (M, 2), x/z and
     y/z: unit normal coefficients give a field of the camera's shares. The first is the scale."""
+    centre, mix = _field(slope, camera)
+    return np.column_stack(
+        [np.full(len(slope), camera.scale_share), _kernel(slope, centre, camera) @ mix]
+    )
+
+
+def _field(slope: np.ndarray, camera: DepthCamera) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (C, 2) of Gaussians over lines of sight, and (C, C) the mixtures of them that span
+    the camera's field."""
     low, high = slope.min(axis=0), slope.max(axis=0)
     spacing = camera.field_width
     count = np.maximum(2, np.ceil((high - low) / spacing).astype(int) + 1)
@@ -33,12 +44,9 @@ def bias_basis(slope: np.ndarray, camera: DepthCamera) -> np.ndarray:
     half = 0.5 * (count - 1) * spacing
     middle = 0.5 * (low + high)
     x, y = (np.linspace(m - h, m + h, n) for m, h, n in zip(middle, half, count, strict=True))
-    centre = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    centre = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(float)
     root = np.linalg.cholesky(_kernel(centre, centre, camera) + 1e-6 * np.eye(len(centre)))
-    field = np.linalg.solve(root, _kernel(centre, slope, camera)).T
-    return np.column_stack(
-        [np.full(len(slope), camera.scale_share), camera.field_share * field]
-    ).astype(np.float32)
+    return centre, camera.field_share * np.linalg.inv(root).T
 
 
 def _kernel(a: np.ndarray, b: np.ndarray, camera: DepthCamera) -> np.ndarray:
@@ -66,26 +74,16 @@ def bias_response(
     """
     L = len(T_camera_ct)
     few = slice(None, None, max(1, len(pixels.points_m) // ENOUGH_PIXELS))  # the field is smooth
-    points_m, area_m2 = pixels.points_m[few], pixels.area_m2[few]
-    area_m2 = area_m2 * (pixels.area_m2.sum() / area_m2.sum())
-    level_of_pixel = level_of_pixel[few]
-    slope = points_m[:, :2] / points_m[:, 2:]
-    basis = bias_basis(slope, camera)
+    points_m, area_m2 = np.ascontiguousarray(pixels.points_m[few]), pixels.area_m2[few]
+    weight = weight_per_m2 * (pixels.area_m2.sum() / area_m2.sum()) * area_m2
+    centre, mix = _field(points_m[:, :2] / points_m[:, 2:], camera)
+    H, drive = frame_kernels.bias_equations(
+        points_m, weight.astype(float), np.ascontiguousarray(level_of_pixel[few]),
+        np.ascontiguousarray(T_camera_ct), np.ascontiguousarray(anchor_camera_m), centre,
+        camera.field_width, NEAR_M, *model.grids,
+    )  # fmt: skip
     total = springs + 1e-3 * np.trace(springs) / len(springs) * np.eye(6 * L)
-    drive = np.zeros((6 * L, basis.shape[1]))
     for k in range(L):
-        mine = np.flatnonzero(level_of_pixel == k)
-        if len(mine) == 0:
-            continue
-        q = points_m[mine]
-        distance, normal = model.surface(q, T_camera_ct[k], k)
-        good = np.isfinite(distance) & (np.abs(distance) < 4e-3)
-        J = np.concatenate([normal, np.cross(q - anchor_camera_m[k], normal)], axis=1)
-        weight = np.where(good, area_m2[mine] * weight_per_m2, 0.0)
-        # A relative depth error moves the point along its line of sight.
-        moved = np.einsum("ij,ij->i", normal, q)
-        WJ = (J * weight[:, None]).astype(float)
-        part = slice(6 * k, 6 * k + 6)
-        total[part, part] += WJ.T @ J
-        drive[part] = WJ.T @ (moved[:, None] * basis[mine])
+        total[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += H[k]
+    drive = np.column_stack([camera.scale_share * drive[:, 0], drive[:, 1:] @ mix])
     return np.linalg.solve(total, drive).reshape(L, 6, -1)

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-from .kernels import mean_shifts
+from .frame_kernels import mean_shifts
 
 DRAWS = 256
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from . import kernels
-from .model import GRID_M, SpineModel
+from . import frame_kernels, kernels
+from .model import SpineModel
 from .observation import BonePixels
 
 MAX_SIGMA_M = 4e-3
@@ -162,7 +162,7 @@ def assign(
     p = _contiguous(pixels)
     return kernels.assign(
         p.points_m, p.ray, p.centre_vote_m, np.ascontiguousarray(T), anchors(model, T), REACH_M, gate_m,
-        vote_weight, *_grids(model),
+        vote_weight, *model.grids,
     )  # fmt: skip
 
 
@@ -173,10 +173,6 @@ def _contiguous(pixels: BonePixels) -> BonePixels:
         for f in fields(BonePixels) if f.name != "count"
     }  # fmt: skip
     return BonePixels(**arrays, count=pixels.count)
-
-
-def _grids(model: SpineModel) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-    return model.field, model.offset, model.shape, model.origin_m, GRID_M
 
 
 @dataclass(frozen=True)
@@ -201,7 +197,7 @@ def _linearise(
     H, g = kernels.linearise(
         pixels.points_m, pixels.ray, pixels.bone, pixels.clean,
         pixels.area_m2 / noise.correlation_area_m2, level, T, anchors(model, T), noise.sigma_m,
-        noise.tissue_scale_m, *_grids(model), pixel,
+        noise.tissue_scale_m, *model.grids, pixel,
     )  # fmt: skip
     return _Linear(H, g, *pixel)
 
@@ -223,11 +219,8 @@ def _fits(pixels: BonePixels, level: np.ndarray, lin: _Linear, L: int) -> tuple[
 def _sensor_noise(lin: _Linear, noise: Noise) -> float:
     """Frontal noise of the sensor, metres, from the points inside the bone: tissue only ever lies
     outside, so the inner half shows the noise alone."""
-    inner = (lin.distance < 0) & (lin.distance > -4 * MAX_SIGMA_M)
-    if inner.sum() <= 50:
-        return noise.sigma_m
-    ratio = lin.distance[inner] / lin.sigma[inner]
-    return float(1.48 * noise.sigma_m * np.median(np.abs(ratio)))
+    inner, median = frame_kernels.sensor_noise(lin.distance, lin.sigma, 4 * MAX_SIGMA_M)
+    return 1.48 * noise.sigma_m * median if inner > 50 else noise.sigma_m
 
 
 def _sample_area(pixels: BonePixels, level: np.ndarray, lin: _Linear, noise: Noise) -> float:
@@ -237,22 +230,12 @@ def _sample_area(pixels: BonePixels, level: np.ndarray, lin: _Linear, noise: Noi
     does, and the fitted pose has taken its share of it: AREA_GAIN, chosen on training scenes, makes
     up for both.
     """
-    used = (level >= 0) & (lin.seen > 0)
-    used &= (lin.distance < 2 * lin.sigma) & (lin.distance > -4 * lin.sigma)
-    if used.sum() < MIN_RESIDUALS:
+    used, correlation, usual_m2 = frame_kernels.block_correlation(
+        pixels.points_m, pixels.area_m2, level, lin.distance, lin.sigma, lin.seen, BLOCK_M
+    )
+    if used < MIN_RESIDUALS or not np.isfinite(correlation):
         return noise.pose_area_m2
-    r = lin.distance[used] / lin.sigma[used]
-    r -= r.mean()
-    place = np.floor(pixels.points_m[used, :2] / BLOCK_M).astype(np.int64)
-    place -= place.min(axis=0)
-    key = (level[used] * (place[:, 0].max() + 1) + place[:, 0]) * (place[:, 1].max() + 1)
-    _, block = np.unique(key + place[:, 1], return_inverse=True)
-    n, total = np.bincount(block), np.bincount(block, r)
-    pairs, variance = (n * (n - 1.0)).sum(), r.var()
-    if pairs <= 0 or variance <= 0:
-        return noise.pose_area_m2
-    together = max(0.0, float((total**2 - n * variance).sum() / (pairs * variance)))
-    area = AREA_GAIN * (float(np.median(pixels.area_m2)) + together * BLOCK_M**2)
+    area = AREA_GAIN * (usual_m2 + max(0.0, correlation) * BLOCK_M**2)
     return float(np.clip(area, *POSE_AREA_M2))
 
 
@@ -295,7 +278,7 @@ def estimate(
     T_prior = np.ascontiguousarray(prior.T_camera_ct)
     pixel = np.empty((5, len(level)))
     weight = pixels.area_m2 / np.float32(noise.pose_area_m2)
-    grids = _grids(model)
+    grids = model.grids
     per_pixel = (pixels.points_m, pixels.ray)
     of_bone = (pixels.bone, pixels.clean, weight, level)
     taken, converged = kernels.gauss_newton(

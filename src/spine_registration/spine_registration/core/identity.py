@@ -17,9 +17,9 @@ from functools import cached_property
 
 import numpy as np
 
-from . import kernels
+from . import frame_kernels
 from .estimator import anchors, assign
-from .model import GRID_M, SpineModel
+from .model import SpineModel
 from .observation import BonePixels
 
 PATCHES = 110
@@ -245,13 +245,13 @@ def add(
 ) -> Evidence:
     """The sums with one more frame: levels at T (L, 4, 4), bone of the same frame."""
     level = assign(model, T, pixels, LIMIT_M)
-    weight, moment = kernels.sort_into_patches(
+    weight, moment = frame_kernels.sort_into_patches(
         *(np.require(a, np.float32, ("C", "W"))
           for a in (pixels.points_m, pixels.ray, pixels.centre_vote_m, pixels.bone, pixels.clean,
                     pixels.area_m2)),
         level, np.ascontiguousarray(T), anchors(model, T), patches.slot, patches.centre_m,
         PATCH_REACH_M, LIMIT_M, VOTE_REACH_M,
-        model.field, model.offset, model.shape, model.origin_m, GRID_M,
+        *model.grids,
     )  # fmt: skip
     seen = weight > MIN_WEIGHT_M2
     mean = np.where(seen, moment / np.maximum(weight, 1e-12), 0.0)

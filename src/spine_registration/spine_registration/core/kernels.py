@@ -9,11 +9,10 @@ where NUMBA_CACHE_DIR says), `warm_up` in `estimator` compiles or loads it befor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-import numba
 import numpy as np
+
+from spine_nav_common.core.compiled import compiled
 
 OUTLIER_WIDTH_M = 20e-3
 MIN_COSINE = 0.05
@@ -26,14 +25,7 @@ _SQRT2 = math.sqrt(2.0)
 _NORM = 1.0 / math.sqrt(2.0 * math.pi)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # error_model: divisions follow IEEE, without a check of each divisor.
-    compile_: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
-    out: Callable[..., Any] = compile_(function)
-    return out
-
-
-@_compiled
+@compiled
 def erfcx(x: float) -> float:
     """exp(x^2) erfc(x) for x >= -4, relative error below 1.3e-7 (Chebyshev fit of Press et al.)."""
     z = abs(x)
@@ -62,7 +54,7 @@ def erfcx(x: float) -> float:
     return value if x >= 0.0 else 2.0 * math.exp(z * z) - value
 
 
-@_compiled
+@compiled
 def density(
     s: float, sigma: float, tissue: float, clean: float, bone: float
 ) -> tuple[float, float, float, float]:
@@ -86,7 +78,7 @@ def density(
     return math.log(total), -slope / total, curvature, (p_gauss + p_tissue) / total
 
 
-@_compiled
+@compiled
 def densities(
     s: np.ndarray, sigma: np.ndarray, tissue: float, clean: np.ndarray, bone: np.ndarray
 ) -> np.ndarray:
@@ -99,7 +91,7 @@ def densities(
     return out
 
 
-@_compiled
+@compiled
 def probe(
     p0: float,
     p1: float,
@@ -135,7 +127,7 @@ def probe(
     )
 
 
-@_compiled
+@compiled
 def surface(
     points: np.ndarray,
     T: np.ndarray,
@@ -157,7 +149,7 @@ def surface(
     return distance, normal
 
 
-@_compiled
+@compiled
 def assign(
     points: np.ndarray,
     ray: np.ndarray,
@@ -203,7 +195,7 @@ def assign(
     return level
 
 
-@_compiled
+@compiled
 def linearise(
     points: np.ndarray,
     ray: np.ndarray,
@@ -265,23 +257,7 @@ def linearise(
     return H, g
 
 
-@_compiled
-def mean_shifts(twists: np.ndarray, arms: np.ndarray) -> np.ndarray:
-    """(N,) mean distance by which twists (N, 6), translation first, move points at arms (K, 3)."""
-    out = np.empty(len(twists))
-    for n in range(len(twists)):
-        x, y, z, a, b, c = twists[n]
-        total = 0.0
-        for k in range(len(arms)):
-            u = x + b * arms[k, 2] - c * arms[k, 1]
-            v = y + c * arms[k, 0] - a * arms[k, 2]
-            w = z + a * arms[k, 1] - b * arms[k, 0]
-            total += np.sqrt(u * u + v * v + w * w)
-        out[n] = total / len(arms)
-    return out
-
-
-@_compiled
+@compiled
 def exp_about(xi: np.ndarray, anchor: np.ndarray, T: np.ndarray) -> None:
     """Moves T (L, 4, 4) in place by twists; see `estimator.exp_about`."""
     K, R = np.empty((3, 3)), np.empty((3, 3))
@@ -310,7 +286,7 @@ def exp_about(xi: np.ndarray, anchor: np.ndarray, T: np.ndarray) -> None:
             T[k, i, 3] = xi[k, i] + anchor[k, i] + R[i, 0] * d0 + R[i, 1] * d1 + R[i, 2] * d2
 
 
-@_compiled
+@compiled
 def twist_between(T: np.ndarray, T_reference: np.ndarray, anchor: np.ndarray) -> np.ndarray:
     """See `estimator.twist_between`."""
     out = np.empty((len(T), 6))
@@ -336,7 +312,7 @@ def twist_between(T: np.ndarray, T_reference: np.ndarray, anchor: np.ndarray) ->
     return out
 
 
-@_compiled
+@compiled
 def anchors(anchor_ct: np.ndarray, T: np.ndarray) -> np.ndarray:
     """See `estimator.anchors`."""
     out = np.empty_like(anchor_ct)
@@ -348,7 +324,7 @@ def anchors(anchor_ct: np.ndarray, T: np.ndarray) -> np.ndarray:
     return out
 
 
-@_compiled
+@compiled
 def with_data(information: np.ndarray, H: np.ndarray) -> np.ndarray:
     """See `estimator._with_data`."""
     out = information.copy()
@@ -360,7 +336,7 @@ def with_data(information: np.ndarray, H: np.ndarray) -> np.ndarray:
     return out
 
 
-@_compiled
+@compiled
 def springs(anchor: np.ndarray, disc: np.ndarray, along: float, about: float) -> np.ndarray:
     """See `estimator.springs`; disc (L - 1, 3) camera frame, `along` 1/m^2 and `about` 1/rad^2."""
     L = len(anchor)
@@ -390,7 +366,7 @@ def springs(anchor: np.ndarray, disc: np.ndarray, along: float, about: float) ->
     return out
 
 
-@_compiled
+@compiled
 def solve_positive(A: np.ndarray, b: np.ndarray) -> np.ndarray:
     """x of A x = b for a symmetric positive definite A (N, N), which is overwritten. For some
     dozens of unknowns faster than a call of LAPACK, and the same on every machine."""
@@ -412,7 +388,7 @@ def solve_positive(A: np.ndarray, b: np.ndarray) -> np.ndarray:
     return x
 
 
-@_compiled
+@compiled
 def gauss_newton(
     points: np.ndarray,
     ray: np.ndarray,
@@ -478,126 +454,3 @@ def gauss_newton(
         if it + 1 >= least and shift < SETTLED_M and turn < SETTLED_RAD:
             return it + 1, True
     return len(gate), False
-
-
-@_compiled
-def view_share(
-    points: np.ndarray,
-    normals: np.ndarray,
-    T: np.ndarray,
-    depth: np.ndarray,
-    fx: float,
-    fy: float,
-    cx: float,
-    cy: float,
-    cell_px: int,
-    self_occlusion: float,
-    near: float,
-    stride: int,
-) -> np.ndarray:
-    """(L, 4): shares of `visibility.LevelView`."""
-    L, N = points.shape[0], (points.shape[1] + stride - 1) // stride
-    height, width = depth.shape
-    cols = width // cell_px + 1
-    front = np.full((height // cell_px + 1) * cols, np.inf)
-    z = np.empty((L, N))
-    cell = np.full((L, N), -1, np.int64)
-    pixel = np.empty((L, N), np.int64)
-    facing = np.zeros((L, N), np.bool_)
-    out = np.zeros((L, 4))
-    for k in range(L):
-        for i in range(N):
-            p, n = points[k, i * stride], normals[k, i * stride]
-            x = T[k, 0, 0] * p[0] + T[k, 0, 1] * p[1] + T[k, 0, 2] * p[2] + T[k, 0, 3]
-            y = T[k, 1, 0] * p[0] + T[k, 1, 1] * p[1] + T[k, 1, 2] * p[2] + T[k, 1, 3]
-            w = T[k, 2, 0] * p[0] + T[k, 2, 1] * p[1] + T[k, 2, 2] * p[2] + T[k, 2, 3]
-            if w <= 0.05:
-                continue
-            u, v = np.rint(x / w * fx + cx), np.rint(y / w * fy + cy)
-            if not (0.0 <= u < width and 0.0 <= v < height):
-                continue
-            out[k, 0] += 1.0
-            toward = (
-                x * (T[k, 0, 0] * n[0] + T[k, 0, 1] * n[1] + T[k, 0, 2] * n[2])
-                + y * (T[k, 1, 0] * n[0] + T[k, 1, 1] * n[1] + T[k, 1, 2] * n[2])
-                + w * (T[k, 2, 0] * n[0] + T[k, 2, 1] * n[1] + T[k, 2, 2] * n[2])
-            )
-            facing[k, i] = toward < -0.2 * math.sqrt(x * x + y * y + w * w)
-            z[k, i] = w
-            cell[k, i] = (int(v) // cell_px) * cols + int(u) // cell_px
-            pixel[k, i] = int(v) * width + int(u)
-            front[cell[k, i]] = min(front[cell[k, i]], w)
-    for k in range(L):
-        seen = 0
-        for i in range(N):
-            if cell[k, i] < 0 or not facing[k, i]:
-                continue
-            if z[k, i] >= front[cell[k, i]] + self_occlusion:
-                continue
-            seen += 1
-            gap = depth[pixel[k, i] // width, pixel[k, i] % width] - z[k, i]
-            # All three are false where there is no depth.
-            out[k, 1] += abs(gap) < near
-            out[k, 2] += gap <= -near
-            out[k, 3] += gap >= near
-        out[k, 0] /= N
-        out[k, 1:] /= max(seen, 1)
-    return out
-
-
-@_compiled
-def sort_into_patches(
-    points: np.ndarray,
-    ray: np.ndarray,
-    vote: np.ndarray,
-    bone: np.ndarray,
-    clean: np.ndarray,
-    area: np.ndarray,
-    level: np.ndarray,
-    T: np.ndarray,
-    anchor: np.ndarray,
-    slot: np.ndarray,
-    centre: np.ndarray,
-    reach: float,
-    limit: float,
-    vote_reach: float,
-    field: np.ndarray,
-    offset: np.ndarray,
-    shape: np.ndarray,
-    origin: np.ndarray,
-    step: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and weighted sum of the signed distances per patch, (K, P) each; see `identity.add`.
-
-    slot (L,): index of a level in `centre` (K, P, 3), -1 for levels that are not compared.
-    """
-    K, P = centre.shape[0], centre.shape[1]
-    weight, moment = np.zeros((K, P)), np.zeros((K, P))
-    for i in range(len(points)):
-        k = level[i]
-        if k < 0 or slot[k] < 0:
-            continue
-        x, y, z = vote[i, 0] - anchor[k, 0], vote[i, 1] - anchor[k, 1], vote[i, 2] - anchor[k, 2]
-        if x * x + y * y + z * z > vote_reach * vote_reach:  # false where there is no vote
-            continue
-        p = points[i]
-        s, n0, n1, n2 = probe(p[0], p[1], p[2], T, k, field, offset, shape, origin, step)
-        cosine = -(n0 * ray[i, 0] + n1 * ray[i, 1] + n2 * ray[i, 2])
-        if not abs(s) < limit or cosine <= 0.3:
-            continue
-        x, y, z = p[0] - T[k, 0, 3], p[1] - T[k, 1, 3], p[2] - T[k, 2, 3]
-        u = T[k, 0, 0] * x + T[k, 1, 0] * y + T[k, 2, 0] * z
-        v = T[k, 0, 1] * x + T[k, 1, 1] * y + T[k, 2, 1] * z
-        w = T[k, 0, 2] * x + T[k, 1, 2] * y + T[k, 2, 2] * z
-        c = centre[slot[k]]
-        best, nearest = reach * reach, -1
-        for j in range(P):
-            far = (c[j, 0] - u) ** 2 + (c[j, 1] - v) ** 2 + (c[j, 2] - w) ** 2
-            if far < best:
-                best, nearest = far, j
-        if nearest < 0:
-            continue
-        trust = bone[i] * (0.05 + clean[i]) * area[i]
-        weight[slot[k], nearest] += trust
-        moment[slot[k], nearest] += trust * s
-    return weight, moment

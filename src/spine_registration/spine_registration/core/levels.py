@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 from spine_nav_common.core.types import Status
 
@@ -90,7 +90,8 @@ def advance(
 
 
 def _contradiction(e: Evidence) -> str:
-    if any(math.isnan(v) for v in astuple(e)):  # no threshold stops a NaN
+    all_ = e.area_mm2 + e.inlier_share + e.contradicted + e.vote_gap_m + e.chain_gap_m
+    if math.isnan(all_ + e.predicted_tre_mm):  # no threshold stops a NaN
         return "evidence is not a number"
     if e.area_mm2 >= MIN_AREA_MM2 and e.inlier_share < MIN_INLIERS:
         return f"surface does not fit: {100 * e.inlier_share:.0f} % inliers"

@@ -52,6 +52,11 @@ class SpineModel:
     centroid_m: np.ndarray
     plan_points_m: tuple[np.ndarray, ...]
 
+    @property
+    def grids(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+        """The distance grids as the kernels take them."""
+        return self.field, self.offset, self.shape, self.origin_m, GRID_M
+
     def surface(
         self, points_m: np.ndarray, T_camera_ct: np.ndarray, level: int
     ) -> tuple[np.ndarray, np.ndarray]:

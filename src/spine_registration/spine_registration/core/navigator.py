@@ -26,6 +26,7 @@ from .bias import bias_response
 from .config import NavigatorConfig
 from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
 from .estimator import Estimate, Noise, anchors
+from .frame_kernels import vote_gaps
 from .identity import Identity, make_patches
 from .identity import advance as compare
 from .identity import begin as unknown_patient
@@ -33,7 +34,7 @@ from .labels import label_image
 from .levels import Evidence, LevelState, advance, registered
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
-from .registration import Registration, chain_gap_m, chain_prior, challenge, differs, register
+from .registration import Registration, chain_gap_m, chain_springs, challenge, differs, register
 from .tracker import TrackState, TrackStep, start, step
 from .visibility import view_levels
 from .warm import warm_up
@@ -417,13 +418,17 @@ class Navigator:
         if foreign is not None:
             return foreign
         views = view_levels(self.model, T, frame.depth_m, frame.intrinsics)
-        single = self._single_frame_covariance(result)
+        held = chain_springs(self.model, T, 1.0, self.config)
+        single = self._single_frame_covariance(result, held)
         bias = bias_response(
             self.model, T, pixels, result.estimate.level_of_pixel, anchors(self.model, T),
-            chain_prior(self.model, T, 1.0, self.config).information,
+            held,
             1.0 / (result.state.pose_area_m2 * result.state.sigma_m**2),
             self._camera,
         )  # fmt: skip
+        vote_gap = vote_gaps(
+            pixels.centre_vote_m, result.estimate.level_of_pixel, result.estimate.anchor_camera_m
+        )
         levels, covariances, bounds = [], [], []
         for k, state in enumerate(belief.levels):
             fit, anchor = result.estimate.fits[k], result.estimate.anchor_camera_m[k]
@@ -441,12 +446,9 @@ class Navigator:
                 bound = predicted_tre_mm(covariance, anchor, inputs.points_m)
             if self.trace is not None:
                 self.trace.append((frame.stamp_ns, self.model.levels[k], inputs))
-            mine = result.estimate.level_of_pixel == k
-            gap = np.linalg.norm(pixels.centre_vote_m[mine] - anchor, axis=1)
-            gap = gap[np.isfinite(gap)]
             evidence = Evidence(
                 area, fit.inlier_share, views[k].contradicted,
-                float(np.median(gap)) if len(gap) else 0.0, chain_gap_m(self.model, T, k), bound,
+                float(vote_gap[k]), chain_gap_m(self.model, T, k), bound,
             )  # fmt: skip
             levels.append(advance(state, evidence, frame.stamp_ns, self.config, ""))
             covariances.append(covariance)
@@ -480,11 +482,10 @@ class Navigator:
         self._foreign += 1
         return self._all(Status.REJECTED, now.refusal)
 
-    def _single_frame_covariance(self, result: TrackStep) -> np.ndarray:
+    def _single_frame_covariance(self, result: TrackStep, held: np.ndarray) -> np.ndarray:
         """(6L, 6L) of this frame and the springs alone: noise that stays the same from frame to
         frame leaves an error of this size however many frames are fused."""
-        T = result.state.T_camera_ct
-        information = chain_prior(self.model, T, 1.0, self.config).information + np.eye(6 * len(T))
+        information = held + np.eye(len(held))
         for k, H in enumerate(result.estimate.data_information):
             information[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += H
         return np.linalg.inv(information)

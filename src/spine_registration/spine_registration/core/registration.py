@@ -367,13 +367,20 @@ def chain_prior(
 ) -> Prior:
     """Springs about the rigid pose nearest to `poses`."""
     centre = _common(model, poses)
-    information = springs(
+    information = chain_springs(model, poses, stiffness, config)
+    return Prior(np.broadcast_to(centre, poses.shape).copy(), information)
+
+
+def chain_springs(
+    model: SpineModel, poses: np.ndarray, stiffness: float, config: NavigatorConfig
+) -> np.ndarray:
+    """(6L, 6L) information of `chain_prior`."""
+    return springs(
         model,
         poses,
         stiffness * np.deg2rad(config.spring_rotation_deg),
         stiffness * 1e-3 * config.spring_translation_mm,
     )
-    return Prior(np.broadcast_to(centre, poses.shape).copy(), information)
 
 
 def chain_gap_m(model: SpineModel, T: np.ndarray, k: int) -> float:

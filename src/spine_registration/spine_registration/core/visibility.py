@@ -9,7 +9,7 @@ import numpy as np
 
 from spine_nav_common.core.types import Intrinsics
 
-from . import kernels
+from . import frame_kernels
 from .model import SpineModel
 
 CELL_PX = 6
@@ -42,7 +42,7 @@ def view_levels(
 ) -> tuple[LevelView, ...]:
     """Compare the posed surface samples of every level with a depth image (H, W), metres."""
     c = intrinsics
-    shares = kernels.view_share(
+    shares = frame_kernels.view_share(
         model.dorsal_m, model.dorsal_normal, np.ascontiguousarray(T),
         np.require(depth_m, np.float32, ("C", "W")), float(c.fx), float(c.fy), float(c.cx), float(c.cy), CELL_PX, SELF_OCCLUSION_M, NEAR_M,
         stride,

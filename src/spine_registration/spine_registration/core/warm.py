@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from spine_nav_common.core.depth_camera import DEPTH_CAMERAS
 from spine_nav_common.core.types import Intrinsics
 
+from . import frame_kernels
+from .bias import bias_response
 from .error import predicted_tre_mm
 from .estimator import Noise, Prior, estimate
 from .identity import advance as compare
@@ -43,6 +46,11 @@ def warm_up(model: SpineModel) -> None:
     model.surface(points, T[0], 0)
     view_levels(model, T, np.ones((8, 8), np.float32), Intrinsics(8, 8, 8.0, 8.0, 3.5, 3.5))
     predicted_tre_mm(1e-6 * np.eye(6), found.anchor_camera_m[0], model.plan_points_m[0])
+    frame_kernels.vote_gaps(points, found.level_of_pixel, found.anchor_camera_m)
+    bias_response(
+        model, T, pixels, found.level_of_pixel, found.anchor_camera_m, np.eye(6 * L), 1.0,
+        DEPTH_CAMERAS["generic"],
+    )  # fmt: skip
     patches = make_patches(model)
     compare(begin(patches), patches, model, T, pixels)
     _warm.add(L)
