@@ -276,7 +276,6 @@ def estimate(
     T = np.array(prior.T_camera_ct if T_start is None else T_start, order="C")
     information = np.ascontiguousarray(prior.information)
     T_prior = np.ascontiguousarray(prior.T_camera_ct)
-    pixel = np.empty((5, len(level)))
     weight = pixels.area_m2 / np.float32(noise.pose_area_m2)
     grids = model.grids
     per_pixel = (pixels.points_m, pixels.ray)
@@ -285,11 +284,18 @@ def estimate(
         *per_pixel, pixels.centre_vote_m, *of_bone, T, model.anchor_m, T_prior, information,
         _padded(gates_m, steps, gates_m[-1]), _padded(vote_weights, steps, 0.0),
         _padded(sigmas_m, steps, noise.sigma_m), reassign, least, noise.pose_tissue_m, REACH_M,
-        *grids, pixel,
+        *grids,
     )  # fmt: skip
     anchor = anchors(model, T)
     H, _ = kernels.linearise(
-        *per_pixel, *of_bone, T, anchor, noise.sigma_m, noise.pose_tissue_m, *grids, pixel
+        *per_pixel,
+        *of_bone,
+        T,
+        anchor,
+        noise.sigma_m,
+        noise.pose_tissue_m,
+        *grids,
+        np.empty((5, 0)),
     )
     lin = _linearise(model, T, pixels, level, noise)
     deviation = kernels.twist_between(T, T_prior, anchor).ravel()

@@ -58,7 +58,7 @@ def erfcx(x: float) -> float:
 def density(
     s: float, sigma: float, tissue: float, clean: float, bone: float
 ) -> tuple[float, float, float, float]:
-    """See `likelihood.point_likelihood`: log density, score, curvature, responsibility of bone."""
+    """See `likelihood.point_likelihood`: density, score, curvature, responsibility of bone."""
     z = s / sigma
     hill = math.exp(-0.5 * z * z)
     gauss = _NORM / sigma * hill
@@ -75,19 +75,20 @@ def density(
     total = p_gauss + p_tissue + (1.0 - share) / OUTLIER_WIDTH_M
     slope = -p_gauss * z / sigma + share * (1.0 - share_clean) * (gauss - covered) / tissue
     curvature = (p_gauss + 0.35 * p_tissue) / (total * sigma * sigma)
-    return math.log(total), -slope / total, curvature, (p_gauss + p_tissue) / total
+    return total, -slope / total, curvature, (p_gauss + p_tissue) / total
 
 
 @compiled
 def densities(
     s: np.ndarray, sigma: np.ndarray, tissue: float, clean: np.ndarray, bone: np.ndarray
 ) -> np.ndarray:
-    """(4, M): what `density` says of each point."""
+    """(4, M): what `density` says of each point, the density's logarithm first."""
     out = np.empty((4, len(s)))
     for i in range(len(s)):
         out[0, i], out[1, i], out[2, i], out[3, i] = density(
             s[i], sigma[i], tissue, clean[i], bone[i]
         )
+        out[0, i] = math.log(out[0, i])
     return out
 
 
@@ -216,18 +217,20 @@ def linearise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Normal equations H (L, 6, 6), g (L, 6) of the pixels that have a level.
 
-    Fills pixel (5, M): distance, standard deviation along the normal, log density, responsibility
+    Fills pixel (5, M), or nothing where it is (5, 0): distance, standard deviation along the normal, log density, responsibility
     of bone, and 1 where the surface is seen. What is not seen has distance 0 and the density of
     an outlier, as have pixels without a level.
     """
     L = len(anchor)
     H, g = np.zeros((L, 6, 6)), np.zeros((L, 6))
     J = np.empty(6)
+    told = pixel.shape[1] > 0
     for i in range(len(points)):
         k = level[i]
-        pixel[0, i] = pixel[3, i] = pixel[4, i] = 0.0
-        pixel[1, i] = sigma
-        pixel[2, i] = math.log((1.0 - min(max(bone[i], 0.05), 0.97)) / OUTLIER_WIDTH_M)
+        if told:
+            pixel[0, i] = pixel[3, i] = pixel[4, i] = 0.0
+            pixel[1, i] = sigma
+            pixel[2, i] = math.log((1.0 - min(max(bone[i], 0.05), 0.97)) / OUTLIER_WIDTH_M)
         if k < 0:
             continue
         p0, p1, p2 = float(points[i, 0]), float(points[i, 1]), float(points[i, 2])
@@ -237,9 +240,10 @@ def linearise(
             continue
         # Stereo depth on a slope is worse than its frontal noise seen along the normal.
         own = sigma * (2.5 - 1.5 * min(cosine, 1.0))
-        log_density, score, curvature, is_bone = density(s, own, tissue, clean[i], bone[i])
-        pixel[0, i], pixel[1, i], pixel[2, i] = s, own, log_density
-        pixel[3, i], pixel[4, i] = is_bone, 1.0
+        total, score, curvature, is_bone = density(s, own, tissue, clean[i], bone[i])
+        if told:
+            pixel[0, i], pixel[1, i], pixel[2, i] = s, own, math.log(total)
+            pixel[3, i], pixel[4, i] = is_bone, 1.0
         x, y, z = p0 - anchor[k, 0], p1 - anchor[k, 1], p2 - anchor[k, 2]
         J[0], J[1], J[2] = n0, n1, n2
         J[3], J[4], J[5] = y * n2 - z * n1, z * n0 - x * n2, x * n1 - y * n0
@@ -413,12 +417,11 @@ def gauss_newton(
     shape: np.ndarray,
     origin: np.ndarray,
     step: float,
-    pixel: np.ndarray,
 ) -> tuple[int, bool]:
     """Moves T (L, 4, 4) and level (M,) in place, one step per gate; after `least` steps it ends as
     soon as a step no longer matters. Returns the steps taken, and whether it ended so."""
     L = len(anchor_ct)
-    before = np.zeros((L, 6))
+    before, untold = np.zeros((L, 6)), np.empty((5, 0))
     for it in range(len(gate)):
         anchor = anchors(anchor_ct, T)
         if reassign[it]:
@@ -428,7 +431,7 @@ def gauss_newton(
             )  # fmt: skip
         H, g = linearise(
             points, ray, bone, clean, weight, level, T, anchor, sigma[it], tissue, field, offset,
-            shape, origin, step, pixel,
+            shape, origin, step, untold,
         )  # fmt: skip
         deviation = twist_between(T, T_prior, anchor).ravel()
         rhs = -g.ravel()
