@@ -232,13 +232,51 @@ class TestHiddenHeads:
 
 
 class TestNewHeads:
-    def test_sure_ones_are_shown_at_once_doubtful_ones_with_the_second_sighting(self) -> None:
+    def test_sure_ones_are_shown_at_once_doubtful_ones_with_a_surer_sighting(self) -> None:
         points = heads_m()
         heads = [*seen(points[:5]), *seen(points[5:], confidence=0.6)]
         first = advance(Tracks(), heads, 0, CONFIG)
         assert len(first.shown) == 5
-        second = advance(first.state, heads, STEP, CONFIG)
+        second = advance(first.state, seen(points), STEP, CONFIG)
         assert len(second.shown) == 10
+
+    def test_many_doubtful_sightings_do_not_make_a_sure_head(self) -> None:
+        """A ghost that stands in every pair of a recording: pairs err alike."""
+        points = heads_m()
+        state = Tracks()
+        for k in range(40):
+            heads = [*seen(points[:9]), *seen(points[9:], confidence=0.65)]
+            step = advance(state, heads, k * STEP, CONFIG)
+            state = step.state
+            assert len(step.shown) == 9
+
+    def test_a_ghost_that_was_sure_once_is_taken_back(self) -> None:
+        points = heads_m()
+        step = advance(Tracks(), seen(points), 0, CONFIG)
+        assert len(step.shown) == 10
+        for k in range(1, 10):
+            heads = [*seen(points[:9]), *seen(points[9:], confidence=0.55)]
+            step = advance(step.state, heads, k * STEP, CONFIG)
+        assert len(step.shown) == 9
+
+    def test_pairs_without_a_head_that_should_be_there_speak_against_it(self) -> None:
+        """Seen in one pair of five: the confidence falls below what is shown when it comes again."""
+        points = heads_m()
+        config = replace(CONFIG, hold_s=1.0)
+        step = advance(Tracks(), seen(points), 0, config)
+        told = []
+        for k in range(1, 31):
+            heads = seen(points[:9]) + (seen(points[9:], confidence=0.9) if k % 5 == 0 else [])
+            step = advance(step.state, heads, k * SECOND // 10, config)
+            told.append(len(step.shown))
+        assert told[0] == 10 and told[-1] == 9
+
+    def test_the_confidence_that_is_told_is_the_mean_over_the_pairs(self) -> None:
+        points = heads_m()
+        step = advance(Tracks(), seen(points, confidence=0.99), 0, CONFIG)
+        step = advance(step.state, seen(points, confidence=0.9), STEP, CONFIG)
+        odds = 0.5 * (np.log(99.0) + np.log(9.0))
+        assert step.shown[0].head().confidence == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-3)
 
     def test_a_doubtful_flash_never_shows(self) -> None:
         points = heads_m()

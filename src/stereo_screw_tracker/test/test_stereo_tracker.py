@@ -166,11 +166,13 @@ def test_reset_counts_ids_from_zero_again() -> None:
     assert result.events == ()
 
 
-def test_doubtful_heads_wait_for_a_second_sighting() -> None:
+def test_doubtful_heads_wait_for_a_surer_sighting() -> None:
     world = World(confidence=0.6)
     t = tracker(world)
-    assert shown(t.process(frame(0))).screws == ()
-    assert len(shown(t.process(frame(STEP))).screws) == 10
+    for k in range(3):
+        assert shown(t.process(frame(k * STEP))).screws == ()
+    world.confidence = 0.99
+    assert len(shown(t.process(frame(3 * STEP))).screws) == 10
 
 
 def test_what_the_refiner_disowns_is_no_row() -> None:

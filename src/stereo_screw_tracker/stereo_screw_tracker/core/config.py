@@ -51,8 +51,9 @@ class TrackConfig:
     )
     reset_s: float = param(2.0, "a longer gap between frames forgets all tracks", "s", 0.1, 60.0)
     sure_confidence: float = param(
-        0.7, "a first sighting below this waits for a second one", "", 0.0, 1.0
-    )
+        0.8, "a head is shown from here on; its confidence is the mean over the pairs that should"
+        " have shown it (of log odds), because pairs err alike", "", 0.0, 1.0,
+    )  # fmt: skip
     least_confidence: float = param(0.5, "a head below this is not used at all", "", 0.0, 1.0)
     gate_mm: float = param(
         12.0, "a head farther from every predicted track is a new one", "mm", 1.0, 40.0

@@ -17,11 +17,16 @@ import numpy as np
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.types import Head3D
 
+from .confidence import logit
 from .config import TrackConfig
 from .constellation import Match, Motion, match
 from .ghosts import uncertainty_m
 
 NS = 1e-9
+_MEMORY = 10  # pairs over which the log odds are averaged
+_SUREST = 6.0
+_MISSED = -2.0  # log odds of a pair in which a head should be and is not measured
+_FORGET = 0.8  # of hold_s
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class Track:
     axis: np.ndarray
     axis_sigma_rad: float
     axis_common_rad: float
-    confidence: float
     epipolar_px: float
     seen_ns: int
+    odds: float
     age: int = 1
+    looks: int = 1
+    believed: bool = False
     lost_m2: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
     motion_m2: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
 
@@ -59,7 +66,7 @@ class Track:
             self.predicted_m2() + self.common_m2,
             self.axis,
             float(np.hypot(self.axis_sigma_rad, self.axis_common_rad)),
-            self.confidence,
+            1.0 / (1.0 + float(np.exp(-self.odds))),
             self.epipolar_px,
         )
 
@@ -108,10 +115,13 @@ def advance(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: Track
         elif (stamp_ns - track.seen_ns) * NS > config.hold_s:
             events.append(f"screw {track.track_id} withdrawn: hidden for over {config.hold_s:g} s")
             continue
+        else:
+            track = _not_seen(track, dt, config)
         alive.append(track)
     for j, head in enumerate(usable):
         if j not in taken:
             alive.append(_started(head, stamp_ns, config))
+    alive = [_judged(t, stamp_ns, config) for t in alive]
     alive, next_id = _named(_without_twins(alive, stamp_ns, events), state.next_id, config)
     shown = [t for t in alive if _showable(t, stamp_ns, config)]
     return Step(
@@ -202,11 +212,29 @@ def updated(
         axis_sigma_rad=sigma,
         axis_common_rad=(1.0 - axis_weight) * track.axis_common_rad
         + axis_weight * np.sqrt(share) * head.axis_sigma_rad,
-        confidence=head.confidence,
+        odds=track.odds + (_odds(head) - track.odds) / min(track.looks + 1, _MEMORY),
         epipolar_px=head.epipolar_px,
         seen_ns=stamp_ns,
         age=track.age + 1,
+        looks=min(track.looks + 1, _MEMORY),
     )
+
+
+def _odds(head: Head3D) -> float:
+    return float(np.clip(logit(head.confidence), -_SUREST, _SUREST))
+
+
+def _judged(track: Track, stamp_ns: int, config: TrackConfig) -> Track:
+    if track.seen_ns != stamp_ns:
+        return track
+    return replace(track, believed=bool(track.odds >= logit(config.sure_confidence)))
+
+
+def _not_seen(track: Track, dt: float, config: TrackConfig) -> Track:
+    """A pair that should have shown the head speaks against it, by time and not by pairs: it may
+    be hidden, which takes as long at any rate."""
+    keep = float(np.exp(-dt / (_FORGET * max(config.hold_s, 1e-3))))
+    return replace(track, odds=keep * track.odds + (1.0 - keep) * _MISSED)
 
 
 def _fused_axis(track: Track, head: Head3D, noise: float) -> tuple[np.ndarray, float, float]:
@@ -242,9 +270,9 @@ def _started(head: Head3D, stamp_ns: int, config: TrackConfig) -> Track:
         head.axis,
         float(np.sqrt(1.0 - share) * head.axis_sigma_rad),
         float(np.sqrt(share) * head.axis_sigma_rad),
-        head.confidence,
         head.epipolar_px,
         stamp_ns,
+        _odds(head),
     )
 
 
@@ -272,14 +300,14 @@ def _named(alive: list[Track], next_id: int, config: TrackConfig) -> tuple[list[
     named = list(alive)
     for i in order:
         track = alive[i]
-        if track.track_id < 0 and (track.age > 1 or track.confidence >= config.sure_confidence):
+        if track.track_id < 0 and track.believed:
             named[i] = replace(track, track_id=next_id)
             next_id += 1
     return named, next_id
 
 
 def _showable(track: Track, stamp_ns: int, config: TrackConfig) -> bool:
-    if track.track_id < 0:
+    if not track.believed:
         return False
     if track.seen_ns == stamp_ns:
         return True
