@@ -31,6 +31,8 @@ from stereo_screw_tracker.core.load import StereoCore, load_core
 
 from .bench_accuracy import accuracy_record
 from .bench_calibration import calibration_sets
+from .bench_gaps import CASES as GAPS
+from .bench_gaps import gaps_record
 from .bench_identity import identity_record
 from .bench_precision import SCENES as PRECISION_SCENES
 from .bench_precision import SECONDS as PRECISION_SECONDS
@@ -42,7 +44,7 @@ from .commands import Commands
 from .reliability import plot_reliability
 from .results import render, table_text
 
-RGBD = ("accuracy", "foreign", "timing", "precision", "identity")
+RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing")
 PARTS = (*RGBD, *STEREO, "rod", "calibration")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
@@ -197,6 +199,9 @@ def _measure_rgbd(
         count = 2 if args.smoke else IDENTITY_ANATOMIES
         scenes = judged_scenes(cache, args.anatomy, count, seconds, progress)
         return identity_record(scenes, segmenter, progress)
+    if part == "gaps":
+        few = {"cases": 4, "count": 1} if args.smoke else {"cases": GAPS}
+        return gaps_record(args.anatomy, segmenter, progress=progress, **few)
     if part == "foreign":
         scenes = foreign_scenes(args.scenes)[: 1 if args.smoke else None]
     else:

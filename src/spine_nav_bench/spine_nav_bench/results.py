@@ -10,6 +10,7 @@ from typing import Any
 from spine_nav_common.core import jsonl
 
 from . import results_stereo
+from .bench_gaps import GAPS_TARGETS, gaps_section, gaps_table
 from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 from .results_live import LIVE_TARGETS, live_table
@@ -165,7 +166,7 @@ def _first_pose(r: Record) -> tuple[str, bool] | None:
 
 MIN_LEVEL_FRAMES = 20
 EASY_CAMERAS = ("d405", "d415")
-PARTS = ("accuracy", "foreign", "timing", "precision", "identity")
+PARTS = ("accuracy", "foreign", "timing", "precision", "identity", "gaps")
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
            "96 % mean (Liebmann), 91 % (NeuralBoneReg)", "accuracy", _success),
@@ -198,6 +199,7 @@ TARGETS = (
            "20 ms on GPU", "timing", _update),
     *LIVE_TARGETS,
     *IDENTITY_TARGETS,
+    *GAPS_TARGETS,
     Target("camera image to overlay picture, viewer beside it, median / 99th percentile",
            "≤ 100 / 160 ms", "not reported", "timing", _overlay),
     Target("growth of the update time from 1 to 7 levels", "≤ linear", "not reported", "timing",
@@ -372,6 +374,8 @@ def render(folder: Path) -> str:
             out += ["![tracking step over the number of levels](img/update_time.png)", ""]
     if "identity" in newest:
         out += identity_section(newest["identity"])
+    if "gaps" in newest:
+        out += gaps_section(newest["gaps"])
     if "precision" in newest:
         out += precision_section(newest["precision"])
     out += results_stereo.sections(newest, {part: len(lines) for part, lines in lines_of.items()})
@@ -386,6 +390,8 @@ def table_text(record: Record) -> str:
         body = [*timing_table(record), "", *live_table(record)]
     elif record["part"] == "identity":
         body = identity_table(record)
+    elif record["part"] == "gaps":
+        body = gaps_table(record)
     elif record["part"] == "precision":
         body = precision_table(record)
     else:

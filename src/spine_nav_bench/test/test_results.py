@@ -61,7 +61,10 @@ TIMING = {
 
 PAIRS = {"pairs": 20, "level_frames_late": 60, "tracked_late": 0, "shown_ever": 1, "refused": 0}
 IDENTITY = {**BASE, "part": "identity", "mixes": PAIRS, "right": PAIRS}
-RECORDS = {"accuracy": ACCURACY, "foreign": ACCURACY, "timing": TIMING, "identity": IDENTITY}
+GAPS = {**BASE, "part": "gaps", "all": {"cases": 500, "wrong_cases": 0, "wrong_level_frames": 0}}
+RECORDS = {
+    "accuracy": ACCURACY, "foreign": ACCURACY, "timing": TIMING, "identity": IDENTITY, "gaps": GAPS,
+}  # fmt: skip
 
 
 def lines(records) -> list[str]:
@@ -122,6 +125,7 @@ def test_all_targets_met():
         (("identity", "mixes", "tracked_late"), 1, "another patient's level-frames"),
         (("identity", "mixes", "shown_ever"), 2, "nothing was ever shown"),
         (("identity", "right", "refused"), 1, "right patient refused"),
+        (("gaps", "all", "wrong_cases"), 1, "wrong level or more than 10 mm off"),
     ],
 )
 def test_a_missed_target_is_marked_as_missed(path, value, what):
