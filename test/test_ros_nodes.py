@@ -736,6 +736,16 @@ def test_heartbeats_that_never_come_are_listened_for_anew(world, monkeypatch):
     world.until(lambda: supervisor.reached)
 
 
+def test_a_camera_s_death_in_a_graph_without_stereo_is_survived(world):
+    camera = world.add(Plain("camera_source", []), active=False)
+    supervisor = supervised(world, "camera_source")
+    world.until(lambda: supervisor.reached)
+    supervisor._withdraw("stereo_tracker", "camera_source died")  # as for every dead camera
+    world.remove(camera)
+    world.until(lambda: not supervisor._again)
+    assert supervisor.failure == ""
+
+
 def test_a_supervisor_that_was_held_up_blames_nobody(world):
     world.add(Plain("one", []), active=False)
     supervisor = supervised(world, "one", timeout_s=1.0, autostart=False)

@@ -30,6 +30,7 @@ from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.load import StereoCore, load_core
 
 from .bench_accuracy import accuracy_record
+from .bench_alive import alive_record
 from .bench_calibration import calibration_sets
 from .bench_gaps import CASES as GAPS
 from .bench_gaps import gaps_record
@@ -44,7 +45,7 @@ from .commands import Commands
 from .reliability import plot_reliability
 from .results import render, table_text
 
-RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps")
+RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing")
 PARTS = (*RGBD, *STEREO, "rod", "calibration")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
@@ -190,6 +191,9 @@ def _measure_rgbd(
             cache, segmenter, commands.live, None if args.smoke else to.images / "update_time.png", seconds=seconds, progress=progress,
             **(short if args.smoke else {}),
         )  # fmt: skip
+    if part == "alive":
+        few = {"repeats": 1} if args.smoke else {}
+        return alive_record(cache, commands.live, seconds=seconds, progress=progress, **few)
     if part == "precision":
         count = 1 if args.smoke else PRECISION_SCENES
         seconds = SMOKE_SECONDS if args.smoke else PRECISION_SECONDS

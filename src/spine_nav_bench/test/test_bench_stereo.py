@@ -303,7 +303,7 @@ def parts(*arguments: str) -> tuple[str, ...]:
 
 def test_the_plain_bench_holds_all_parts_that_need_no_folder():
     assert parts() == (
-        "accuracy", "timing", "precision", "identity", "stereo", "stereo_timing", "rod",
+        "accuracy", "timing", "precision", "identity", "gaps", "alive", "stereo", "stereo_timing", "rod",
     )  # fmt: skip
     assert set(parts("--scenes", "x", "--data", "y")) == {
         *parts(), "foreign", "stereo_foreign", "calibration",

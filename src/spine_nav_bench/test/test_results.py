@@ -62,8 +62,17 @@ TIMING = {
 PAIRS = {"pairs": 20, "level_frames_late": 60, "tracked_late": 0, "shown_ever": 1, "refused": 0}
 IDENTITY = {**BASE, "part": "identity", "mixes": PAIRS, "right": PAIRS}
 GAPS = {**BASE, "part": "gaps", "all": {"cases": 500, "wrong_cases": 0, "wrong_level_frames": 0}}
+ALIVE = {
+    **BASE, "part": "alive", "left": 0,
+    "faults": [
+        {"node": "overlay", "kind": "kill", "withdrawn_s": 0.1, "back_s": 4.0},
+        {"node": "overlay", "kind": "hang", "withdrawn_s": 0.8, "back_s": 6.0},
+    ],
+}  # fmt: skip
 RECORDS = {
-    "accuracy": ACCURACY, "foreign": ACCURACY, "timing": TIMING, "identity": IDENTITY, "gaps": GAPS,
+    "accuracy": ACCURACY, "foreign": ACCURACY, "timing": TIMING, "identity": IDENTITY,
+    "gaps": GAPS,
+    "alive": ALIVE,
 }  # fmt: skip
 
 
@@ -126,6 +135,9 @@ def test_all_targets_met():
         (("identity", "mixes", "shown_ever"), 2, "nothing was ever shown"),
         (("identity", "right", "refused"), 1, "right patient refused"),
         (("gaps", "all", "wrong_cases"), 1, "wrong level or more than 10 mm off"),
+        (("alive", "faults", 0, "withdrawn_s"), 0.31, "kill -9 of a node"),
+        (("alive", "faults", 0, "back_s"), None, "kill -9 of a node"),
+        (("alive", "faults", 1, "back_s"), 8.1, "a node that hangs"),
     ],
 )
 def test_a_missed_target_is_marked_as_missed(path, value, what):

@@ -246,7 +246,8 @@ class Supervisor(Node):
             self._calls[node.name].asked += seconds
 
     def _is_back(self, name: str) -> bool:
-        return self.nodes[name].life == ALIVE and self.nodes[name].state == ACTIVE
+        node = self.nodes.get(name)  # a graph need not have every node that shows something
+        return node is not None and node.life == ALIVE and node.state == ACTIVE
 
     def _on_life(self, node: Watched) -> None:
         """A node died, hangs or has ended."""
@@ -254,6 +255,7 @@ class Supervisor(Node):
         if node.life in (DEAD, ENDED):
             calls.begin(calls.by_hand)
             node.state = 0
+        self._moved, self._renew_s = time.monotonic(), _RENEW_S
         if self.target == FINALIZED or node.life == ENDED:
             return
         reason = f"{node.name} {node.life}"
@@ -317,7 +319,7 @@ class Supervisor(Node):
         self._beats = self._hear_beats()
         for name in late:
             node, calls = self.nodes[name], self._calls[name]
-            if calls.by_hand or calls.refused or node.life == ABSENT or node.changing:
+            if calls.by_hand or calls.refused or node.life not in (ALIVE, LATE) or node.changing:
                 continue
             self.get_logger().warn(f"{name} does not get on ({self._state_of(name)}); asked anew")
             self.destroy_client(calls.client)

@@ -140,7 +140,12 @@ class SpineNode(LifecycleNode):
 
     def every(self, period_s: float, callback: Callable) -> None:
         """A timer on the steady clock that lives until deactivation."""
-        timer = self.create_timer(period_s, callback, clock=self.steady)
+
+        def due() -> None:
+            if self.active:  # else it was due before, and what it works with is gone
+                callback()
+
+        timer = self.create_timer(period_s, due, clock=self.steady)
         self._activated.append(lambda: self.destroy_timer(timer))
 
     def _mismatch(self, topic: str, event: Any) -> None:

@@ -60,11 +60,12 @@ def load_core(config: NavigationConfig) -> Core:
     from spine_nav_common.core.case import load_case
     from spine_perception.core.segmenter import Segmenter
     from spine_registration.core.navigator import Navigator
+    from spine_registration.model_store import prepared
 
     case = load_case(config.case)
     segmenter = Segmenter.load(config.model or None, config.backend)
     segmenter.warm_up()
-    navigator = Navigator(case, segmenter, config.navigator)
+    navigator = Navigator(case, segmenter, config.navigator, model=prepared(case))
     return Core(case, navigator, segmenter.provider, segmenter.model_sha256)
 
 
