@@ -454,6 +454,7 @@ class _Run:
             "frames": collector.counts["colour_frames"],
             "results": collector.counts["results"],
             "withdrawals": collector.withdrawals,
+            "identity": _identity(collector.last),
         }
 
     def _stereo_summary(self) -> dict[str, Any]:
@@ -468,3 +469,10 @@ class _Run:
             "withdrawals": collector.withdrawals,
             "guidance": collector.guidance,
         }
+
+
+def _identity(last: NavigationResult | None) -> dict[str, Any]:
+    """What the shape said of the patient in the last result."""
+    if last is None:
+        return {}
+    return {"state": last.identity, "margin_nat": last.identity_margin_nat}

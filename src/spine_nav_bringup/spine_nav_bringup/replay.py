@@ -60,6 +60,7 @@ class Run:
     frames: int = 0
     confirmed: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def results(
         result = navigator.process(frame)
         run.frames += 1
         run.events += [{"stamp_ns": result.stamp_ns, "event": text} for text in result.events]
+        run.identity = {"state": result.identity, "margin_nat": result.identity_margin_nat}
         if confirm and navigator.pending is not None:
             run.confirmed.append({"stamp_ns": frame.stamp_ns, "hypothesis": navigator.pending})
             navigator.confirm(True)
@@ -238,6 +240,7 @@ def replay(
             truncated=next((r.truncated for r in found.recordings.values() if r.truncated), None),
             confirmed=run.confirmed,
             events=run.events,
+            identity=run.identity,
             provider=rgbd.segmenter.provider if rgbd else stereo.provider if stereo else "",
             config={
                 **flatten(settings),

@@ -83,6 +83,7 @@ def test_the_right_patient_is_proven_at_once(case, model, stage, frames):
     navigator = Navigator(case, support.Oracle(stage), model=model)
     first = navigator.process(frames[0])
     assert any("shape of the case proven" in e for e in first.events)
+    assert first.identity == "proven" and first.identity_margin_nat > identity.PROVEN_NAT
     results = [navigator.process(f) for f in frames[1:20]]
     assert all(e.status is Status.TRACKED for r in results for e in r.levels)
     assert not any("differs from the CT" in e for r in results for e in r.events)
@@ -98,6 +99,7 @@ def test_another_patient_is_never_shown_even_if_the_surgeon_confirms(
     registered = sum(any(e.startswith("registered") for e in r.events) for r in results)
     assert 1 <= registered <= MAX_FOREIGN  # it was looked at, and did not come back by itself
     assert all(e.status is Status.REJECTED for e in results[-1].levels)
+    assert results[-1].identity == "refused" and results[-1].identity_margin_nat < 0.0
     assert "not the spine of this case" in results[-1].levels[0].reason
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class Collector(Node):
             self._parts = {s: p for s, p in self._parts.items() if s > stamp_ns}
             stages = {p.key: float(p.value) for p in parts["stages"].status[0].values}
             seen = result_from_messages(parts["status"], parts["poses"])
-            result = NavigationResult(stamp_ns, seen.levels, stages)
+            result = replace(seen, timings_ms=stages)
             self._done.append((result, latency_ms))
             self._write_ready()
 

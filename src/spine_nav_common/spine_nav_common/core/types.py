@@ -132,13 +132,19 @@ class LevelEstimate:
 
 @dataclass(frozen=True)
 class NavigationResult:
-    """All exposed levels in one frame, in the order of the case; timings in ms per stage."""
+    """All exposed levels in one frame, in the order of the case; timings in ms per stage.
+
+    identity: "unknown", "proven" or "refused": whether this is the spine of the case, by its shape.
+    identity_margin_nat: by how much the case's shape leads other people's; None before a comparison.
+    """
 
     stamp_ns: int
     levels: tuple[LevelEstimate, ...]
     timings_ms: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     labels: np.ndarray | None = None  # (H, W) uint8, docs/contracts.md, section 6
+    identity: str = "unknown"
+    identity_margin_nat: float | None = None
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ def result_messages(
             "hypothesis": hypothesis,
             "hypothesis_id": hypothesis_id,
             "clock": clock,
+            "identity": result.identity,
+            "identity_margin_nat": _number(result.identity_margin_nat),
         }
         status.status.append(
             DiagnosticStatus(
@@ -157,4 +159,9 @@ def result_from_messages(status: DiagnosticArray, poses: PoseArray | None) -> Na
                 reason=reason,
             )
         )
-    return NavigationResult(stamp_ns=stamp_ns, levels=tuple(levels))
+    first = status_fields(status.status[0]) if status.status else {}
+    margin = first.get("identity_margin_nat")
+    return NavigationResult(
+        stamp_ns, tuple(levels), identity=first.get("identity", "unknown"),
+        identity_margin_nat=float(margin) if margin else None,
+    )  # fmt: skip

@@ -147,6 +147,13 @@ class Identity:
     verdict: Verdict | None = None
     news: tuple[str, ...] = ()
 
+    @property
+    def state(self) -> str:
+        """ "unknown", "proven" or "refused"."""
+        if self.refusal:
+            return "refused"
+        return "proven" if self.proven else "unknown"
+
     def why_waiting(self) -> str:
         """Why nothing is shown before the shape is proven."""
         nat = 0.0 if self.verdict is None else self.verdict.margin_nat

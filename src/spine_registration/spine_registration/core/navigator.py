@@ -229,7 +229,12 @@ class Navigator:
             levels = self._follow(self._belief, frame, seg, pixels, events)
             clock.lap("update")
         self._seg = None if isinstance(seg, Rejected) else seg
-        return NavigationResult(frame.stamp_ns, levels, clock.done(), tuple(events))
+        verdict = self._identity.verdict
+        return NavigationResult(
+            frame.stamp_ns, levels, clock.done(), tuple(events),
+            identity=self._identity.state,
+            identity_margin_nat=None if verdict is None else float(verdict.margin_nat),
+        )  # fmt: skip
 
     def _check(self, frame: RgbdFrame, same_clock: bool = True) -> None:
         if same_clock and self._last_stamp is not None and frame.stamp_ns <= self._last_stamp:
