@@ -29,7 +29,7 @@ from spine_nav_common.ros.params import declare, frozen, overrides
 from spine_nav_common.ros.runtime import run_node
 
 from .health import Concern, HealthBoard
-from .watch import ABSENT, ALIVE, DEAD, ENDED, LATE, Watched
+from .watch import ABSENT, ALIVE, BUSY_S, DEAD, ENDED, LATE, Watched
 from .withdrawal import Withdrawal
 
 ACTIVE, INACTIVE, FINALIZED = (
@@ -285,9 +285,10 @@ class Supervisor(Node):
                 if now - calls.asked > _CALL_S and node.life == ALIVE and not node.changing:
                     # Question or answer was lost on the way; the heartbeats tell what came of it.
                     calls.pending, calls.stale_until, calls.lost = None, -1, True
-                elif now - calls.asked > self.config.timeout_s:
+                elif now - calls.asked > self._patience_s(name):
+                    waited_s = now - calls.asked
                     calls.begin()
-                    self._give_up(node, f"{name} did not answer for {self.config.timeout_s:g} s")
+                    self._give_up(node, f"{name} did not answer for {waited_s:.0f} s")
             elif not self._at_target(node) and not calls.by_hand:
                 self._ask(node, now)
             if not self._settled(node) and not self._brought_up:
@@ -299,13 +300,18 @@ class Supervisor(Node):
                 self.get_logger().info(f"all nodes are {_label(self.target)}")
             return
         late = [n for n in names if not self._settled(self.nodes[n])]
-        if not self._brought_up and now - self._moved > self.config.timeout_s:
+        patience_s = self._patience_s(late[0])
+        if not self._brought_up and now - self._moved > patience_s:
             self._fail(
-                f"{late[0]} is not {_label(self.target)} after {self.config.timeout_s:g} s"
+                f"{late[0]} is not {_label(self.target)} after {patience_s:g} s"
                 f" ({self._state_of(late[0])})"
             )
         elif now - max(self._moved, self._renewed) > self._renew_s:
             self._renew(late if self._brought_up else late[:1])
+
+    def _patience_s(self, name: str) -> float:
+        """A node in a transition loads or compiles: on a busy machine for minutes."""
+        return BUSY_S if self.nodes[name].changing else self.config.timeout_s
 
     def _renew(self, late: list[str]) -> None:
         """Nothing moves: whatever was lost on a way to a node, its way is made anew.

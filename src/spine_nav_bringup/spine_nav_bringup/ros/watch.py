@@ -12,7 +12,8 @@ from pathlib import Path
 from spine_nav_common.ros.heartbeat import GOODBYE, Beat, this_machine
 
 ABSENT, ALIVE, LATE, DEAD, ENDED = "not there", "alive", "hangs", "died", "has ended"
-_FREE_CHANGES = 120.0  # s that a transition may take: models load, kernels compile
+BUSY_S = 600.0
+"""Time that a transition may take: models load, kernels compile, on a machine with other work."""
 
 
 class Watched:
@@ -105,7 +106,7 @@ class Watched:
         self._close()
 
     def _may_not_be_silent(self) -> bool:
-        return not self.changing or self.silent_s > _FREE_CHANGES or self.stopped
+        return not self.changing or self.silent_s > BUSY_S or self.stopped
 
     def _mine(self) -> bool:
         """Its process can be asked about and is not this one."""
