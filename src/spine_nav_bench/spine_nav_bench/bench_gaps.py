@@ -80,23 +80,24 @@ def gaps_record(
     seeds = anatomy_seeds("judge")[:count]
     given: list[tuple[int, Path | None]] = [(s, None) for s in seeds]
     given += [(_SEED + i, folder) for i, folder in enumerate(anatomies)]
-    rows: list[dict[str, Any]] = []
-    begun, refused = 0, []
+    stages, refused = [], []
     for i, (seed, folder) in enumerate(given):
         stage = _stage(i, seed, folder, segmenter)
-        share_of_it = range(i, cases, len(given))
         if stage is None:
             refused.append(f"judge-{seed}" if folder is None else folder.name)
-            continue
-        begun += 1
-        for n in share_of_it:
-            rng = np.random.default_rng([_SEED, n])
-            it = random_interruption(rng, stage.scene.config.fps, AFTER)
-            rows.append({"scene": stage.name, "case": n, **run_case(stage, it, segmenter)})
-            if progress is not None:
-                progress(len(rows), cases, f"{stage.name}, {it.kind}")
+        else:
+            stages.append(stage)
+        if progress is not None:
+            progress(0, cases, f"{len(stages)} of {i + 1} scenes begin")
+    rows = []
+    for n in range(cases if stages else 0):
+        stage = stages[n % len(stages)]
+        it = random_interruption(np.random.default_rng([_SEED, n]), stage.scene.config.fps, AFTER)
+        rows.append({"scene": stage.name, "case": n, **run_case(stage, it, segmenter)})
+        if progress is not None:
+            progress(n + 1, cases, f"{stage.name}, {it.kind}")
     return {
-        "cases": rows, "scenes": begun, "scenes_never_shown": refused, "seeds": [_SEED, *seeds],
+        "cases": rows, "scenes": len(stages), "scenes_never_shown": refused, "seeds": [_SEED, *seeds],
         "by_kind": {k: summary([r for r in rows if r["kind"] == k]) for k in KINDS},
         "all": summary(rows),
     }  # fmt: skip
