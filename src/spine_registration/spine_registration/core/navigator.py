@@ -31,7 +31,7 @@ from .identity import Identity, make_patches
 from .identity import advance as compare
 from .identity import begin as unknown_patient
 from .labels import label_image
-from .levels import Evidence, LevelState, advance, registered
+from .levels import MAX_VOTE_GAP_M, Evidence, LevelState, advance, registered
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
 from .registration import Registration, chain_gap_m, chain_springs, challenge, differs, register
@@ -47,6 +47,8 @@ FIT_FALL_NAT, JUMP_FALL_NAT = 0.6, 1.2
 """Fall of the mean log density of a bone pixel: from one frame to the next, beyond the first, the
 camera may have jumped, beyond the second it has. On its neighbours' bone a vertebra loses 1.3 or
 more, noise and tools a few tenths."""
+BENT_MM = 3.0
+"""A level that moves farther on its own between two frames was pushed, or is another."""
 GAP_S = 0.15
 """After a longer time without a tracked level both neighbouring readings are compared before
 anything is shown: a hand-held camera needs it to move by half a vertebra."""
@@ -339,7 +341,8 @@ class Navigator:
         result = step(self.model, belief.track, pixels, frame.stamp_ns, self._noise(), self.config)
         gap_s = (frame.stamp_ns - belief.seen_ns(self._exposed)) * 1e-9
         # A registration takes time itself: the gap that it leaves must not ask for another.
-        searched = belief.shown and belief.followed and gap_s > LONG_GAP_S
+        long_gap = belief.shown and belief.followed and gap_s > LONG_GAP_S
+        searched = long_gap or self._has_jumped(belief, result, pixels)
         if searched:
             found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
             if isinstance(found, Rejected) or not found.clear:
@@ -369,6 +372,23 @@ class Navigator:
         """A frame that tells nothing of any level."""
         levels = tuple(advance(s, None, frame.stamp_ns, self.config, reason) for s in belief.levels)
         return self._keep(belief, replace(belief, levels=levels), events)
+
+    def _has_jumped(self, belief: _Belief, result: TrackStep, pixels: BonePixels) -> bool:
+        """Whether bone lost its explanation, or fits worse, at one stroke. A camera that jumped by a
+        vertebra leaves the tracker on the neighbour, from where the right reading need not win.
+
+        Half of that is enough where a level moved on its own at the same time: bone that bends to
+        fit is not the bone that it was. So are votes for another vertebra where one was tracked.
+        """
+        estimate = result.estimate
+        enough = 0.5 if max(result.moved_mm, default=0.0) > BENT_MM else 1.0
+        if stray_share(estimate, pixels) > belief.stray + enough * STRAY_RISE:
+            return True
+        if mean_fit(estimate, pixels, self._noise()) < belief.fit - enough * FIT_FALL_NAT:
+            return True
+        gap_m = vote_gaps(pixels.centre_vote_m, estimate.level_of_pixel, estimate.anchor_camera_m)
+        tracked = [belief.levels[k].status is Status.TRACKED for k in self._exposed]
+        return bool((gap_m[self._exposed][tracked] > MAX_VOTE_GAP_M).any())
 
     def _doubt(
         self,
