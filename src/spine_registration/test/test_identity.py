@@ -145,6 +145,31 @@ def test_a_mesh_of_another_level_is_refused_and_the_others_are_shown(case, model
     assert by_name["L4"].status is Status.TRACKED
 
 
+def test_a_level_that_was_foreign_does_not_turn_into_an_operated_one():
+    foreign, operated = identity.Change("L2", "", 3.0), identity.Change("L2", "left lamina", 3.0)
+    before, now = (
+        identity.Verdict(50.0, np.array([9.0, -20.0]), 1.0, 0.8, 40, changed, other)
+        for changed, other in (((), (foreign,)), ((operated,), ()))
+    )
+    assert identity._still_foreign(None, now) is now
+    after = identity._still_foreign(before, now)
+    assert after.changed == () and [c.level for c in after.foreign] == ["L2"]
+
+
+def test_an_operated_vertebra_is_shown_and_the_place_is_told(case, model, stage, frames):
+    """The lamina stood higher in the CT than it does now."""
+    k, mesh = model.levels.index("L2"), case.meshes["L2"]
+    aside = (model.dorsal_m[k] - model.anchor_m[k]) @ model.axes
+    at = model.dorsal_m[k][np.argmin(np.abs(aside[:, 0] - 0.01) + np.abs(aside[:, 2]))]
+    near = np.exp(-((mesh.vertices_m - at) ** 2).sum(axis=1) / (2 * 8e-3**2))
+    before = mesh.vertices_m - 7e-3 * near[:, None] * model.axes[:, 1]
+    ct = replace(case, meshes={**case.meshes, "L2": replace(mesh, vertices_m=before)})
+    results = insist(Navigator(ct, support.Oracle(stage), model=build_model(ct)), frames[:20])
+    assert all(e.status is Status.TRACKED for e in results[-1].levels)
+    told = [e for r in results for e in r.events if "differs from the CT" in e]
+    assert told and all(e.startswith("L2") and "left lamina" in e for e in told)
+
+
 def test_a_proof_that_turns_is_withdrawn(case, model, other_model, stage, frames):
     """The evidence of another patient after a proof: all levels are lost, not shown on."""
     navigator = Navigator(case, support.Oracle(stage), model=model)
@@ -178,6 +203,15 @@ def test_noise_alone_decides_nothing(model):
     verdict = identity.judge(evidence, patches)
     assert verdict is not None
     assert identity.CONTRADICTED_NAT < verdict.margin_nat
+
+
+def test_only_a_clear_loss_says_that_it_is_another_spine():
+    close, clear = (
+        identity.Verdict(nat, np.array([nat]), 1.0, 0.8, 40)
+        for nat in (identity.CONTRADICTED_NAT + 1.0, identity.CONTRADICTED_NAT - 1.0)
+    )
+    assert "cannot be told" in identity._refusal(close)
+    assert "not the spine of this case" in identity._refusal(clear)
 
 
 def test_too_little_bone_gives_no_verdict(model):

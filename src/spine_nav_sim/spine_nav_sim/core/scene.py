@@ -294,7 +294,7 @@ def place_camera(
     config: SceneConfig,
 ) -> CameraPath:
     """A camera over the wound: rolled by `roll_deg`, tilted by `pitch_deg`, off the centre."""
-    distance = min(rng.uniform(*config.distance_m), model.far_m)
+    distance = rng.uniform(*(config.distance_m or model.mount_m))
     pitch = np.radians(rng.uniform(*config.pitch_deg))
     azimuth, roll = rng.uniform(0.0, 2.0 * np.pi, 2)
     low, high = np.radians(config.roll_deg)

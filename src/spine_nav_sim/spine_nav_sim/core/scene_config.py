@@ -21,7 +21,7 @@ class SceneConfig:
     camera_moves: bool = False
     camera_sway_mm: float = 12.0
     camera_sway_deg: float = 1.5
-    distance_m: tuple[float, float] = (0.35, 0.75)
+    distance_m: tuple[float, float] | None = None  # to the wound; None: where the camera is mounted
     pitch_deg: tuple[float, float] = (0.0, 25.0)
     # about the line of sight; 0: the image's rows run along the spine, 90: across it
     roll_deg: tuple[float, float] = (0.0, 360.0)

@@ -326,6 +326,8 @@ def _mount_cameras(
 ) -> tuple[float, np.ndarray]:
     """Give the scene a random stereo head; returns its nominal baseline and T_right_left."""
     width, height = config.sizes[int(rng.integers(len(config.sizes)))]
+    if config.scene.distance_m is None:
+        raise ValueError("a stereo scene needs scene.distance_m: its head has no mounting range")
     distance = float(rng.uniform(*config.scene.distance_m))
     low, high = scene.wound.z_range_m
     f = rng.uniform(*config.filled) * width * distance / (high - low + 0.03)

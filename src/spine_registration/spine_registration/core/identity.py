@@ -59,6 +59,9 @@ SPARSE = 3
 CHANGED_MM = 1.5
 MOST_CHANGED = 0.4
 """A vertebra of which more than this share differs was not operated on: it is another one."""
+REST_NAT = 3.0
+"""What is left of an operated vertebra still speaks for the case by this much; what is left of
+another level's, once the places that differ are taken out, by up to 2.5 on training anatomies."""
 _SCHEDULE = (1, 2, 3, 4, 6, 9, 12)
 
 
@@ -216,6 +219,7 @@ def advance(
     verdict = judge(evidence, patches)
     if verdict is None:
         return identity
+    verdict = _still_foreign(identity.verdict, verdict)
     news = _news(identity.verdict, verdict)
     if frame == VERDICT_FRAMES and identity.proven:
         lead, noise = verdict.margin_nat, verdict.noise_mm
@@ -230,13 +234,33 @@ def advance(
         lost = margin < CONTRADICTED_NAT or (frame >= VERDICT_FRAMES and margin < 0.0)
     if not lost:
         return identity
-    return replace(
-        identity,
-        proven=False,
-        refusal=f"this is not the spine of this case: the shape differs by {verdict.shape_mm:.1f} "
-        f"mm where the camera is good to {verdict.noise_mm:.1f} mm ({margin:+.1f} nat); load the "
-        "patient's own case, or ask for a new registration",
+    return replace(identity, proven=False, refusal=_refusal(verdict))
+
+
+def _refusal(verdict: Verdict) -> str:
+    """What is known when nothing will be shown: only a clear loss says that it is another spine."""
+    nat, shape, noise = verdict.margin_nat, verdict.shape_mm, verdict.noise_mm
+    if nat >= CONTRADICTED_NAT:
+        return (
+            f"whose spine this is cannot be told: other shapes fit as well ({nat:+.1f} nat) to what "
+            f"the camera measures within {noise:.1f} mm; clean the bone, bring the camera nearer and "
+            "ask for a new registration"
+        )
+    return (
+        f"this is not the spine of this case: the shape differs by {shape:.1f} mm where the camera "
+        f"is good to {noise:.1f} mm ({nat:+.1f} nat); load the patient's own case, or ask for a new "
+        "registration"
     )
+
+
+def _still_foreign(before: Verdict | None, now: Verdict) -> Verdict:
+    """A level that was another vertebra does not become an operated one by more frames."""
+    known = {c.level for c in before.foreign} if before else set()
+    turned = tuple(c for c in now.changed if c.level in known)
+    if not turned:
+        return now
+    rest = tuple(c for c in now.changed if c.level not in known)
+    return replace(now, changed=rest, foreign=(*now.foreign, *turned))
 
 
 def _news(before: Verdict | None, now: Verdict) -> tuple[str, ...]:
@@ -384,7 +408,7 @@ def _change(level: _Level, patches: Patches, k: int, static: int) -> Change:
     rest = ~differs
     if differs.any() and rest.sum() >= MIN_PATCHES and differs.mean() <= MOST_CHANGED:
         log = level.part(rest).log_evidence()
-        if log[0, static] > log[1, static]:
+        if log[0, static] - log[1, static] > REST_NAT:
             where = patches.centre_m[k][level.index[differs]] - patches.anchor_m[k]
             return Change(patches.names[k], _places(where @ patches.axes), mm)
     return Change(patches.names[k], "", mm)

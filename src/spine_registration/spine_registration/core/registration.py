@@ -33,6 +33,7 @@ REVERSED_NAT = 30.0
 PREVIEW_POINTS = 500
 MAX_HYPOTHESES = 2
 SETTLE_STEPS = 12
+REFINEMENTS, REFINE_STEPS = 2, 4
 SHAPE_MARGIN_NAT = 6.0
 """Least lead by shape alone: identical vertebrae differ by none, however many of them are open."""
 CLAIM_M = 30e-3
@@ -82,6 +83,9 @@ def register(
     if isinstance(found, Registration) and found.best.penalty > UNANIMOUS * REVERSED_NAT:
         # The shape overruled unanimous votes: that side deserves the full search.
         found = _register(model, pixels, instances, noise, config, np.inf)
+    if isinstance(found, Registration):
+        refined = _refined(model, pixels, found.best.estimate, noise, config)
+        found = replace(found, best=replace(found.best, estimate=refined))
     return found
 
 
@@ -344,6 +348,33 @@ def _settle(
         model, pixels, prior, noise, poses, (gate_m(noise.sigma_m),) * 2, settle=SETTLE_STEPS
     )
     return _hypothesis(model, result, preview.penalty)
+
+
+def _refined(
+    model: SpineModel,
+    pixels: BonePixels,
+    found: Estimate,
+    noise: Noise,
+    config: NavigatorConfig,
+) -> Estimate:
+    """The answer's poses, solved again with the sample area that its own residuals measure.
+
+    Hypotheses are compared with the area that their rough poses showed, one for all. Springs bend a
+    pose, a bent pose leaves residuals that hang together, those make the pixels count less, and the
+    springs more: only at its own pose does the area say what the sensor does.
+    """
+    for _ in range(REFINEMENTS):
+        own = replace(
+            noise,
+            sigma_m=float(np.clip(found.sigma_m, noise.sigma_m, MAX_SIGMA_M)),
+            pose_area_m2=found.sample_area_m2,
+        )
+        T = found.T_camera_ct
+        found = estimate(
+            model, pixels, chain_prior(model, T, 1.0, config), own, T, (gate_m(own.sigma_m),),
+            reassign_at=(0,), settle=REFINE_STEPS,
+        )  # fmt: skip
+    return found
 
 
 def _hypothesis(model: SpineModel, result: Estimate, penalty: float) -> Hypothesis:
