@@ -6,10 +6,15 @@ from __future__ import annotations
 import time
 
 import rclpy
+import ros_support as support
 from rclpy.lifecycle import TransitionCallbackReturn
+from sensor_msgs.msg import CameraInfo, Image
 
-from spine_nav_common.ros import qos
+from spine_nav_common.ros import qos, topics
+from spine_nav_common.ros.conversions import camera_info_message, image_message
 from spine_nav_common.ros.executor import new_executor
+from spine_nav_common.ros.results import status_fields
+from spine_registration.ros.navigation import NavigationNode
 
 NAMESPACE = "/spine"
 
@@ -71,3 +76,42 @@ class World:
         for node in reversed(self.mine):
             node.destroy_node()
         self.executor.shutdown()
+
+
+class CameraWorld(World):
+    """A world with an RGB-D camera."""
+
+    def __init__(self):
+        super().__init__(
+            {
+                "colour": (Image, topics.COLOUR),
+                "depth": (Image, topics.DEPTH),
+                "info": (CameraInfo, topics.COLOUR_INFO),
+            }
+        )
+
+    def send(self, index, depth_index=None, depth=None, encoding="32FC1"):
+        f = support.frame(index)
+        stamp = f.stamp_ns
+        depth_stamp = stamp if depth_index is None else support.frame(depth_index).stamp_ns
+        self.camera["info"].publish(camera_info_message(f.intrinsics, stamp, f.frame_id))
+        self.camera["colour"].publish(image_message(f.colour, "rgb8", stamp, f.frame_id))
+        depth = f.depth_m if depth is None else depth
+        self.camera["depth"].publish(image_message(depth, encoding, depth_stamp, f.frame_id))
+        return stamp
+
+
+def navigation(world, case, values=None, **modes):
+    """A navigation node with a fake navigator, active and matched with the camera."""
+    navigators = []
+    loader = support.fake_loader(navigators, **modes)
+    # A test sends when the last result is there, later than its stamps say.
+    given = {"case": case, "max_stamp_age_ms": 60_000.0, **(values or {})}
+    node = world.add(NavigationNode(given, NAMESPACE, loader))
+    world.matched()
+    return node, navigators[0]
+
+
+def statuses(message):
+    """Status per level of a registration/status."""
+    return {f["level"]: f["status"] for f in map(status_fields, message.status)}

@@ -131,7 +131,7 @@ class TestPackage:
 
     def test_every_node_is_an_executable(self, package: Path) -> None:
         nodes = {
-            path.stem.removesuffix("_node"): f"{package.name}.ros.{path.stem}:main"
+            (name := path.stem.removesuffix("_node")): f"{package.name}.executables:{name}"
             for path in (package / package.name / "ros").glob("*.py")
             if has_main(path)
         }
@@ -197,8 +197,8 @@ def test_wheel_holds_what_ros2_launch_and_run_look_for(tmp_path: Path) -> None:
             for name, target in entry_points(package).items():
                 info = data[f"lib/{package.name}/{name}"]
                 assert info.external_attr >> 16 & 0o111 == 0o111, f"{name} is not executable"
-                module = target.split(":")[0]
-                assert f"from {module} import main" in archive.read(info).decode()
+                module, function = target.split(":")
+                assert f"from {module} import {function};" in archive.read(info).decode()
                 assert module.replace(".", "/") + ".py" in archive.namelist()
         for folder, package_name in (("launch", "bringup"), ("config", "bringup")):
             for path in (ROOT / folder).rglob("*.*"):

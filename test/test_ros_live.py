@@ -17,7 +17,6 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
-import rclpy
 import ros_support as support
 from mock_model import write_mock_model
 
@@ -30,7 +29,6 @@ from spine_nav_common.core.outputs import read_json, read_poses, read_timings
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import Status
 from spine_nav_common.parameters import ParameterError
-from spine_nav_common.ros.runtime import run_node, stop_on_signal
 from spine_registration.ros.navigation import NavigationNode
 
 pytestmark = pytest.mark.ros
@@ -245,19 +243,20 @@ def test_killed_and_held_processes_come_back_and_the_run_goes_on(case, tmp_path,
     model = write_mock_model(tmp_path / "model")
     made = []
     monkeypatch.setattr(live, "Processes", lambda *a: made.append(Processes(*a)) or made[0])
-    faults = {
-        "navigation": signal.SIGKILL,
-        "case_server": signal.SIGKILL,
-        "overlay": signal.SIGSTOP,
+    faults = {  # of the node's process, or of its guardian
+        "navigation": (signal.SIGKILL, lambda node, guardian: node),
+        "case_server": (signal.SIGKILL, lambda node, guardian: guardian),
+        "overlay": (signal.SIGSTOP, lambda node, guardian: node),
     }
     killed, back = {}, set()
 
     def progress(done, total, note):
         processes = made[0]
-        for name, number in faults.items():
-            if name not in killed and (pid := processes.pid(name)):
-                killed[name] = pid
-                os.kill(pid, number)
+        for name, (number, whose) in faults.items():
+            beat = processes.nodes[name].beat
+            if name not in killed and beat is not None:
+                killed[name] = whose(beat.pid, processes.pid(name))
+                os.kill(killed[name], number)
         for name, node in processes.nodes.items():
             if node.lives > 1 and node.beat.state == ACTIVE:
                 back.add(name)
@@ -271,21 +270,22 @@ def test_killed_and_held_processes_come_back_and_the_run_goes_on(case, tmp_path,
     assert back == set(faults)
     assert outcome.stopped == "stopped by SIGTERM"
     assert all(made[0].pid(name) is None for name in made[0].nodes), "no process is left behind"
+    assert none_left(node.beat.pid for node in made[0].nodes.values())
     assert len(rows_by_frame(out)) > 1
 
 
-def children_of(pid):
-    """Process ids whose parent this is."""
+def children_of(*pids):
+    """Process ids whose parent is one of these."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            if stat.read_text().rpartition(")")[2].split()[1] == str(pid):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) in pids:
                 found.append(int(stat.parent.name))
     return found
 
 
 def running_live(case, folder):
-    """The command in a session of its own, that has shown results, and the processes of its nodes."""
+    """The command in a session of its own, that has shown results, its guardians and its nodes."""
     recording = support.write_small_recording(folder / "rec", 900)
     model = write_mock_model(folder / "model")
     command = [sys.executable, "-m", "spine_nav_bringup.cli", "live", "--case", str(case)]
@@ -295,9 +295,10 @@ def running_live(case, folder):
     )
     poses = folder / "poses.csv"
     until(lambda: parent.poll() is None and poses.is_file() and len(read_poses(poses)) > 2)
-    nodes = children_of(parent.pid)
-    assert len(nodes) == 4
-    return parent, nodes
+    guardians = children_of(parent.pid)
+    nodes = children_of(*guardians)
+    assert len(guardians) == len(nodes) == 4
+    return parent, guardians + nodes
 
 
 def until(condition):
@@ -328,12 +329,6 @@ def test_ctrl_c_twice_ends_the_command_cleanly(case, tmp_path):
     assert "Traceback" not in errors
     assert read_json(tmp_path / "summary.json")["stopped"] == "stopped by SIGINT"
     assert none_left(nodes)
-
-
-def test_an_orphaned_child_ends_by_itself(case, monkeypatch):
-    monkeypatch.setenv("SPINENAV_PARENT_PID", "1" if os.getppid() != 1 else "2")
-    with stop_on_signal():  # puts pytest's handlers back
-        assert run_node(lambda: rclpy.create_node("orphan")) == 0
 
 
 def test_the_command_refuses_a_damaged_model_with_2_and_one_line(case, recording, tmp_path):

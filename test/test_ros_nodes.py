@@ -19,17 +19,14 @@ from rcl_interfaces.msg import Log, ParameterType, ParameterValue
 from rcl_interfaces.msg import Parameter as RosParameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
-from rclpy.task import Future
-from ros_world import NAMESPACE, World
+from ros_world import NAMESPACE, CameraWorld, navigation, statuses
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
 from rod_bending_ar.ros import overlay_node
 from rod_bending_ar.ros.overlay_node import OverlayNode
-from spine_nav_bringup.ros import supervisor as supervisor_module
 from spine_nav_bringup.ros.case_server import CaseServer
-from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Supervisor
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros import qos, topics
@@ -39,36 +36,12 @@ from spine_nav_common.ros.conversions import (
     stamp_from_ns,
     stamp_to_ns,
 )
-from spine_nav_common.ros.lifecycle import SpineNode
 from spine_nav_common.ros.results import result_messages, status_fields
 from spine_nav_common.ros.runtime import prepare_environment, tf_message_type
 from spine_perception.ros.camera_source import CameraSource
 from spine_registration.ros.navigation import NavigationNode
 
 pytestmark = pytest.mark.ros
-
-
-class CameraWorld(World):
-    """A world with an RGB-D camera."""
-
-    def __init__(self):
-        super().__init__(
-            {
-                "colour": (Image, topics.COLOUR),
-                "depth": (Image, topics.DEPTH),
-                "info": (CameraInfo, topics.COLOUR_INFO),
-            }
-        )
-
-    def send(self, index, depth_index=None, depth=None, encoding="32FC1"):
-        f = support.frame(index)
-        stamp = f.stamp_ns
-        depth_stamp = stamp if depth_index is None else support.frame(depth_index).stamp_ns
-        self.camera["info"].publish(camera_info_message(f.intrinsics, stamp, f.frame_id))
-        self.camera["colour"].publish(image_message(f.colour, "rgb8", stamp, f.frame_id))
-        depth = f.depth_m if depth is None else depth
-        self.camera["depth"].publish(image_message(depth, encoding, depth_stamp, f.frame_id))
-        return stamp
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,20 +63,6 @@ def world():
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
     return str(support.write_small_case(tmp_path_factory.mktemp("nodes") / "case"))
-
-
-def navigation(world, case, values=None, **modes):
-    navigators = []
-    loader = support.fake_loader(navigators, **modes)
-    # A test sends when the last result is there, later than its stamps say.
-    given = {"case": case, "max_stamp_age_ms": 60_000.0, **(values or {})}
-    node = world.add(NavigationNode(given, NAMESPACE, loader))
-    world.matched()
-    return node, navigators[0]
-
-
-def statuses(message):
-    return {f["level"]: f["status"] for f in map(status_fields, message.status)}
 
 
 # --- navigation ---------------------------------------------------------------------------------
@@ -630,191 +589,6 @@ def test_a_source_that_fails_is_told_in_health(world):
     node = world.add(CameraSource(values, NAMESPACE, lambda config: source))
     world.until(lambda: node.finished)
     assert node.health()[:2] == (DiagnosticStatus.ERROR, "cable torn")
-
-
-# --- supervisor -------------------------------------------------------------------------------------
-
-
-class Plain(SpineNode):
-    """A node that notes its transitions, and refuses to configure if told to."""
-
-    from spine_nav_bringup.ros.case_server import CaseServerConfig as config_type
-
-    def __init__(self, name, log, refuse=False):
-        super().__init__(name, {}, NAMESPACE)
-        self.log, self.refuse = log, refuse
-
-    def configure(self):
-        if self.refuse:
-            raise RuntimeError("refused on purpose")
-        self.log.append((self.get_name(), "configure"))
-
-    def activate(self):
-        self.log.append((self.get_name(), "activate"))
-
-    def deactivate(self):
-        self.log.append((self.get_name(), "deactivate"))
-
-
-def test_nodes_come_up_in_order_pause_and_go_down_in_reverse(world):
-    log = []
-    for name in ("one", "two"):
-        world.add(Plain(name, log), active=False)
-    supervisor = Supervisor({"nodes": ("one", "two")}, NAMESPACE)
-    world.add(supervisor, active=False)
-    world.until(lambda: supervisor.reached)
-    up = [("one", "configure"), ("one", "activate"), ("two", "configure"), ("two", "activate")]
-    assert log == up
-    answer = world.call(SetBool, "supervisor/pause", SetBool.Request(data=True))
-    assert answer.success
-    world.until(lambda: supervisor.target == INACTIVE and supervisor.reached)
-    assert log[4:] == [("two", "deactivate"), ("one", "deactivate")]
-    supervisor.go(ACTIVE)
-    world.until(lambda: supervisor.reached)
-    supervisor.go(FINALIZED)
-    world.until(lambda: supervisor.reached)
-    assert log[-2:] == [("two", "deactivate"), ("one", "deactivate")]
-
-
-def test_a_node_that_refuses_is_named(world):
-    world.add(Plain("bad", [], refuse=True), active=False)
-    supervisor = Supervisor({"nodes": ("bad",)}, NAMESPACE)
-    world.add(supervisor, active=False)
-    world.until(lambda: supervisor.failure)
-    assert supervisor.failure == "bad refused to become active; its log says why"
-    assert supervisor.health().level == DiagnosticStatus.ERROR
-
-
-def test_a_node_that_is_not_there_is_a_failure_after_the_time_out(world):
-    supervisor = Supervisor({"nodes": ("ghost",), "timeout_s": 1.0}, NAMESPACE)
-    world.add(supervisor, active=False)
-    world.until(lambda: supervisor.failure, timeout_s=5.0)
-    assert supervisor.failure == "ghost is not active after 1 s (no heartbeat was ever heard)"
-
-
-def supervised(world, *names, **values):
-    supervisor = Supervisor({"nodes": names, **values}, NAMESPACE)
-    world.add(supervisor, active=False)
-    return supervisor
-
-
-class Deaf:
-    """A client whose service is never found, or whose requests never arrive."""
-
-    def __init__(self, ready):
-        self.service_is_ready = lambda: ready
-        self.asked = 0
-
-    def call_async(self, request):
-        self.asked += 1
-        return Future()
-
-
-@pytest.mark.parametrize("ready", [True, False])
-def test_a_service_that_never_hears_is_asked_by_a_new_way(world, monkeypatch, ready):
-    monkeypatch.setattr(supervisor_module, "_RENEW_S", 0.5)
-    log = []
-    supervisor = supervised(world, "one", autostart=False)
-    supervisor.destroy_client(supervisor._calls["one"].client)
-    deaf = supervisor._calls["one"].client = Deaf(ready)
-    monkeypatch.setattr(supervisor, "destroy_client", lambda client: True)
-    world.add(Plain("one", log), active=False)
-    supervisor.go(ACTIVE)
-    world.until(lambda: supervisor.reached)
-    assert log == [("one", "configure"), ("one", "activate")]
-    assert deaf.asked == ready
-
-
-def test_heartbeats_that_never_come_are_listened_for_anew(world, monkeypatch):
-    monkeypatch.setattr(supervisor_module, "_RENEW_S", 0.5)
-    supervisor = supervised(world, "one")
-    supervisor.destroy_subscription(supervisor._beats)
-    supervisor._beats = supervisor.create_subscription(
-        DiagnosticStatus, "somewhere_else", supervisor._on_beat, qos.RESULT
-    )
-    world.add(Plain("one", []), active=False)
-    world.until(lambda: supervisor.reached)
-
-
-def test_a_camera_s_death_in_a_graph_without_stereo_is_survived(world):
-    camera = world.add(Plain("camera_source", []), active=False)
-    supervisor = supervised(world, "camera_source")
-    world.until(lambda: supervisor.reached)
-    supervisor._withdraw("stereo_tracker", "camera_source died")  # as for every dead camera
-    world.remove(camera)
-    world.until(lambda: not supervisor._again)
-    assert supervisor.failure == ""
-
-
-def test_a_supervisor_that_was_held_up_blames_nobody(world):
-    world.add(Plain("one", []), active=False)
-    supervisor = supervised(world, "one", timeout_s=1.0, autostart=False)
-    supervisor.go(ACTIVE)
-    time.sleep(1.5)  # as on a machine that was paused: nothing could move
-    world.until(lambda: supervisor.reached or supervisor.failure)
-    assert supervisor.failure == ""
-
-
-def test_a_node_that_was_restarted_is_brought_up_again(world):
-    log = []
-    node = world.add(Plain("one", log), active=False)
-    supervisor = supervised(world, "one")
-    world.until(lambda: supervisor.reached)
-    world.remove(node)
-    world.until(lambda: not supervisor.reached)
-    world.add(Plain("one", log), active=False)
-    world.until(lambda: log.count(("one", "activate")) == 2)
-    world.until(lambda: supervisor.reached)
-    assert supervisor.nodes["one"].restarts == 1
-
-
-def test_what_was_deactivated_by_hand_stays_so_and_is_not_called_well(world):
-    log = []
-    node = world.add(Plain("one", log), active=False)
-    supervisor = supervised(world, "one")
-    world.until(lambda: supervisor.reached)
-    node.trigger_deactivate()
-    world.until(lambda: "inactive by hand" in supervisor.health().message)
-    world.spin(0.5)
-    assert log.count(("one", "activate")) == 1
-    assert supervisor.health().level == DiagnosticStatus.ERROR
-    assert status_fields(supervisor.health())["state"] == "unsafe"
-    world.call(Trigger, "supervisor/start", Trigger.Request())
-    world.until(lambda: log.count(("one", "activate")) == 2)
-
-
-def test_a_paused_graph_is_not_well(world):
-    world.add(Plain("one", []), active=False)
-    supervisor = supervised(world, "one")
-    world.until(lambda: supervisor.reached)
-    assert supervisor.health().message == "all well"
-    world.call(SetBool, "supervisor/pause", SetBool.Request(data=True))
-    world.until(lambda: supervisor.reached)
-    assert supervisor.health().message == "paused: no guidance"
-
-
-@pytest.mark.parametrize("ending", ["refuses", "is shut down by hand", "is not there"])
-def test_an_optional_node_never_ends_the_operation(world, ending, monkeypatch):
-    monkeypatch.setattr(supervisor_module, "_OPTIONAL_S", 0.5)
-    node = None
-    if ending != "is not there":
-        node = world.add(Plain("extra", [], refuse=ending == "refuses"), active=False)
-    world.add(Plain("one", []), active=False)
-    supervisor = supervised(world, "extra", "one", optional=("extra",), timeout_s=5.0)
-    world.until(lambda: supervisor.reached)
-    if ending == "is shut down by hand":
-        node.trigger_shutdown()
-    world.until(lambda: "extra: " in supervisor.health().message)
-    assert status_fields(supervisor.health())["state"] == "degraded"
-    assert supervisor.failure == "" and supervisor.states["one"] == ACTIVE
-
-
-def test_a_required_node_that_is_shut_down_by_hand_ends_the_operation(world):
-    node = world.add(Plain("one", []), active=False)
-    supervisor = supervised(world, "one")
-    world.until(lambda: supervisor.reached)
-    node.trigger_shutdown()
-    world.until(lambda: "shut down by hand" in supervisor.failure)
 
 
 def test_what_was_mended_in_the_case_is_told_in_the_log_and_in_diagnostics(world, tmp_path):

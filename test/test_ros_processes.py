@@ -1,47 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes that no pose depends on yield the CPU to those that compute poses."""
+"""Nodes that no pose depends on yield the CPU to those that compute poses, once they are active."""
 
 from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rclpy")
+pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
-from spine_nav_bringup import live_processes
-from spine_nav_bringup.live_processes import Processes
+from rod_bending_ar.ros.overlay_node import OverlayNode
+from rod_bending_ar.ros.rod_guidance import RodGuidance
+from spine_nav_bringup.ros.case_server import CaseServer
+from spine_nav_common.guardian import PARENT_PID
+from spine_registration.ros.navigation import NavigationNode
+from stereo_screw_tracker.ros.stereo_tracker import StereoTrackerNode
 
-
-@pytest.fixture
-def processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(live_processes, "_MODULES", {
-        name: ("http.server", config) for name, (_, config) in live_processes._MODULES.items()
-    })  # fmt: skip
-    started = Processes({"overlay": {}, "navigation": {}}, "/spine", tmp_path)
-    assert started.look() == ""
-    yield started
-    started.stop()
-
-
-def autogroup(pid: int | str) -> str:
-    """Empty where the kernel does not group sessions, or knows how to but is told not to."""
-    try:
-        return Path(f"/proc/{pid}/autogroup").read_text()
-    except OSError:
-        return ""
-
-
-def test_the_overlay_yields_to_the_navigation(processes):
-    nice = {n: os.getpriority(os.PRIO_PROCESS, processes.pid(n)) for n in processes.nodes}
-    assert nice["overlay"] > nice["navigation"] == os.getpriority(os.PRIO_PROCESS, 0)
+YIELDING = """
+import os, sys
+from pathlib import Path
+from threading import Event, Thread
+from spine_nav_common import guardian
+def main():
+    Thread(target=Event().wait, daemon=True).start()
+    if sys.argv[1] == "True":
+        guardian.yield_cpu()
+    nice = {os.getpriority(os.PRIO_PROCESS, int(t)) for t in os.listdir("/proc/self/task")}
+    print(*nice, flush=True)
+    print(Path("/proc/self/autogroup").read_text() if "autogroup" in os.listdir("/proc/self") else "")
+    return 0
+sys.exit(guardian.keep(main, "node"))
+"""
 
 
-@pytest.mark.skipif("nice" not in autogroup("self"), reason="this kernel does not group sessions")
-def test_the_overlay_s_session_weighs_less_than_the_navigation_s(processes):
-    texts = {name: autogroup(processes.pid(name)) for name in processes.nodes}
-    assert len({text.split()[0] for text in texts.values()}) == 2
-    nice = {name: int(re.search(r"nice (-?\d+)", text)[1]) for name, text in texts.items()}
-    assert nice["overlay"] > nice["navigation"]
+def weight(yields):
+    environment = {k: v for k, v in os.environ.items() if k != PARENT_PID}
+    done = subprocess.run(
+        [sys.executable, "-c", YIELDING, str(yields)],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_what_shows_yields_to_what_computes():
+    assert OverlayNode.yields and RodGuidance.yields and CaseServer.yields
+    assert not NavigationNode.yields and not StereoTrackerNode.yields
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert weight(False)[0] == str(own)
+    assert weight(True)[0] == str(max(own, 5)), "every thread of it"
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists() or "nice" not in Path("/proc/self/autogroup").read_text(),
+    reason="this kernel does not group sessions",
+)  # fmt: skip
+def test_its_session_weighs_less_too():
+    texts = [weight(yields)[1] for yields in (False, True)]
+    assert texts[0].split()[0] != texts[1].split()[0]
+    nice = [int(re.search(r"nice (-?\d+)", text)[1]) for text in texts]
+    assert nice[1] > nice[0]

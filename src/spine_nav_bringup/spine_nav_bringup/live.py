@@ -330,9 +330,9 @@ class _Run:
             self.stopped = f"stopped by {self.signals[0]}"
 
     def _pids(self) -> list[int]:
-        names = self.nodes if self.processes is not None else ()
-        pids = [self.processes.pid(name) for name in names]
-        return [pid for pid in pids if pid is not None]
+        """Of the nodes; their guardians only wait."""
+        beats = [node.beat for node in self.nodes.values()] if self.processes is not None else []
+        return [beat.pid for beat in beats if beat is not None]
 
     def _note_load(self) -> None:
         if self.load is not None and self.cores is None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nodes of `spinenav live` as processes of their own, as the launch files start them.
 
-A process that ends is started again, with back-off. What `live` wants to know of a node comes with
+A node that dies is started again by its guardian, and a guardian that ends by this process, with
+back-off. What `live` wants to know of a node comes with
 its heartbeats: `RemoteNode` answers in place of the node.
 """
 
@@ -14,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,37 +23,38 @@ from typing import Any
 import yaml
 
 from spine_nav_common.core.restart import WRONG_INPUT, Backoff
+from spine_nav_common.guardian import PARENT_PID
 from spine_nav_common.parameters import ParameterError, build
 from spine_nav_common.ros.heartbeat import Beat
-from spine_nav_common.ros.runtime import PARENT_PID
 
-# Node: its module, and the module and class of its parameters.
-_MODULES = {
+# Node: its executable, and the class of its parameters.
+_NODES = {
     "navigation": (
-        "spine_registration.ros.navigation",
+        "spine_registration.executables:navigation",
         "spine_registration.ros.navigation_core:NavigationConfig",
     ),
     "case_server": (
-        "spine_nav_bringup.ros.case_server",
+        "spine_nav_bringup.executables:case_server",
         "spine_nav_bringup.ros.case_server:CaseServerConfig",
     ),
-    "overlay": ("rod_bending_ar.ros.overlay_node", "rod_bending_ar.ros.overlay_node:OverlayConfig"),
+    "overlay": (
+        "rod_bending_ar.executables:overlay",
+        "rod_bending_ar.ros.overlay_node:OverlayConfig",
+    ),
     "stereo_tracker": (
-        "stereo_screw_tracker.ros.stereo_tracker",
+        "stereo_screw_tracker.executables:stereo_tracker",
         "stereo_screw_tracker.ros.stereo_config:StereoTrackerConfig",
     ),
     "rod_guidance": (
-        "rod_bending_ar.ros.rod_guidance",
+        "rod_bending_ar.executables:rod_guidance",
         "rod_bending_ar.ros.guidance_config:RodGuidanceConfig",
     ),
     "camera_source": (
-        "spine_perception.ros.camera_source",
+        "spine_perception.executables:camera_source",
         "spine_perception.ros.camera_config:CameraSourceConfig",
     ),
 }
 _ROS_OWN = ("use_sim_time",)
-_NOT_FOR_POSES = ("case_server", "overlay", "rod_guidance")
-_NICE = 5
 _SIGNALS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 4.0))
 _NEVER_HEARD = 3  # so many ends of a process that was never heard of: it cannot run here
 
@@ -63,7 +64,7 @@ class RemoteNode:
 
     def __init__(self, name: str, values: Mapping[str, Any]) -> None:
         self.name = name
-        module, _, kind = _MODULES[name][1].partition(":")
+        module, _, kind = _NODES[name][1].partition(":")
         own = {k: v for k, v in values.items() if k not in _ROS_OWN}
         self.config = build(getattr(import_module(module), kind), own, f"node {name}")
         self.beat: Beat | None = None
@@ -193,7 +194,7 @@ class Processes:
         self._file.write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
 
     def pid(self, name: str) -> int | None:
-        """Process id of a node that runs."""
+        """Process id of a node's guardian that runs."""
         child = self._running.get(name)
         return child.pid if child is not None and child.poll() is None else None
 
@@ -216,16 +217,15 @@ class Processes:
         return ""
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", _MODULES[name][0], "--ros-args"]
+        module, _, function = _NODES[name][0].partition(":")
+        code = f"import sys; from {module} import {function}; sys.exit({function}())"
+        command = [sys.executable, "-c", code, "--ros-args"]
         command += ["-r", f"__ns:={self._namespace}", "--params-file", str(self._file)]
         environment = {**os.environ, PARENT_PID: str(os.getpid())}
         # A session of its own: ctrl-C is for `live`, which takes the nodes down in order.
-        child = subprocess.Popen(
+        return subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
         )
-        if name in _NOT_FOR_POSES:
-            _yield_cpu(child.pid)
-        return child
 
     def stop(self) -> None:
         """End all, gently first; a process that is held or hangs is killed."""
@@ -236,14 +236,6 @@ class Processes:
             end = time.monotonic() + patience_s
             while any(child.poll() is None for child in left) and time.monotonic() < end:
                 time.sleep(0.02)
-
-
-def _yield_cpu(pid: int) -> None:
-    """Lower priority, by both ways: where the kernel groups sessions, the group's value counts."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, _NICE)
-    with suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(_NICE), encoding="ascii")
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ without guidance. A worker thread draws, so that nothing holds up the timer that
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import OrderedDict, deque
@@ -39,7 +38,6 @@ from spine_nav_common.ros.worker_node import WorkerNode
 _LOOK_S = 0.25
 _KEPT = 32  # images, however young
 _SILENT_MS = 1000.0  # the legend names a navigation that says nothing for this long
-_NICE = 5  # on a busy machine pictures become fewer before poses become later
 _BACK = 0.75  # of the age limit: guidance that was wiped for its age comes back below, no flicker
 _TIMED = 150  # pictures behind the times in /diagnostics
 
@@ -101,6 +99,7 @@ class OverlayNode(WorkerNode):
     """Publishes overlay/image and overlay/image/compressed."""
 
     config_type = OverlayConfig
+    yields = True  # on a busy machine pictures become fewer before poses become later
 
     def __init__(
         self, values: Mapping[str, Any] | None = None, namespace: str | None = None
@@ -342,7 +341,6 @@ class OverlayNode(WorkerNode):
 
 def main() -> int:
     """`ros2 run rod_bending_ar overlay`."""
-    os.nice(_NICE)
     return run_node(OverlayNode)
 
 

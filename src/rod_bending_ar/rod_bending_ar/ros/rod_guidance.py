@@ -37,6 +37,7 @@ class RodGuidance(WorkerNode):
     """See docs/contracts.md, section 6: guidance/bending; guidance/bending/status beside it."""
 
     config_type = RodGuidanceConfig
+    yields = True
     watch_s = 0.1
 
     def __init__(

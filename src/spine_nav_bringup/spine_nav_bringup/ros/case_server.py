@@ -53,6 +53,7 @@ class CaseServer(SpineNode):
     """See docs/contracts.md, section 6: guidance/trajectories; guidance/vertebrae beside it."""
 
     config_type = CaseServerConfig
+    yields = True
 
     def __init__(
         self, values: Mapping[str, Any] | None = None, namespace: str | None = None

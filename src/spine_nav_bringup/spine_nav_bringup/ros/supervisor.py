@@ -123,6 +123,8 @@ class Supervisor(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._health = self.create_publisher(DiagnosticArray, topics.HEALTH, qos.LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATE)
+        self._gone = self.create_publisher(DiagnosticArray, topics.GONE, qos.LATCHED)
+        self._publish_gone()  # takes the place of what a supervisor before this one has said
         self.create_subscription(DiagnosticArray, "/diagnostics", self.board.note, qos.RESULT)
         self._beats = self._hear_beats()
         self.create_service(Trigger, "supervisor/start", self._on_start)
@@ -200,8 +202,10 @@ class Supervisor(Node):
             calls.begin(calls.by_hand)
             if node.restarts:
                 self.get_logger().warn(f"{node.name} was started again ({node.restarts}.)")
+                self._publish_gone()
         elif before == LATE:
             self.get_logger().warn(f"{node.name} is heard again")
+            self._publish_gone()
         if beat.busy or beat.changes <= calls.stale_until:
             return
         self._see_state(node, beat.state)
@@ -259,11 +263,21 @@ class Supervisor(Node):
         if self.target == FINALIZED or node.life == ENDED:
             return
         reason = f"{node.name} {node.life}"
+        self._publish_gone()
         self.get_logger().error(f"{reason}: what it has shown is withdrawn")
         if shown:
             for name in _shown_by(node.name):
                 self._withdraw(name, reason)
         self._publish_health()
+
+    def _publish_gone(self) -> None:
+        """Who computes from a dead node's output shows nothing of what is still under way."""
+        gone = {n: f"{n} {w.life}" for n, w in self.nodes.items() if w.life in (DEAD, LATE)}
+        status = [
+            DiagnosticStatus(name=n, message=m, level=DiagnosticStatus.ERROR)
+            for n, m in gone.items()
+        ]
+        self._gone.publish(DiagnosticArray(status=status))
 
     def _withdraw(self, name: str, reason: str) -> None:
         self._withdrawal.of(name, reason)

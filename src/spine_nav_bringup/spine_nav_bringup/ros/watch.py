@@ -12,6 +12,7 @@ from pathlib import Path
 from spine_nav_common.ros.heartbeat import GOODBYE, Beat, this_machine
 
 ABSENT, ALIVE, LATE, DEAD, ENDED = "not there", "alive", "hangs", "died", "has ended"
+_HELD_LOOKS = 3  # a process that is seen held so often in a row is not just being looked at
 BUSY_S = 600.0
 """Time that a transition may take: models load, kernels compile, on a machine with other work."""
 
@@ -20,7 +21,7 @@ class Watched:
     """One node by its heartbeats, and by its process where that runs on this machine.
 
     The end of a process is seen by its pidfd within the next look, without any heartbeat to miss.
-    A process that hangs is known by the heartbeats that stay away.
+    A process that hangs is known by the heartbeats that stay away, or by the system, which holds it.
 
     Args:
         name: of the node.
@@ -35,6 +36,7 @@ class Watched:
         self.state = 0
         self._heard = self._since = time.monotonic()
         self._pidfd = -1
+        self._held = 0
 
     def note(self, beat: Beat) -> bool:
         """A heartbeat came; whether it is the first of a new start of the node."""
@@ -55,7 +57,7 @@ class Watched:
             if self._ended():
                 self.life = DEAD
                 self._close()
-            elif self.silent_s > late_s and self._may_not_be_silent():
+            elif self._is_held() or (self.silent_s > late_s and self._may_not_be_silent()):
                 self.life = LATE
         if self.life != before:
             self._since = time.monotonic()
@@ -64,6 +66,7 @@ class Watched:
     def forgive(self, seconds: float) -> None:
         """Who watches was itself held up for so long: nobody is late by that time."""
         self._heard += seconds
+        self._held = 0
 
     @property
     def silent_s(self) -> float:
@@ -105,8 +108,12 @@ class Watched:
         """Give the process handle back."""
         self._close()
 
+    def _is_held(self) -> bool:
+        self._held = self._held + 1 if self.stopped else 0
+        return self._held >= _HELD_LOOKS
+
     def _may_not_be_silent(self) -> bool:
-        return not self.changing or self.silent_s > BUSY_S or self.stopped
+        return not self.changing or self.silent_s > BUSY_S
 
     def _mine(self) -> bool:
         """Its process can be asked about and is not this one."""

@@ -12,6 +12,10 @@ WRONG_INPUT = 2
 """Exit code of a process whose parameters or files are wrong: it would end the same way again."""
 GIVEN_UP = 1
 """Exit code of a supervisor that has lost a required node."""
+WORKER_DIED = 3
+"""Exit code of a process whose worker thread died."""
+FELL_OVER = 70
+"""Exit code of a process that an exception ended."""
 
 
 class Backoff:

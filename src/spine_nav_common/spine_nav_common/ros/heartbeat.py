@@ -11,6 +11,7 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -45,6 +46,7 @@ class Beat:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@cache
 def this_machine() -> str:
     """Boot and pid namespace, so that two containers with a process 7 each are told apart."""
     try:

@@ -24,6 +24,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rclpy.subscription import Subscription
 
+from ..guardian import yield_cpu
 from . import qos, topics
 from .conversions import header, stamp_to_ns
 from .heartbeat import GOODBYE, PERIOD_S, Beat, beat_message, new_birth, this_machine
@@ -38,6 +39,7 @@ class SpineNode(LifecycleNode):
     """A lifecycle node with a frozen config, 1 Hz diagnostics and reasons instead of crashes."""
 
     config_type: type
+    yields = False  # whether its process yields the CPU to those that compute poses, once active
 
     def __init__(
         self, name: str, values: Mapping[str, Any] | None = None, namespace: str | None = None
@@ -191,6 +193,8 @@ class SpineNode(LifecycleNode):
             self._undo(self._activated)
             raise
         self.active = True
+        if self.yields:  # not before: whoever is started again shall be back soon
+            yield_cpu()
 
     def _deactivate(self) -> None:
         if not self.active:

@@ -6,21 +6,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from spine_nav_common.core.restart import WRONG_INPUT
+from spine_nav_common.core.restart import WORKER_DIED, WRONG_INPUT
+from spine_nav_common.guardian import note_signals, tell_began
 from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros.executor import new_executor
 
-WORKER_DIED = 3
-_ORPHAN_S = 10.0  # for a clean end without the parent
 _LOOK_S = 0.2  # how soon a signal or an exit code is noticed
-PARENT_PID = "SPINENAV_PARENT_PID"  # the node of a child process ends when this is gone
 PROFILE = Path(__file__).with_name("fastdds_shm32M.xml")
 
 
@@ -84,8 +81,7 @@ def run_node(
 
     # Own handlers: rclpy's would end the context before the node could withdraw what it shows.
     # They stay until the process has ended, so that a second ctrl-C cannot break the clean end.
-    stopped = _note_signals()
-    ended = _end_with_parent()
+    stopped = note_signals()
     rclpy.init(
         args=list(argv) if argv is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
@@ -93,13 +89,12 @@ def run_node(
     node = None
     try:
         node = make()
+        tell_began()
         executor = new_executor()
         executor.add_node(node)
         while rclpy.ok() and not stopped:
             if (code := exit_code(node)) is not None:
                 return code
-            if _orphaned():
-                return 0
             if not getattr(node, "alive", True):
                 return WORKER_DIED
             executor.spin_once(timeout_sec=_LOOK_S)
@@ -111,36 +106,6 @@ def run_node(
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-        ended.set()
-
-
-def _note_signals() -> list[str]:
-    """SIGINT and SIGTERM put their name into the list from now on."""
-    stopped: list[str] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: stopped.append(signal.Signals(n).name))
-    return stopped
-
-
-def _end_with_parent() -> threading.Event:
-    """A node that hangs must not outlive its parent either. The event says that it has ended."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not _orphaned():
-            if ended.wait(1.0):
-                return
-        if not ended.wait(_ORPHAN_S):
-            os._exit(WORKER_DIED)
-
-    if os.environ.get(PARENT_PID) is not None:
-        threading.Thread(target=watch, name="parent", daemon=True).start()
-    return ended
-
-
-def _orphaned() -> bool:
-    parent = os.environ.get(PARENT_PID)
-    return parent is not None and os.getppid() != int(parent)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ OVERLAY = "overlay/image"
 OVERLAY_COMPRESSED = "overlay/image/compressed"
 HEALTH = "health"
 HEARTBEAT = "heartbeat"
+GONE = "supervisor/gone"  # the nodes that died or hang, and are not back yet
 DEFAULT_NAMESPACE = "/spine"
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import TimeReference
 from std_srvs.srv import SetBool
 
@@ -71,6 +72,7 @@ class WorkerNode(SpineNode):
         self.results = StampAge()
         self.stage_times = StageTimes()
         self.frame_id = self.withdrawn = self.trouble = ""
+        self.camera_gone, self._camera_went = "", float("-inf")
 
     # What a subclass says.
 
@@ -129,6 +131,9 @@ class WorkerNode(SpineNode):
     def take(self, item: Any) -> None:
         """Leave an item with a `stamp_ns` for the worker; the newest wins, the others are counted."""
         self.counts["received"] += 1
+        if self.camera_gone:
+            self.counts["after_the_camera"] += 1
+            return
         self.received_ns = item.stamp_ns
         self._taken = time.monotonic()
         if self.paused:
@@ -143,16 +148,30 @@ class WorkerNode(SpineNode):
             self.get_logger().warn(told)
         self.take(item)
 
-    def follow_camera_clock(self) -> None:
-        """In `activate`: hear how the camera node's recording runs."""
+    def follow_camera(self) -> None:
+        """In `activate`: hear how the camera node's recording runs, and when the node is gone."""
         self.listen(TimeReference, topics.CAMERA_CLOCK, self._on_camera_clock, qos.LATCHED)
+        self.listen(DiagnosticArray, topics.GONE, self._on_gone, qos.LATCHED)
+
+    def _on_gone(self, message: DiagnosticArray) -> None:
+        """A dead camera's images are shown no more, however many results are still under way."""
+        said = {status.name: status.message for status in message.status}.get("camera_source", "")
+        if said and not self.camera_gone:
+            self._camera_went = time.monotonic()
+            self.withdraw(said)
+        self.camera_gone = said
 
     def _on_dropped(self) -> None:
         self.counts["dropped"] += 1
 
-    def note(self, stamp_ns: int) -> str:
-        """Note the stamp of an output; why it must not be shown any more, or ""."""
+    def note(self, stamp_ns: int, arrived: float) -> str:
+        """Note the stamp of an output; why it must not be shown any more, or "".
+
+        arrived: of its item, by time.monotonic.
+        """
         self.results.note(stamp_ns)
+        if arrived <= self._camera_went:
+            return self.camera_gone or "its camera was lost meanwhile"
         age_ms = self.age_ms(stamp_ns)
         if age_ms <= self.config.max_stamp_age_ms:
             return ""

@@ -65,7 +65,7 @@ class NavigationNode(WorkerNode):
 
     def activate(self) -> None:
         super().activate()
-        self.follow_camera_clock()
+        self.follow_camera()
         self.pairer = FramePairer(self.take_image, self.config.pair_tolerance_ms)
         c = self.config
         self.listen(CameraInfo, c.info_topic, self.pairer.info, qos.SENSOR_IN)
@@ -123,7 +123,7 @@ class NavigationNode(WorkerNode):
             return
         raw, result, hypothesis, work_ms = output
         self.counts["processed"] += 1
-        self.withdrawn, self.frame_id = self.note(result.stamp_ns), raw.frame_id
+        self.withdrawn, self.frame_id = self.note(result.stamp_ns, raw.arrived), raw.frame_id
         if self.withdrawn:
             result, hypothesis = withdrawn(result, self.withdrawn), (None, None)
         if self.trouble:

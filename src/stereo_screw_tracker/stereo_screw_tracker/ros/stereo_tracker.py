@@ -91,7 +91,7 @@ class StereoTrackerNode(WorkerNode):
 
     def activate(self) -> None:
         super().activate()
-        self.follow_camera_clock()
+        self.follow_camera()
         self._epoch = 0
         self.pairer = StereoPairer(self.take_image)
         self._registered: Registered | None = None
@@ -202,7 +202,8 @@ class StereoTrackerNode(WorkerNode):
             return
         self.counts["processed"] += 1
         implants, self.frame_id = output.implants, output.raw.frame_id
-        self.trouble, self.withdrawn = output.trouble, self.note(implants.stamp_ns)
+        self.trouble = output.trouble
+        self.withdrawn = self.note(implants.stamp_ns, output.raw.arrived)
         if self.withdrawn:
             implants = Implants(implants.stamp_ns, reason=self.withdrawn)
         if self.trouble:

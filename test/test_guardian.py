@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node that died is started anew from a process that has its libraries already."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from spine_nav_common import guardian
+from spine_nav_common.core.restart import FELL_OVER, GIVEN_UP, WORKER_DIED, WRONG_INPUT
+
+PACKAGES = {
+    "spine_registration": ("navigation",),
+    "rod_bending_ar": ("overlay", "rod_guidance"),
+    "spine_nav_bringup": ("case_server", "supervisor"),
+    "spine_perception": ("camera_source",),
+    "stereo_screw_tracker": ("stereo_tracker",),
+}
+# A node that tells its process id, and ends as its turn says: "code", "-signal", "fall" or "stay".
+NODE = """
+import os, signal, sys, time
+from pathlib import Path
+from spine_nav_common import guardian
+turns = sys.argv[2:]
+def main():
+    lives = Path(sys.argv[1])
+    turn = turns[len(lives.read_text().splitlines()) if lives.exists() else 0]
+    if turn != "early":
+        guardian.tell_began()
+    with lives.open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    if turn == "fall":
+        raise RuntimeError("fell over on purpose")
+    if turn == "early" or turn.startswith("-"):
+        os.kill(os.getpid(), int(turn) * -1 if turn != "early" else signal.SIGKILL)
+    if turn == "stay":
+        stopped = guardian.note_signals()
+        while not stopped:
+            time.sleep(0.01)
+        return 0
+    return int(turn)
+sys.exit(guardian.keep(main, "node"))
+"""
+
+
+class Guarded:
+    """A guardian with the lives of its node."""
+
+    def __init__(self, folder, *turns, **environment):
+        self.file = folder / "lives"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NODE, self.file, *turns],
+            env={**os.environ, **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def lives(self):
+        return [int(p) for p in self.file.read_text().split()] if self.file.exists() else []
+
+    def wait_for(self, lives):
+        until(lambda: len(self.lives()) >= lives)
+        return self.lives()[-1]
+
+    def end(self):
+        _, errors = self.process.communicate(timeout=60.0)
+        return self.process.returncode, errors
+
+
+def until(condition):
+    end = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("code", [0, GIVEN_UP, WRONG_INPUT])
+def test_the_last_word_of_a_node_is_its_guardian_s(tmp_path, code):
+    node = Guarded(tmp_path, str(code))
+    assert node.end()[0] == code
+    assert len(node.lives()) == 1
+
+
+@pytest.mark.parametrize("fault", ["-9", "-11", "fall", str(WORKER_DIED)])
+def test_a_node_that_dies_is_started_again(tmp_path, fault):
+    node = Guarded(tmp_path, fault, "0")
+    code, errors = node.end()
+    assert code == 0 and "started again" in errors
+    assert len(set(node.lives())) == 2
+
+
+def test_a_node_that_never_began_is_not_tried_again(tmp_path):
+    node = Guarded(tmp_path, "early")
+    assert node.end()[0] == 128 + signal.SIGKILL
+    assert len(node.lives()) == 1
+
+
+def test_a_killed_node_is_started_again_and_a_told_one_is_not(tmp_path):
+    node = Guarded(tmp_path, "stay", "stay")
+    os.kill(node.wait_for(1), signal.SIGKILL)
+    second = node.wait_for(2)
+    node.process.send_signal(signal.SIGINT)
+    assert node.end()[0] == 0
+    assert gone(second) and len(node.lives()) == 2
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["running", "held"])
+def test_no_node_outlives_its_guardian(tmp_path, held):
+    node = Guarded(tmp_path, "stay")
+    pid = node.wait_for(1)
+    if held:
+        os.kill(pid, signal.SIGSTOP)
+    node.process.kill()
+    until(lambda: gone(pid))
+
+
+def test_an_orphaned_guardian_ends_with_its_node(tmp_path):
+    node = Guarded(tmp_path, "stay", SPINENAV_PARENT_PID="1")
+    assert node.end()[0] == 0
+    assert gone(node.lives()[0])
+
+
+def test_an_exception_has_a_code_of_its_own(tmp_path):
+    assert FELL_OVER not in (0, GIVEN_UP, WRONG_INPUT, WORKER_DIED)
+    node = Guarded(tmp_path, "fall", "0")
+    assert "fell over on purpose" in node.end()[1]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_is_imported_before_the_fork_starts_no_thread_and_no_ros(package, monkeypatch):
+    """In a process of its own: this one has threads, and ROS, already."""
+    code = f"""
+import os, sys
+from importlib import import_module
+from {package} import executables
+def look(module, warm):
+    for name in warm:
+        import_module(name)
+    return len(os.listdir("/proc/self/task")), "rclpy" in sys.modules
+executables.guarded = look
+for name in {PACKAGES[package]!r}:
+    assert getattr(executables, name)() == (1, False), name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_node_of_a_guardian_is_there(monkeypatch):
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
+    for package, names in PACKAGES.items():
+        executables = import_module(f"{package}.executables")
+        monkeypatch.setattr(executables, "guarded", lambda module, _: import_module(module).main)
+        for name in names:
+            assert callable(getattr(executables, name)())
+
+
+def test_only_a_node_s_own_process_yields_the_cpu():
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    guardian.yield_cpu()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
