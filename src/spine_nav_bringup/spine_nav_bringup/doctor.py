@@ -26,6 +26,7 @@ NUMERICAL = ("numpy", "scipy", "numba", "cv2", "yaml", "trimesh", "onnxruntime",
 # has three, and Docker gives 64 MB unless told otherwise.
 SHM_NEEDED_MB = 128
 DISK_NEEDED_GB = 2.0
+HEALTH_S = 2.0  # a graph that runs tells its health once a second
 
 Importer = Callable[[str], ModuleType]
 
@@ -109,6 +110,7 @@ def check_ros(importer: Importer = importlib.import_module) -> list[Finding]:
     """rclpy, tf2_msgs, the DDS profile and the launch packages."""
     from spine_nav_common.ros.runtime import PROFILE, prepare_environment
 
+    set_here = "FASTRTPS_DEFAULT_PROFILES_FILE" in os.environ
     prepare_environment()
     findings = []
     try:
@@ -131,6 +133,10 @@ def check_ros(importer: Importer = importlib.import_module) -> list[Finding]:
         findings.append(Finding("DDS profile", State.MISSING, f"{profile} is no file", remedy))
     else:
         findings.append(Finding("DDS profile", State.OK, str(profile)))
+        if not set_here:
+            found = "one that is started from this shell sends images that do not all arrive"
+            remedy = f"export FASTRTPS_DEFAULT_PROFILES_FILE={profile} before it starts"
+            findings.append(Finding("camera drivers", State.OPTIONAL, found, remedy))
     try:
         importer("launch")
         findings.append(Finding("ros2 launch", State.OK, "launch"))
@@ -138,6 +144,24 @@ def check_ros(importer: Importer = importlib.import_module) -> list[Finding]:
         remedy = "use 'spinenav live', the same graph; launch comes with a full ROS 2 installation"
         findings.append(Finding("ros2 launch", State.OPTIONAL, "no launch package", remedy))
     return findings
+
+
+def check_graph(namespace: str = "/spine", seconds: float = HEALTH_S) -> Finding:
+    """What the health of a graph that runs now says, lost images included."""
+    from spine_nav_common.ros.runtime import RosMissing, require_ros
+
+    topic = "running graph"
+    try:
+        require_ros()
+        from .ros.health import newest_health
+
+        status = newest_health(namespace, seconds)
+    except (RosMissing, ImportError, RuntimeError) as error:
+        return Finding(topic, State.OPTIONAL, f"cannot be asked: {error}", SETUP)
+    if status is None:
+        return Finding(topic, State.OPTIONAL, f"none is heard in {namespace}")
+    well = status.level == b"\x00"
+    return Finding(topic, State.OK if well else State.OPTIONAL, status.message)
 
 
 def check_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
@@ -251,6 +275,7 @@ def examine() -> Report:
     """Look at everything; takes a few seconds, mostly for importing the wheels."""
     findings = [check_python(), check_numerical(), *check_ros(), check_shared_memory()]
     findings += [*check_model(), *check_stereo_models(), check_cameras(), check_disk()]
+    findings.append(check_graph())
     cores = len(os.sched_getaffinity(0))
     findings.append(Finding("CPU", State.OK, f"{cores} core(s)"))
     return Report(tuple(findings))

@@ -66,6 +66,16 @@ def test_without_tf2_msgs_only_tf_is_off(monkeypatch):
     assert Report(tuple(findings.values())).exit_code == 0
 
 
+def test_a_shell_whose_camera_drivers_would_lose_images_is_told(monkeypatch):
+    pytest.importorskip("rclpy")
+    monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
+    findings = {f.topic: f for f in doctor.check_ros()}
+    remedy = findings["camera drivers"].remedy
+    assert findings["DDS profile"].found in remedy and remedy.startswith("export FASTRTPS_")
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", findings["DDS profile"].found)
+    assert "camera drivers" not in {f.topic for f in doctor.check_ros()}
+
+
 def test_a_dds_profile_that_is_no_file_is_found(monkeypatch, tmp_path):
     pytest.importorskip("rclpy")
     monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", str(tmp_path / "gone.xml"))

@@ -49,6 +49,9 @@ class OverlayConfig:
     case: str = param("", "folder of the case")
     colour_topic: str = param(topics.COLOUR, "colour image")
     info_topic: str = param(topics.COLOUR_INFO, "camera_info of the colour image")
+    image_reliability: str = param(
+        "best_effort", qos.IMAGE_RELIABILITY_DOC, choices=qos.IMAGE_RELIABILITIES
+    )
     max_image_age_ms: float = param(
         300.0, "guidance computed from an older image is wiped", "ms", 50.0, 10000.0
     )
@@ -145,10 +148,11 @@ class OverlayNode(WorkerNode):
     def _on_look(self) -> None:
         if self._watched() and not self._looking:
             c = self.config
+            images = qos.images_in(c.image_reliability)
             self._looking = [
                 self.create_subscription(kind, topic, callback, profile)
                 for kind, topic, callback, profile in (
-                    (image_type(c.colour_topic), c.colour_topic, self._on_image, qos.SENSOR_IN),
+                    (image_type(c.colour_topic), c.colour_topic, self._on_image, images),
                     (CameraInfo, c.info_topic, self._on_info, qos.SENSOR_IN),
                     (PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE),
                     (DiagnosticArray, topics.STATUS, self._on_status, qos.POSE),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
+from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.results import key_values
 
 _SILENT_S = 3.0  # three missed reports at 1 Hz
@@ -20,6 +21,28 @@ _LEVELS = {
     "failed": DiagnosticStatus.ERROR,
 }
 EXIT_CODES = {"ready": 0, "degraded": 0, "unsafe": 1, "failed": 1}
+
+
+def newest_health(namespace: str, seconds: float) -> DiagnosticStatus | None:
+    """What the supervisor of a namespace says within `seconds`; None where none is heard."""
+    import rclpy
+
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    heard: list[DiagnosticArray] = []
+    node = rclpy.create_node("doctor", namespace=namespace, context=context)
+    try:
+        node.create_subscription(DiagnosticArray, topics.HEALTH, heard.append, qos.LATCHED)
+        executor = rclpy.executors.SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        end = time.monotonic() + seconds
+        while not heard and time.monotonic() < end:
+            executor.spin_once(timeout_sec=0.1)
+        executor.shutdown()
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
+    return heard[-1].status[0] if heard else None
 
 
 @dataclass(frozen=True)
@@ -38,13 +61,18 @@ class HealthBoard:
         self._prefix = namespace.strip("/")
         self._newest: dict[str, tuple[float, DiagnosticStatus]] = {}
 
-    def note(self, message: DiagnosticArray) -> None:
-        """A message of /diagnostics; what another namespace says of itself is not ours."""
+    def note(self, message: DiagnosticArray) -> bool:
+        """A message of /diagnostics; what another namespace says of itself is not ours. Whether a
+        node of ours is better or worse than it was."""
+        changed = False
         for status in message.status:
             path, _, what = status.name.partition(": ")
             namespace, _, node = path.rpartition("/")
             if what == "health" and node != "spinenav" and namespace == self._prefix:
+                before = self._newest.get(node)
+                changed |= before is not None and before[1].level != status.level
                 self._newest[node] = (time.monotonic(), status)
+        return changed
 
     @property
     def name(self) -> str:

@@ -125,7 +125,7 @@ class Supervisor(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATE)
         self._gone = self.create_publisher(DiagnosticArray, topics.GONE, qos.LATCHED)
         self._publish_gone()  # takes the place of what a supervisor before this one has said
-        self.create_subscription(DiagnosticArray, "/diagnostics", self.board.note, qos.RESULT)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.RESULT)
         self._beats = self._hear_beats()
         self.create_service(Trigger, "supervisor/start", self._on_start)
         self.create_service(SetBool, "supervisor/pause", self._on_pause)
@@ -452,6 +452,10 @@ class Supervisor(Node):
         elif self.target != ACTIVE:
             found.append(Concern("degraded", "not started" if not self.target else "shut down"))
         return found
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        if self.board.note(message):
+            self._publish_health()  # what went wrong is told at once
 
     def _publish_health(self) -> None:
         status = self.health()

@@ -12,6 +12,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from spine_nav_common.core.images import decode_camera_info, decode_colour, decode_depth
+from spine_nav_common.core.losses import StreamLosses
 from spine_nav_common.core.pairing import Pair, Pairer
 from spine_nav_common.core.recorded_clock import lacks_clock
 from spine_nav_common.core.rectify import RgbdRectifier
@@ -96,6 +97,7 @@ class ImagePairs:
         self.pairer = Pairer(slop_ns, names, follow_back=True)
         self._stamps: deque[int] = deque(maxlen=_PERIODS)
         self.first_count = self.second_count = 0
+        self.losses = tuple(StreamLosses(name) for name in names)
 
     @property
     def apart_ms(self) -> float:
@@ -107,6 +109,7 @@ class ImagePairs:
         """An image of the stream whose stamps rule."""
         self.first_count += 1
         stamp_ns = stamp_to_ns(message.header.stamp)
+        self.losses[0].image(stamp_ns, time.monotonic())
         self._stamps.append(stamp_ns)
         periods = np.diff(sorted(set(self._stamps)))
         if len(periods):
@@ -116,7 +119,9 @@ class ImagePairs:
     def second(self, message: Image | CompressedImage) -> None:
         """An image of the other stream."""
         self.second_count += 1
-        self.pairer.add_second(stamp_to_ns(message.header.stamp), message)
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        self.losses[1].image(stamp_ns, time.monotonic())
+        self.pairer.add_second(stamp_ns, message)
 
     def missing(self) -> str:
         """Which of the two streams lacks, or lacks a clock, in words; empty if none or both."""
@@ -136,6 +141,15 @@ class ImagePairs:
                 f" {self._tolerance_ns * 1e-6:g} ms: {self._remedy}"
             )
         return ""
+
+    def info(self, stream: int, message: CameraInfo) -> None:
+        """The camera_info of the first (0) or second (1) stream."""
+        self.losses[stream].info(stamp_to_ns(message.header.stamp), time.monotonic())
+
+    def lost(self) -> str:
+        """Which images are lost on the way, in words; empty if none are."""
+        now = time.monotonic()
+        return "; ".join(filter(None, (stream.told(now) for stream in self.losses)))
 
     def counts(self) -> dict[str, object]:
         """For diagnostics."""
@@ -171,6 +185,7 @@ class FramePairer:
     def info(self, message: CameraInfo) -> None:
         """A camera_info; the newest frame that waited for the first one goes on."""
         self._info = message
+        self._pairs.info(0, message)
         self._release()
 
     def colour(self, message: Image | CompressedImage) -> None:
@@ -188,6 +203,10 @@ class FramePairer:
         if self._pairs.first_count and self._info is None:
             return "no camera_info"
         return self._pairs.missing()
+
+    def lost(self) -> str:
+        """Which images are lost on the way, in words; empty if none are."""
+        return self._pairs.lost()
 
     def counts(self) -> dict[str, object]:
         """For diagnostics."""

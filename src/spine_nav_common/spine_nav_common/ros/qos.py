@@ -24,6 +24,18 @@ LATCHED = _profile(reliable=True, latched=True, depth=1)
 STATE = _profile(reliable=True, latched=True, depth=10)
 TF_STATIC = _profile(reliable=True, latched=True, depth=100)  # as tf2 has it
 
+IMAGE_RELIABILITIES = ("best_effort", "reliable")
+IMAGE_RELIABILITY_DOC = (
+    "how images are asked for; reliable: what is lost is sent again, later; the camera's driver must"
+    " offer it"
+)
+
+
+def images_in(reliability: str) -> QoSProfile:
+    """The profile to receive images with: one of IMAGE_RELIABILITIES."""
+    return SENSOR_OUT if reliability == "reliable" else SENSOR_IN
+
+
 _NAMED = {
     "SENSOR_IN": SENSOR_IN,
     "SENSOR_OUT": SENSOR_OUT,

@@ -89,11 +89,13 @@ class StereoPairer:
     def left_info(self, message: CameraInfo) -> None:
         """The left camera_info."""
         self._infos["left"] = message
+        self._pairs.info(0, message)
         self._release()
 
     def right_info(self, message: CameraInfo) -> None:
         """The right camera_info."""
         self._infos["right"] = message
+        self._pairs.info(1, message)
         self._release()
 
     def left(self, message: Image | CompressedImage) -> None:
@@ -121,6 +123,10 @@ class StereoPairer:
             if self.unpaired > 1 and not self.pairs:
                 return "left and right images differ in stamp: synchronise the cameras"
         return images.missing()
+
+    def lost(self) -> str:
+        """Which images are lost on the way, in words; empty if none are."""
+        return self._pairs.lost()
 
     def counts(self) -> dict[str, object]:
         """For diagnostics."""

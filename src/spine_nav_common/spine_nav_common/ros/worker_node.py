@@ -26,11 +26,18 @@ from .conversions import stamp_to_ns
 from .executor import call_soon
 from .lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from .mailbox import NewestWins
+from .runtime import PROFILE
 
 Health = tuple[bytes, str, dict[str, object]]
 MAX_AGE_MS = 1000.0  # default of the nodes: a picture older than this is no picture of now
 _FRESH_S = 0.5  # frames that came within this time say that the camera is not what is missing
 _PAUSED = "paused by the user"
+_LOSSES_S = 0.25
+_REMEDY = {
+    "best_effort": f"start its driver with FASTRTPS_DEFAULT_PROFILES_FILE={PROFILE}, or set"
+    " image_reliability to reliable",
+    "reliable": "start its driver with the nodes' DDS profile too, or let it send less",
+}
 
 
 def _answered(answer: Any, question: Callable[[], str]) -> Any:
@@ -73,6 +80,7 @@ class WorkerNode(SpineNode):
         self.stage_times = StageTimes()
         self.frame_id = self.withdrawn = self.trouble = ""
         self.camera_gone, self._camera_went = "", float("-inf")
+        self.losing = ""  # which images do not arrive although they are sent
 
     # What a subclass says.
 
@@ -140,6 +148,20 @@ class WorkerNode(SpineNode):
             self.counts["paused"] += 1
         elif self._worker is not None:
             self._worker.put(item)
+
+    def watch_losses(self, lost: Callable[[], str]) -> None:
+        """In `activate`: tell at once when images are lost on their way. lost: says which, or ""."""
+
+        def look() -> None:
+            before, said = self.losing, lost()
+            remedy = _REMEDY[getattr(self.config, "image_reliability", "")]
+            self.losing = f"{said}; {remedy}" if said else ""
+            if bool(before) != bool(said):
+                if said:
+                    self.get_logger().warn(self.losing, throttle_duration_sec=10.0)
+                self._publish_health()
+
+        self.every(_LOSSES_S, look)
 
     def take_image(self, item: Any) -> None:
         """`take` what came from a camera, `arrived` by time.monotonic, and watch its clock."""
@@ -295,5 +317,8 @@ class WorkerNode(SpineNode):
         if self.paused:
             return WARN, _PAUSED, values
         if self.withdrawn:
-            return ERROR, f"{self.shows} withdrawn: {self.withdrawn}", values
+            said = f"{self.shows} withdrawn: {self.withdrawn}"
+            return ERROR, "; ".join(filter(None, (said, self.losing))), values
+        if self.losing:
+            return WARN, self.losing, values
         return None

@@ -73,7 +73,8 @@ class NavigationNode(WorkerNode):
             (c.colour_topic, self.pairer.colour),
             (c.depth_topic, self.pairer.depth),
         ):
-            self.listen(image_type(topic), topic, callback, qos.SENSOR_IN)
+            self.listen(image_type(topic), topic, callback, qos.images_in(c.image_reliability))
+        self.watch_losses(self.pairer.lost)
 
     def cleanup(self) -> None:
         self.core = None

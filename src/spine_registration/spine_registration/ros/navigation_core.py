@@ -9,7 +9,7 @@ from typing import Any
 
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Status
 from spine_nav_common.parameters import param
-from spine_nav_common.ros import topics
+from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.worker_node import MAX_AGE_MS
 from spine_perception.core.backends import AUTO, BACKEND_DOC, BACKENDS
 from spine_registration.core.config import NavigatorConfig
@@ -25,6 +25,9 @@ class NavigationConfig:
     colour_topic: str = param(topics.COLOUR, "colour image; compressed where the name ends so")
     depth_topic: str = param(topics.DEPTH, "depth image on the colour image's pixel grid")
     info_topic: str = param(topics.COLOUR_INFO, "camera_info of the colour image")
+    image_reliability: str = param(
+        "best_effort", qos.IMAGE_RELIABILITY_DOC, choices=qos.IMAGE_RELIABILITIES
+    )
     frame_timeout_ms: float = param(
         500.0, "without a result for this long, guidance is withdrawn", "ms", 50.0, 10000.0
     )

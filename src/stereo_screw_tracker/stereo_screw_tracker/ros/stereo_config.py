@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spine_nav_common.core.types import Case
 from spine_nav_common.parameters import param
-from spine_nav_common.ros import topics
+from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.worker_node import MAX_AGE_MS
 from spine_perception.core.backends import AUTO, BACKEND_DOC, BACKENDS
 from stereo_screw_tracker.core.config import StereoConfig
@@ -26,6 +26,9 @@ class StereoTrackerConfig:
     right_topic: str = param(topics.RIGHT, "right image")
     left_info_topic: str = param(topics.LEFT_INFO, "camera_info of the left image")
     right_info_topic: str = param(topics.RIGHT_INFO, "camera_info of the right image")
+    image_reliability: str = param(
+        "best_effort", qos.IMAGE_RELIABILITY_DOC, choices=qos.IMAGE_RELIABILITIES
+    )
     frame_timeout_ms: float = param(
         500.0, "without a result for this long, screws and rods are withdrawn", "ms", 50.0, 10000.0
     )

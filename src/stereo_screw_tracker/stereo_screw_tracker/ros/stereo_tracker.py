@@ -104,7 +104,8 @@ class StereoTrackerNode(WorkerNode):
             (c.left_topic, self.pairer.left),
             (c.right_topic, self.pairer.right),
         ):
-            self.listen(image_type(topic), topic, callback, qos.SENSOR_IN)
+            self.listen(image_type(topic), topic, callback, qos.images_in(c.image_reliability))
+        self.watch_losses(self.pairer.lost)
         if self.core.case is not None:
             self.listen(DiagnosticArray, topics.STATUS, self._on_status, qos.POSE)
             self.listen(PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE)
