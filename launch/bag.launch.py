@@ -3,7 +3,8 @@
 
     ros2 launch spine_nav_bringup bag.launch.py case:=CASE recording:=BAG
 
-The bag starts when the supervisor says that every node is active, so that no frame is missed.
+The bag starts when the supervisor says that every node is active, so that no frame is missed. At
+its end what was received is worked off first; then the launch ends.
 """
 
 from launch import LaunchDescription
@@ -18,6 +19,7 @@ from launch.event_handlers import OnProcessIO
 from launch.events.process import ProcessIO
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 READY = "all nodes are active"
@@ -25,13 +27,20 @@ CLOCK_HZ = "100"  # a coarser clock would round the latency
 
 
 def generate_launch_description() -> LaunchDescription:
+    finish = Node(
+        package="spine_nav_bringup",
+        executable="finish",
+        namespace=LaunchConfiguration("namespace"),
+        output="both",
+        on_exit=[Shutdown(reason="the bag is at its end, and all that was received is computed")],
+    )
     play = ExecuteProcess(
         cmd=[
             "ros2", "bag", "play", LaunchConfiguration("recording"), "--clock", CLOCK_HZ,
             "--rate", LaunchConfiguration("rate"),
         ],
         output="both",
-        on_exit=[Shutdown(reason="the bag is at its end")],
+        on_exit=[finish],
     )  # fmt: skip
     started = []
 

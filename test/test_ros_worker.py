@@ -13,11 +13,15 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 import rclpy
 import ros_support
 import stereo_support
+from diagnostic_msgs.msg import DiagnosticStatus
 from ros_world import NAMESPACE, World
 from std_srvs.srv import Trigger
 
 from rod_bending_ar.ros.rod_guidance import RodGuidance
+from spine_nav_bringup.ros.finish import Finish
 from spine_nav_common.core.errors import InputError
+from spine_nav_common.ros import qos, topics
+from spine_nav_common.ros.heartbeat import Beat, beat_message
 from spine_nav_common.ros.implants import Implants
 from spine_nav_common.ros.runtime import prepare_environment
 from spine_nav_common.ros.worker_node import WorkerNode
@@ -194,3 +198,23 @@ def test_planning_a_rod_stalls_no_timer_of_another_node(world):
     go.set()
     world.until(future.done)
     assert future.result().success and "bends" in future.result().message
+
+
+def test_a_launch_waits_for_what_is_still_worked_on(world):
+    beats = world.node.create_publisher(DiagnosticStatus, topics.HEARTBEAT, qos.RESULT)
+    waiting = world.add(Finish({"quiet_s": 0.5}, NAMESPACE), active=False)
+    world.until(beats.get_subscription_count)
+
+    def beat(idle, processed):
+        facts = {"idle": idle, "counts": {"processed": processed}}
+        beats.publish(beat_message(Beat("navigation", "m", 1, "b", 3, facts=facts)))
+        beats.publish(beat_message(Beat("overlay", "m", 2, "b", 3, facts={"idle": False})))
+        world.spin(0.1)
+
+    for i in range(10):  # twice as long as it must be quiet
+        beat(i % 2 == 0, i // 2)
+        assert not waiting.done
+    world.until(lambda: beat(True, 5) or waiting.done)
+    patient = Finish({"most_s": 1.0}, NAMESPACE)
+    world.add(patient, active=False)
+    world.until(lambda: beat(False, 5) or patient.done)

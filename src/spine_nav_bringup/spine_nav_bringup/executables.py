@@ -12,3 +12,8 @@ def case_server() -> int:
 def supervisor() -> int:
     """The supervisor."""
     return guarded("spine_nav_bringup.ros.supervisor", ("cv2",))
+
+
+def finish() -> int:
+    """Waits until all that was received is computed."""
+    return guarded("spine_nav_bringup.ros.finish", ("numpy",))

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps launch_testing's plugin to the launch tests.
+
+It imports every test module that pytest looks at, to see whether it is a launch test; one that skips
+itself on import then takes its whole folder with it, and no launch test is found.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+LAUNCH_TESTS = Path(__file__).parent / "test" / "launch"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(
+    module_path: Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    """An ordinary module, unless it is a launch test's."""
+    if module_path.parent == LAUNCH_TESTS:
+        return None  # who comes next decides
+    return pytest.Module.from_parent(parent, path=module_path)
