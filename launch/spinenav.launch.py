@@ -34,6 +34,7 @@ ARGUMENTS = {
     "camera": ("", "prefix of the camera's topics; empty = as in the parameters file"),
     "stereo_camera": ("", "prefix of the stereo pair's topics; empty = as in the parameters file"),
     "namespace": ("spine", "namespace of all nodes"),
+    "tf_prefix": ("", "before the names of the vertebrae's frames, where two instances run"),
     "use_sim_time": ("false", "follow /clock"),
     "params_file": ("", "parameters; empty = config/<source>.yaml of this package"),
     "model": ("", "ONNX network; empty = the one that is shipped"),
@@ -81,6 +82,7 @@ def nodes(context: LaunchContext) -> list:
     pair = given["stereo_camera"].rstrip("/")
     stereo_topics = {n: f"{pair}/{t}" for n, t in STEREO_TOPICS.items()} if pair else {}
     case = {"case": text(given["case"])}
+    frames = {"tf_prefix": text(given["tf_prefix"])} if given["tf_prefix"] else {}
     models = {"models": text(given["models"])} if given["models"] else {}
     ends = given["exit_at_end"].lower() == "true"
     model = {"model": text(given["model"])} if given["model"] else {}
@@ -115,8 +117,8 @@ def nodes(context: LaunchContext) -> list:
         return make()
 
     graph = {  # node to its package and values
-        "navigation": ("spine_registration", case, model, topics),
-        "case_server": ("spine_nav_bringup", case),
+        "navigation": ("spine_registration", case, model, topics, frames),
+        "case_server": ("spine_nav_bringup", case, frames),
         "overlay": ("rod_bending_ar", case, overlay_topics),
         "stereo_tracker": ("stereo_screw_tracker", case, models, stereo_topics),
         "rod_guidance": ("rod_bending_ar", case),

@@ -2,6 +2,7 @@
 """Messages and back: images, poses, covariance, results; named QoS; pairing of raw messages."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -259,8 +260,14 @@ def test_viewer_layouts_name_topics_that_exist():
     }
     rviz = yaml.safe_load((CONFIG / "spinenav.rviz").read_text())
     shown = [d["Topic"]["Value"] for d in rviz["Visualization Manager"]["Displays"] if "Topic" in d]
-    assert set(shown) <= names and len(shown) == 4
+    assert set(shown) <= names and len(shown) == 7
     layout = json.loads((CONFIG / "foxglove_layout.json").read_text())
     image = layout["configById"]["Image!overlay"]["imageMode"]["imageTopic"]
     assert image in names
     assert set(layout["configById"]["3D!guidance"]["topics"]) <= names
+    panels = layout["configById"]
+    raw = {v["topicPath"] for k, v in panels.items() if k.startswith("RawMessages!")}
+    assert {"/spine/health", "/spine/guidance/bending/status"} < raw <= names
+    assert set(re.findall(r'"([A-Z0-9][A-Za-z0-9]+![a-z]+)"', json.dumps(layout["layout"]))) == set(
+        panels
+    )

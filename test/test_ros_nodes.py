@@ -27,6 +27,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from rod_bending_ar.ros import overlay_node
 from rod_bending_ar.ros.overlay_node import OverlayNode
 from spine_nav_bringup.ros.case_server import CaseServer
+from spine_nav_common.core.static_frames import static_transform
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros import qos, topics
@@ -389,12 +390,12 @@ def result_publishers(world):
     )
 
 
-def drawn(message):
+def drawn(message, prefix=""):
     """Levels with a marker to add, from a MarkerArray that must not leave any level open."""
     frames = {m.header.frame_id for m in message.markers if m.action == Marker.ADD}
     gone = {m.header.frame_id for m in message.markers if m.action == Marker.DELETE}
     assert not frames & gone
-    assert frames | gone == {f"vertebra_{level}" for level in support.LEVELS}
+    assert frames | gone == {f"{prefix}vertebra_{level}" for level in support.LEVELS}
     return frames
 
 
@@ -581,6 +582,52 @@ def test_the_camera_waits_for_listeners_keeps_pace_and_says_when_it_is_over(worl
     sent = np.frombuffer(depth[0].data, np.float32).reshape(48, 64)
     np.testing.assert_array_equal(sent, source.items[0].depth_m)
     assert node.failure == "" and node.health()[1] == "end of the recording"
+
+
+@pytest.mark.skipif(tf_message_type() is None, reason="no tf2_msgs on this machine")
+@pytest.mark.parametrize("known", [False, True])
+def test_an_optical_frame_that_hangs_in_the_air_gets_a_camera_link(world, known):
+    source = ListSource([support.frame(0)])
+    optical = "camera_color_optical_frame"
+    if known:
+        source.static_transforms = (
+            static_transform("tripod", optical, (0.0, 0.0, 0.1), (0.0, 0.0, 0.0, 1.0), "test"),
+        )
+    fixed = world.listen(tf_message_type(), "/tf_static", qos.TF_STATIC)
+    world.add(CameraSource({"source": "replay"}, NAMESPACE, lambda config: source))
+    world.until(lambda: fixed)
+    (edge,) = fixed[0].transforms
+    assert edge.header.frame_id == ("tripod" if known else "camera_link")
+    assert edge.child_frame_id == optical
+    if not known:
+        r = edge.transform.rotation
+        assert abs(np.dot((r.x, r.y, r.z, r.w), (-0.5, 0.5, -0.5, 0.5))) == pytest.approx(1.0)
+
+
+def test_two_instances_keep_their_vertebrae_apart(world, case, result_publishers):
+    markers = world.listen(MarkerArray, topics.TRAJECTORIES, qos.LATCHED)
+    world.add(CaseServer({"case": case, "tf_prefix": "or2/"}, NAMESPACE))
+    world.until(lambda: markers and result_publishers[1].get_subscription_count())
+    publish_status(world, result_publishers, 0, (Status.TRACKED, Status.LOST))
+    world.until(lambda: drawn(markers[-1], "or2/") == {"or2/vertebra_L2"})
+    if tf_message_type() is not None:
+        tf = world.listen(tf_message_type(), "/tf")
+        navigation(world, case, {"tf_prefix": "or2/"}, register_after=0)
+        world.send(0)
+        world.until(lambda: tf)
+        frames = [t.child_frame_id for t in tf[0].transforms]
+        assert frames == ["or2/vertebra_L2", "or2/vertebra_L3"]
+
+
+def test_what_cannot_change_while_a_node_lives_is_described_as_read_only(world, case):
+    node, _ = navigation(world, case)
+    for name, fixed in (("frame_timeout_ms", True), ("confirm_hypothesis", False)):
+        assert node.describe_parameter(name).read_only is fixed
+    value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=100.0)
+    request = SetParameters.Request(parameters=[RosParameter(name="frame_timeout_ms", value=value)])
+    (answer,) = world.call(SetParameters, "navigation/set_parameters", request).results
+    assert not answer.successful and "read-only" in answer.reason
+    assert node.get_parameter("frame_timeout_ms").value == 500.0
 
 
 def test_a_source_that_fails_is_told_in_health(world):

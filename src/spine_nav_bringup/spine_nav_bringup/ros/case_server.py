@@ -46,6 +46,9 @@ class CaseServerConfig:
         1000.0, "without a status for this long, all guidance is deleted", "ms", 50.0, 10000.0
     )
     shaft_mm: float = param(2.0, "diameter of a drawn trajectory", "mm", 0.1, 10.0)
+    tf_prefix: str = param(
+        "", "before 'vertebra_<level>' in the names of frames: two instances keep apart on /tf"
+    )
     faces: int = param(1500, "triangles drawn per vertebra", low=100, high=100000)
 
 
@@ -146,7 +149,7 @@ class CaseServer(SpineNode):
     def _marker(self, namespace: str, level: str, kind: int, colour: ColorRGBA) -> Marker:
         """A marker in the level's frame: to add if the level is tracked, else to delete."""
         marker = Marker(
-            header=header(self._stamp_ns, f"vertebra_{level}"),
+            header=header(self._stamp_ns, topics.vertebra_frame(level, self.config.tf_prefix)),
             ns=f"{namespace}/{level}",
             type=kind,
             action=Marker.ADD if level in self._shown else Marker.DELETE,

@@ -39,7 +39,7 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
     unit = f" [{parameter.unit}]" if parameter.unit else ""
     descriptor = ParameterDescriptor(
         description=parameter.doc + unit,
-        read_only=False,
+        read_only=not parameter.runtime,
         additional_constraints=", ".join(parameter.choices),
     )
     low, high = parameter.low, parameter.high

@@ -29,6 +29,11 @@ GONE = "supervisor/gone"  # the nodes that died or hang, and are not back yet
 DEFAULT_NAMESPACE = "/spine"
 
 
+def vertebra_frame(level: str, tf_prefix: str = "") -> str:
+    """The frame of a tracked vertebra: that of its mesh file, in metres."""
+    return f"{tf_prefix}vertebra_{level}"
+
+
 def pose_topic(level: str) -> str:
     """The authority for one level's pose."""
     return f"registration/{level}/pose"

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
@@ -39,6 +40,10 @@ _RGBD = (
     ("aligned_depth_to_color/image_raw", "aligned_depth_to_color/camera_info"),
 )
 _STEREO = tuple((f"{eye}/image_rect", f"{eye}/camera_info") for eye in ("left", "right"))
+T_LINK_OPTICAL = np.array(
+    [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+)
+"""A camera's body (x ahead, y left, z up) to its optical frame (z ahead, x right, y down)."""
 _CLOCK_S = 0.02
 _SLIP_S = 0.1
 _LAST_MS = 1000.0  # the last frame's result comes within this time
@@ -84,15 +89,28 @@ class CameraSource(SpineNode):
             )
             if scene in self.source.scenes
         }
-        tf, fixed = tf_message_type(), getattr(self.source, "static_transforms", ())
-        if tf is not None and fixed:
-            self._tf_static = self.advertise(tf, "/tf_static", qos.TF_STATIC)
-            transforms = [transform_message(t.T_parent_child, 0, t.parent, t.child) for t in fixed]
-            self._tf_static.publish(tf(transforms=transforms))  # latched: for all who come
+        self._place_frames()
         self._reference = self.advertise(TimeReference, topics.CAMERA_CLOCK, qos.LATCHED)
         # With use_sim_time somebody must say what time it is: who has the stamps.
         clock = self.config.publish_clock or self.get_parameter("use_sim_time").value
         self._sim_clock = self.advertise(Clock, "/clock", qos.POSE) if clock else None
+
+    def _place_frames(self) -> None:
+        """The frames that the source knows, and a camera_link over an optical frame that has none."""
+        tf = tf_message_type()
+        if tf is None:
+            return
+        fixed = getattr(self.source, "static_transforms", ())
+        transforms = [transform_message(t.T_parent_child, 0, t.parent, t.child) for t in fixed]
+        optical = self.config.frame_id
+        # Where the body of a real camera lies is for its description to say.
+        unreal = self.config.source in ("virtual", "replay") and "rgbd" in self.source.scenes
+        if unreal and optical not in {t.child for t in fixed}:
+            link = f"{optical.removesuffix('_color_optical_frame')}_link"
+            transforms.append(transform_message(T_LINK_OPTICAL, 0, link, optical))
+        if transforms:
+            self._tf_static = self.advertise(tf, "/tf_static", qos.TF_STATIC)
+            self._tf_static.publish(tf(transforms=transforms))  # latched: for all who come
 
     def activate(self) -> None:
         self._stop.clear()

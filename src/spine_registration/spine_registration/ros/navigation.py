@@ -58,7 +58,8 @@ class NavigationNode(WorkerNode):
         self._rectify = RgbdRectifier()
         levels = self.core.case.exposed_levels
         self.tell(self.core.case.notes)
-        self._output = NavigationOutput(self.advertise, levels, self.config.publish_tf)
+        c = self.config
+        self._output = NavigationOutput(self.advertise, levels, c.publish_tf, c.tf_prefix)
         self.serve(Trigger, "register", self._on_register)
         self.serve(SetBool, "confirm_level", self._on_confirm)
         self.serve(SetBool, "pause", self.on_pause)

@@ -45,6 +45,9 @@ class NavigationConfig:
         runtime=True,
     )
     publish_tf: bool = param(True, "publish /tf from the camera to each tracked vertebra")
+    tf_prefix: str = param(
+        "", "before 'vertebra_<level>' in the names of frames: two instances keep apart on /tf"
+    )
     navigator: NavigatorConfig = field(default_factory=NavigatorConfig)
 
 

@@ -24,11 +24,17 @@ class NavigationOutput:
         advertise: SpineNode.advertise of the node that owns the publishers.
         levels: exposed levels.
         publish_tf: whether /tf is wanted; it is there only where tf2_msgs is installed.
+        tf_prefix: before the names of the vertebrae's frames.
     """
 
     def __init__(
-        self, advertise: Callable[..., Any], levels: Iterable[str], publish_tf: bool
+        self,
+        advertise: Callable[..., Any],
+        levels: Iterable[str],
+        publish_tf: bool,
+        tf_prefix: str = "",
     ) -> None:
+        self._tf_prefix = tf_prefix
         self._status = advertise(DiagnosticArray, topics.STATUS, qos.RESULT)
         self._array = advertise(PoseArray, topics.VERTEBRA_POSES, qos.RESULT)
         self._stages = advertise(DiagnosticArray, topics.LATENCY, qos.RESULT)
@@ -74,7 +80,12 @@ class NavigationOutput:
             self._poses[level].publish(pose)
         if self._tf is not None and messages.poses:
             transforms = [
-                transform_message(e.T_camera_ct, result.stamp_ns, frame_id, f"vertebra_{e.level}")
+                transform_message(
+                    e.T_camera_ct,
+                    result.stamp_ns,
+                    frame_id,
+                    topics.vertebra_frame(e.level, self._tf_prefix),
+                )
                 for e in result.levels
                 if e.status is Status.TRACKED
             ]
