@@ -34,6 +34,7 @@ def main():
     turn = turns[len(lives.read_text().splitlines()) if lives.exists() else 0]
     if turn != "early":
         guardian.tell_began()
+    print("restart" if guardian.is_restart() else "start", file=sys.stderr, flush=True)
     with lives.open("a") as file:
         file.write(f"{os.getpid()}\\n")
     if turn == "fall":
@@ -100,6 +101,8 @@ def test_a_node_that_dies_is_started_again(tmp_path, fault):
     node = Guarded(tmp_path, fault, "0")
     code, errors = node.end()
     assert code == 0 and "started again" in errors
+    told = [line for line in errors.splitlines() if line in ("start", "restart")]
+    assert told == ["start", "restart"]
     assert len(set(node.lives())) == 2
 
 

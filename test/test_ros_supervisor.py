@@ -10,6 +10,8 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 import rclpy
 import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.task import Future
 from ros_world import NAMESPACE, CameraWorld, World, navigation, statuses
 from std_srvs.srv import SetBool, Trigger
@@ -81,6 +83,21 @@ def test_nodes_come_up_in_order_pause_and_go_down_in_reverse(world):
     assert log[-2:] == [("two", "deactivate"), ("one", "deactivate")]
 
 
+def test_a_transition_that_its_state_does_not_have_is_refused_and_survived(world):
+    log = []
+    node = world.add(Plain("one", log))
+    configure = Transition(id=Transition.TRANSITION_CONFIGURE)
+    for _ in range(2):
+        answer = world.call(
+            ChangeState, "one/change_state", ChangeState.Request(transition=configure)
+        )
+        assert not answer.success
+    assert log == [("one", "configure"), ("one", "activate")]
+    down = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    assert world.call(ChangeState, "one/change_state", ChangeState.Request(transition=down)).success
+    assert not node.active
+
+
 def test_a_node_that_refuses_is_named(world):
     world.add(Plain("bad", [], refuse=True), active=False)
     supervisor = Supervisor({"nodes": ("bad",)}, NAMESPACE)
@@ -118,6 +135,7 @@ class Deaf:
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_service_that_never_hears_is_asked_by_a_new_way(world, monkeypatch, ready):
     monkeypatch.setattr(supervisor_module, "_RENEW_S", 0.5)
+    monkeypatch.setattr(supervisor_module, "_UNSEEN_S", 60.0)
     log = []
     supervisor = supervised(world, "one", autostart=False)
     supervisor.destroy_client(supervisor._calls["one"].client)

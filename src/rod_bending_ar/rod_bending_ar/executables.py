@@ -6,7 +6,10 @@ from spine_nav_common.guardian import guarded
 
 def overlay() -> int:
     """The overlay node."""
-    return guarded("rod_bending_ar.ros.overlay_node", ("open3d", "rod_bending_ar.overlay"))
+    return guarded(
+        "rod_bending_ar.ros.overlay_node",
+        ("open3d", "rod_bending_ar.overlay", "spine_nav_common.core.case"),
+    )
 
 
 def rod_guidance() -> int:

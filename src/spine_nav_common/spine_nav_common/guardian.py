@@ -32,6 +32,7 @@ _NICE = 5
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _noted: list[str] = []
 _began: int | None = None  # the node's end of the pipe to its guardian
+_lives = 0
 
 
 def guarded(module: str, warm: Sequence[str]) -> int:
@@ -57,7 +58,9 @@ def keep(main: Callable[[], int], name: str) -> int:
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    global _lives
     while True:
+        _lives += 1
         told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         parent = os.getpid()
         sys.stdout.flush()
@@ -91,6 +94,11 @@ def tell_began() -> None:
     """The node is made: if its process ends now, another is worth a try."""
     if _began is not None:
         os.write(_began, b"1")
+
+
+def is_restart() -> bool:
+    """Whether a node of this guardian has died before this one."""
+    return _lives > 1
 
 
 def yield_cpu() -> None:

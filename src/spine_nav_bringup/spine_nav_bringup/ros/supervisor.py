@@ -59,9 +59,9 @@ _REACHED = {
     Transition.TRANSITION_DEACTIVATE: INACTIVE,
 }
 _TICK_S, _HEALTH_S = 0.05, 1.0
-_CALL_S = 2.0  # a transition that takes longer is told by a heartbeat that says busy
+_CALL_S = 0.7  # a transition that takes longer is told by a heartbeat that says busy
 _OPTIONAL_S = 10.0  # the others do not wait longer for a node that they can do without
-_UNSEEN_S = 1.0  # a node that is heard is asked although its service is not found
+_UNSEEN_S = 0.3  # a node that is heard is asked although its service is not found
 _RETRY_S = 5.0  # between two tries of a node that refuses
 _RENEW_S, _RENEW_MOST_S = 5.0, 30.0  # without progress: the ways to a node are made anew
 _REPEATS = (0.1, 0.3, 1.0)  # s after which a withdrawal is told again: results may be under way

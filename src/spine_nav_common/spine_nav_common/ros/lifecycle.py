@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidHandle
@@ -45,6 +46,7 @@ class SpineNode(LifecycleNode):
         self, name: str, values: Mapping[str, Any] | None = None, namespace: str | None = None
     ) -> None:
         super().__init__(name, namespace=namespace, parameter_overrides=overrides(values or {}))
+        self._service_change_state.callback = self._refusing(self._service_change_state.callback)
         declare(self, self.config_type)
         self.config: Any = None
         self.active = False
@@ -59,6 +61,20 @@ class SpineNode(LifecycleNode):
         self._machine = this_machine()
         self._beats = self.create_publisher(DiagnosticStatus, topics.HEARTBEAT, qos.RESULT)
         self.create_timer(PERIOD_S, self._beat, clock=self.steady)
+
+    def _refusing(self, change: Callable) -> Callable:
+        """A transition that its state does not have is refused; in rclpy it ends the process."""
+
+        def change_or_refuse(request: Any, answer: Any) -> Any:
+            try:
+                return change(request, answer)
+            except RCLError as error:
+                text = str(error).partition(", at ")[0]
+                self.get_logger().warn(f"transition {request.transition.id} is refused: {text}")
+                answer.success = False
+                return answer
+
+        return change_or_refuse
 
     def configure(self) -> None:
         """`advertise` and `serve`, load what is slow. Raise to refuse."""

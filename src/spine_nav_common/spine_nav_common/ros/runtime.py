@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from spine_nav_common.core.restart import WORKER_DIED, WRONG_INPUT
-from spine_nav_common.guardian import note_signals, tell_began
+from spine_nav_common.guardian import is_restart, note_signals, tell_began
 from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros.executor import new_executor
 
@@ -90,6 +90,9 @@ def run_node(
     try:
         node = make()
         tell_began()
+        if is_restart() and hasattr(node, "trigger_configure"):
+            # Loads while DDS still finds the others; it shows nothing before it is activated.
+            node.trigger_configure()
         executor = new_executor()
         executor.add_node(node)
         while rclpy.ok() and not stopped:
