@@ -156,18 +156,33 @@ def test_a_level_that_was_foreign_does_not_turn_into_an_operated_one():
     assert after.changed == () and [c.level for c in after.foreign] == ["L2"]
 
 
-def test_an_operated_vertebra_is_shown_and_the_place_is_told(case, model, stage, frames):
-    """The lamina stood higher in the CT than it does now."""
-    k, mesh = model.levels.index("L2"), case.meshes["L2"]
+@pytest.mark.parametrize("mm", [7.0, -8.0])
+def test_an_operated_vertebra_is_told_and_the_others_are_shown(case, model, stage, frames, mm):
+    """The lamina stood higher, or lower, in the CT than it does now."""
+    k, mesh = model.levels.index("L3"), case.meshes["L3"]
     aside = (model.dorsal_m[k] - model.anchor_m[k]) @ model.axes
     at = model.dorsal_m[k][np.argmin(np.abs(aside[:, 0] - 0.01) + np.abs(aside[:, 2]))]
-    near = np.exp(-((mesh.vertices_m - at) ** 2).sum(axis=1) / (2 * 8e-3**2))
-    before = mesh.vertices_m - 7e-3 * near[:, None] * model.axes[:, 1]
-    ct = replace(case, meshes={**case.meshes, "L2": replace(mesh, vertices_m=before)})
+    near = np.exp(-((mesh.vertices_m - at) ** 2).sum(axis=1) / (2 * 6.7e-3**2))
+    before = mesh.vertices_m + 1e-3 * mm * near[:, None] * model.axes[:, 1]
+    ct = replace(case, meshes={**case.meshes, "L3": replace(mesh, vertices_m=before)})
     results = insist(Navigator(ct, support.Oracle(stage), model=build_model(ct)), frames[:20])
-    assert all(e.status is Status.TRACKED for e in results[-1].levels)
-    told = [e for r in results for e in r.events if "differs from the CT" in e]
-    assert told and all(e.startswith("L2") and "left lamina" in e for e in told)
+    assert all(e.status is Status.TRACKED for e in results[-1].levels if e.level != "L3")
+    told = [e for r in results for e in r.events if e.startswith("L3")]
+    told += [e.reason for e in results[-1].levels if e.level == "L3"]
+    assert any("operated on since" in words for words in told)
+
+
+def test_a_short_lead_must_hold_and_a_long_one_proves_at_once(
+    case, model, stage, frames, monkeypatch
+):
+    real = identity.judge
+    for lead, until in ((identity.PROVEN_NAT + 1.0, identity.HELD), (identity.SURE_NAT + 1.0, 1)):
+        monkeypatch.setattr(
+            identity, "judge", lambda *a, lead=lead: replace(real(*a), margin_nat=lead)
+        )
+        navigator = Navigator(case, support.Oracle(stage), model=model)
+        proven = [navigator.process(f).identity == "proven" for f in frames[:5]]
+        assert proven.index(True) == until - 1
 
 
 def test_a_proof_that_turns_is_withdrawn(case, model, other_model, stage, frames):
