@@ -78,7 +78,10 @@ def samples_of(folder: Path, camera: str, frames: int, segmenter: Segmenter) -> 
     navigator = Navigator(case, segmenter)
     navigator.trace = []
     for frame in islice(open_recording(folder / "recording").rgbd_frames(), frames):
+        before = len(navigator.trace)
         navigator.process(frame)
+        if not navigator.identity.proven:  # never shown: no bound of it is ever read
+            del navigator.trace[before:]
     out = []
     for stamp, level, inputs in navigator.trace:
         if level not in case.exposed_levels:

@@ -37,7 +37,7 @@ SETTLE = 16  # frames in which a scene may begin
 TRUSTED = 4  # frames that show levels before the break
 AFTER = 10  # frames in the new place
 WRONG_MM, SILENT_MM = 10.0, 4.0
-_SEED = 77_000
+_SEED = 78_000  # 77_000 is tuned on: 149 of its cases showed the jumps that are registered anew
 _NEAR_M, _GLOVE = 0.25, (40, 60, 160)
 
 

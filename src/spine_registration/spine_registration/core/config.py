@@ -29,7 +29,7 @@ class NavigatorConfig:
             "choices": tuple(DEPTH_CAMERAS),
         },
     )
-    max_points: int = _p(1400, "1", 200, 20000, "bone pixels used per frame, all levels together")
+    max_points: int = _p(1000, "1", 200, 20000, "bone pixels used per frame, all levels together")
     registration_points: int = _p(2800, "1", 200, 20000, "bone pixels used by a registration")
     bone_threshold: float = _p(0.5, "1", 0.05, 0.95, "least bone probability of a used pixel")
     noise_floor_mm: float = _p(0.45, "mm", 0.05, 5.0, "least standard deviation of bone depth")

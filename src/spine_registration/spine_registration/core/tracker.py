@@ -30,7 +30,7 @@ MIN_MOVED_AREA_MM2 = 120.0
 """Less bone than this cannot witness a motion."""
 STEADY_S = 0.15
 """Beyond about two frame periods what was seen of the camera's motion says nothing any more."""
-SETTLE_STEPS = 4
+SETTLE_STEPS = 2
 _FREEDOM = np.r_[np.full(3, 3e-3**2), np.full(3, np.deg2rad(3.0) ** 2)]
 
 
