@@ -73,9 +73,9 @@ class World:
         return future.result()
 
     def close(self):
+        self.executor.shutdown()
         for node in reversed(self.mine):
             node.destroy_node()
-        self.executor.shutdown()
 
 
 class CameraWorld(World):

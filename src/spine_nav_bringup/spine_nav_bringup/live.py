@@ -385,9 +385,10 @@ class _Run:
         if self.processes is not None:
             self.processes.stop()
         self._summarise()
+        # First: it takes its callbacks from the middleware, which needs what it is taken from.
+        self.executor.shutdown()
         for node in reversed(self.all):
             node.destroy_node()
-        self.executor.shutdown()
 
     def _summarise(self) -> None:
         recording = self.values.get("camera_source", {}).get("recording", "")

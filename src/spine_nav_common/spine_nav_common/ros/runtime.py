@@ -86,7 +86,7 @@ def run_node(
         args=list(argv) if argv is not None else None,
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    node = None
+    node = executor = None
     try:
         node = make()
         tell_began()
@@ -106,6 +106,8 @@ def run_node(
         print(error, file=sys.stderr)
         return WRONG_INPUT
     finally:
+        if executor is not None:
+            executor.shutdown()  # before what its callbacks in the middleware belong to is gone
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
