@@ -155,18 +155,27 @@ def watched(file: Path) -> Iterator[dict[str, Any]]:
     seen.update(read_json(file))
 
 
-def tracked_level_frames(case: Case, segmenter: Any, frames: Sequence[RgbdFrame]) -> int:
-    """Level-frames that are tracked when every frame is processed, as `replay` does."""
+def tracked_level_frames(
+    case: Case, segmenter: Any, frames: Sequence[RgbdFrame]
+) -> set[tuple[int, str]]:
+    """Stamp and level of what is tracked when every frame is processed, as `replay` does."""
     navigator = Navigator(case, segmenter)
     results = [navigator.process(frame) for frame in frames]
-    return sum(e.status is Status.TRACKED for result in results for e in result.levels)
+    return {
+        (r.stamp_ns, e.level) for r in results for e in r.levels if e.status is Status.TRACKED
+    }  # fmt: skip
 
 
 def node_latency(
-    scene: SceneFolder, live: Live, out: Path, fps: float = CAMERA_FPS
+    scene: SceneFolder,
+    live: Live,
+    out: Path,
+    replayed: set[tuple[int, str]],
+    fps: float = CAMERA_FPS,
 ) -> dict[str, Any] | None:
     """Frames processed, camera stamp to published pose, image to overlay picture on a screen that is
-    watched, and CPU, through the ROS 2 nodes at `fps`; None where rclpy is absent."""
+    watched, and CPU, through the ROS 2 nodes at `fps`; None where rclpy is absent. tracked: of the
+    level-frames that `replay` tracks; tracked_all: of all."""
     if importlib.util.find_spec("rclpy") is None:
         return None
     with watched(out.parent / f"{out.name}-viewer.json") as seen:
@@ -174,6 +183,7 @@ def node_latency(
         outcome = live(scene.case, f"replay:{scene.recording}", out, pace)
     rows = read_poses(out / POSES)
     latency = {r.stamp_ns: r.latency_ms for r in rows if r.latency_ms is not None}
+    tracked = {(r.stamp_ns, r.level) for r in rows if r.status is Status.TRACKED}
     summary = read_json(out / SUMMARY)
     return {
         "exit_code": outcome.exit_code,
@@ -184,7 +194,8 @@ def node_latency(
         "results": summary["results"],
         "published": summary["drops"]["published_by_camera"],
         "processed": summary["drops"].get("processed", 0),
-        "tracked": sum(r.status is Status.TRACKED for r in rows),
+        "tracked": len(tracked & replayed),
+        "tracked_all": len(tracked),
         "cpu_cores": summary.get("cpu_cores"),
         "provider": summary["provider"],
         "fps": fps,
@@ -230,9 +241,12 @@ def timing_record(
             write_update_time(plot, levels, median, [row["update_ms"]["p99"] for row in timed])
     record["nodes"] = record["nodes_30"] = None
     if nodes:
-        record["nodes"] = node_latency(five, live, cache / "timing-5-live")
-        record["nodes_30"] = node_latency(five, live, cache / "timing-5-live-30", 2 * CAMERA_FPS)
-        record["replay_tracked"] = tracked_level_frames(case, segmenter, five.frames())
+        replayed = tracked_level_frames(case, segmenter, five.frames())
+        record["replay_tracked"] = len(replayed)
+        record["nodes"] = node_latency(five, live, cache / "timing-5-live", replayed)
+        record["nodes_30"] = node_latency(
+            five, live, cache / "timing-5-live-30", replayed, 2 * CAMERA_FPS
+        )
     record["rendering_s"] = rendering_s
     record["seeds"] = [five.seed, seven.seed]
     return record
