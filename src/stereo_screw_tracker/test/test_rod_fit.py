@@ -21,7 +21,7 @@ from screw_support import (
 
 from spine_nav_common.core.types import Head3D, Rejected, RodFit, ScrewTrack
 from stereo_screw_tracker.core.config import RodConfig
-from stereo_screw_tracker.core.rod_fit import FittedRod, _by_both_eyes, fit_rod
+from stereo_screw_tracker.core.rod_fit import FittedRod, fit_rod, seen_by_both
 from stereo_screw_tracker.core.rod_group import SeedCurve, group_rods
 from stereo_screw_tracker.core.types import RodMeasurements, RodSeeds
 
@@ -354,6 +354,9 @@ class TestRefusals:
     ],
 )
 def test_whether_a_rod_is_seen_is_judged_by_both_eyes(left, right, seen) -> None:
-    joint = _by_both_eyes(np.array([left]), np.array([right]))[0]
-    mirrored = _by_both_eyes(np.array([right]), np.array([left]))[0]
+    def by_both(one: float, other: float) -> float:
+        nothing = [np.zeros(0)] * 7
+        return float(seen_by_both(RodMeasurements(*nothing, np.array([one]), np.array([other])))[0])
+
+    joint, mirrored = by_both(left, right), by_both(right, left)
     assert (joint >= CONFIG.presence) == seen == (mirrored >= CONFIG.presence)

@@ -43,21 +43,22 @@ class _Sampled:
 
     def seen(self, config: RodConfig) -> np.ndarray:
         """(K,) bool, lone answers smoothed away."""
-        p = _by_both_eyes(self.measured.confidence_left, self.measured.confidence_right)
+        p = seen_by_both(self.measured)
         if len(p) >= 3:
             padded = np.concatenate([p[:1], p, p[-1:]])
             p = np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
         return p >= config.presence
 
 
-def _by_both_eyes(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(K,) confidence of a rod from that of either eye (K,): the sum of both log odds.
+def seen_by_both(measured: RodMeasurements) -> np.ndarray:
+    """(K,) confidence of a rod from that of either eye: the sum of both log odds.
 
     A sure eye outweighs one that sees nothing, for it may be hidden there; an unsure one does not:
     what only one eye takes for a rod, beyond its end, is mostly none. An eye that cannot look (0 or
     NaN) has no say.
     """
-    both = np.nan_to_num(np.stack([left, right]), nan=0.0)
+    both = np.stack([measured.confidence_left, measured.confidence_right])
+    both = np.nan_to_num(both, nan=0.0)
     p = np.clip(both, 1e-6, 1.0 - 1e-6)
     odds = np.clip(np.log(p / (1.0 - p)), -_SURE + 0.1, _SURE).sum(axis=0)
     looks = (both > 0.0).all(axis=0)

@@ -28,9 +28,10 @@ from .ghosts import screen
 from .pair_check import check_pair
 from .pair_geometry import check_geometry
 from .rectification import check_rig
-from .rod_fit import FittedRod, fit_rod
+from .rod_fit import FittedRod, fit_rod, seen_by_both
 from .rod_ghosts import without_ghosts
 from .rod_group import SeedCurve, group_rods
+from .rod_heads import rods_between_heads
 from .stages import Candidate, FindsScrews, Found, MeasuresRods, RefinesHeads
 from .tracks import NS, Step, Tracks, advance, align, predict
 from .triangulate import camera_of, project_pair
@@ -126,6 +127,8 @@ class StereoTracker:
         screws = _screws(step, labels)
         clock.lap("tracks")
         curves = self._rod_starts(found, step, camera)
+        if found is not None and self.config.find_rods:
+            curves += self._between_heads(frame, camera, curves, screws)
         rods, events = self._fitted_rods(frame, camera, curves, screws, labels)
         held = {i: head for rod in rods for i, head in rod.held.items()}
         screws = self._bounded(screws, held, step, camera)
@@ -319,6 +322,23 @@ class StereoTracker:
             known, new = sorted_out(known, seen, camera, self.config.rods.across_mm)
         followed = [(SeedCurve(curve, np.inf), 1) for curve in known]
         return [*followed, *((curve, self.config.rods.passes) for curve in new)]
+
+    def _between_heads(
+        self,
+        frame: StereoFrame,
+        camera: StereoCamera,
+        curves: Sequence[tuple[SeedCurve, int]],
+        screws: Sequence[ScrewTrack],
+    ) -> list[tuple[SeedCurve, int]]:
+        between = rods_between_heads(
+            camera,
+            screws,
+            [curve.points_m for curve, _ in curves],
+            lambda points, tangents: self._rods.measure(frame, points, tangents),
+            seen_by_both,
+            self.config.rods,
+        )
+        return [(curve, self.config.rods.passes) for curve in between]
 
     def _fitted_rods(
         self,
