@@ -23,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 
 from .core.restart import FELL_OVER, WORKER_DIED, Backoff
+from .core.runtime import fix_threads
 
 PARENT_PID = "SPINENAV_PARENT_PID"  # the guardian and its node end when this process is gone
 _ORPHAN_S = 10.0  # for a clean end without the parent
@@ -46,6 +47,7 @@ def guarded(module: str, warm: Sequence[str]) -> int:
         The node's exit code, here and in the forked process.
     """
     note_signals()
+    fix_threads()  # OpenBLAS starts its threads on import, and a fork would lose them
     for name in warm:
         import_module(name)
     gc.freeze()  # what is imported by now is shared with every node to come
