@@ -130,6 +130,9 @@ def fake_implants(**modes) -> Implants:
 
 def test_screws_and_rods_survive_the_messages():
     sent = fake_implants()
+    left, right = sent.rods
+    left = replace(left, free_m=left.centreline_m + 1e-3, free_sigma_mm=left.sigma_mm + 0.2)
+    sent = replace(sent, rods=(left, right))
     messages = implant_messages(sent, "left_frame")
     got = implants_from_messages(messages.status, messages.poses)
     assert (got.stamp_ns, got.hidden, got.events) == (sent.stamp_ns, sent.hidden, sent.events)
@@ -140,6 +143,10 @@ def test_screws_and_rods_survive_the_messages():
     for a, b in zip(got.rods, sent.rods, strict=True):
         np.testing.assert_allclose(a.centreline_m, b.centreline_m, atol=1e-7)
         assert a.side == b.side and (a.seen == b.seen).all()
+        assert (a.free_m is None) == (b.free_m is None) == (a.side == "right")
+        if b.free_m is not None:
+            np.testing.assert_allclose(a.free_m, b.free_m, atol=1e-7)
+            np.testing.assert_allclose(a.free_sigma_mm, b.free_sigma_mm, atol=1e-4)
 
 
 def test_heads_of_another_stamp_are_not_joined():

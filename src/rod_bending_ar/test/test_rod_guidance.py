@@ -192,6 +192,32 @@ def test_a_vaguely_known_rod_is_never_called_good():
     assert side.state == "bending" and "known to 1.9 mm only" in side.text
 
 
+def pulled_rod(plan: RodPlan, steps: int, free_sigma_mm: float = 0.3) -> RodCurve:
+    """A rod after some steps whose shown curve the heads have pulled into the plan's shape."""
+    free, shown = bent_rod(plan, steps), bent_rod(plan, len(plan.steps))
+    n = len(shown.centreline_m)
+    own = np.linspace(0, len(free.centreline_m) - 1, n)
+    free_m = np.stack(
+        [np.interp(own, np.arange(len(free.centreline_m)), c) for c in free.centreline_m.T], 1
+    )
+    return replace(shown, free_m=free_m, free_sigma_mm=np.full(n, free_sigma_mm))
+
+
+def test_heads_that_pull_the_curve_do_not_make_the_rod_good():
+    """The heads' say in the curve would find them in it whatever the rod is bent like."""
+    guide, plan = planned_guide()
+    for done in (0, len(plan.steps) - 1):
+        side = observe(guide, rows(), [pulled_rod(plan, done)])
+        assert side.state == "bending" and side.steps_done == done
+    assert observe(guide, rows(), [pulled_rod(plan, len(plan.steps))]).state == "good"
+
+
+def test_the_free_curve_says_how_well_the_rod_is_known():
+    guide, plan = planned_guide()
+    side = observe(guide, rows(), [pulled_rod(plan, len(plan.steps), free_sigma_mm=1.7)])
+    assert side.state == "bending" and "known to 1.7 mm only" in side.text
+
+
 def test_another_rod_is_refused_and_the_plan_stays():
     guide, plan = planned_guide()
     rod = bent_rod(plan, 0)
@@ -204,8 +230,9 @@ def test_a_seated_rod_is_read_from_either_end():
     guide, plan = planned_guide()
     seated = plan.centreline_mm * 1e-3
     n = len(seated)
+    lists = np.full(n, 0.3), np.ones(n, bool)
     for points in (seated, seated[::-1]):
-        rod = RodCurve("left", points, np.full(n, 0.3), np.ones(n, bool))
+        rod = RodCurve("left", points, *lists, free_m=points, free_sigma_mm=lists[0])
         assert observe(guide, rows(), [rod]).state == "good"
 
 

@@ -164,7 +164,7 @@ def _track(row: ScrewRow) -> ScrewTrack:
 
 
 def _fit(rod: RodCurve) -> RodFit:
-    return RodFit(rod.centreline_m, rod.sigma_mm, rod.seen, rod.side)
+    return RodFit(rod.centreline_m, rod.sigma_mm, rod.seen, rod.side, rod.free_m, rod.free_sigma_mm)
 
 
 def picture(recording: Path, result: StereoResult, plans: Sequence[RodPlan]) -> np.ndarray:

@@ -161,8 +161,19 @@ def test_rods_round_trip_and_no_rod_is_an_empty_list(tmp_path):
     stamp, (back,) = read_rods(tmp_path / "rods.json")
     assert (stamp, back.side, back.seen.tolist()) == (9, "left", [True, True, False, True])
     np.testing.assert_allclose(back.centreline_m, points, atol=1e-9)
+    assert back.free_m is None and back.free_sigma_mm is None
     write_rods(tmp_path, 9, [])
     assert json.loads((tmp_path / "rods.json").read_text())["rods"] == []
+
+
+def test_the_curve_without_heads_round_trips(tmp_path):
+    points, free = np.random.default_rng(0).normal(size=(2, 4, 3))
+    rod = RodCurve("left", points, np.arange(4.0), np.ones(4, bool), free, np.arange(4.0) + 1.0)
+    write_rods(tmp_path, 9, [rod])
+    _, (back,) = read_rods(tmp_path / "rods.json")
+    curve, sigma = back.without_heads()
+    np.testing.assert_allclose(curve, free, atol=1e-9)
+    np.testing.assert_allclose(sigma, rod.free_sigma_mm)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +181,10 @@ def test_rods_round_trip_and_no_rod_is_an_empty_list(tmp_path):
     [
         RodCurve("left", np.zeros((3, 3)), np.zeros(2), np.ones(3, bool)),
         RodCurve("left", np.full((3, 3), np.nan), np.zeros(3), np.ones(3, bool)),
+        RodCurve("left", np.zeros((3, 3)), np.zeros(3), np.ones(3, bool), np.zeros((3, 3))),
+        RodCurve(
+            "left", np.zeros((3, 3)), np.zeros(3), np.ones(3, bool), np.zeros((2, 3)), np.zeros(3)
+        ),
     ],
 )
 def test_rod_that_is_no_curve_is_not_written(tmp_path, rod):

@@ -312,6 +312,33 @@ class TestHeldHeads:
             moved += bool(self.held(lift_mm, seed)[1].held)
         assert moved <= 1
 
+    def test_the_free_curve_is_that_of_the_same_rod_without_heads(self) -> None:
+        """Heads that stand a millimetre and a half beside the rod and hold it pull the shown curve alone."""
+        rod, up = rod_m(), np.array([0.0, -1.0, 0.0])
+        heads = screws(heads_m(("left",)) + (1.5e-3, 0.0, 0.0), depth_mm=0.1)
+        with_heads = fitted([rod], held=heads, cranial=up)
+        assert isinstance(with_heads, FittedRod) and with_heads.held
+        shown, alone = with_heads.rod, good(fitted([rod], cranial=up))
+        assert shown.free_m is not None and shown.free_sigma_mm is not None
+        np.testing.assert_allclose(shown.free_m, alone.centreline_m, atol=1e-9)
+        np.testing.assert_allclose(shown.free_sigma_mm, alone.free_sigma_mm, rtol=1e-9)
+        assert off_mm(shown.centreline_m, alone.centreline_m).max() > 0.3
+
+    def test_standard_error_of_the_shape_is_honest(self) -> None:
+        """It leaves out the depth that all of the rod shares, and nothing of what bends it."""
+        rod, z, share = rod_m(), [], []
+        for seed in range(12):
+            fit = good(fitted([rod], seed=seed))
+            assert fit.free_m is not None and fit.free_sigma_mm is not None
+            own = rod[np.linalg.norm(fit.free_m[:, None] - rod, axis=2).argmin(axis=1)]
+            a, b = own - own.mean(axis=0), fit.free_m - fit.free_m.mean(axis=0)
+            U, _, Vt = np.linalg.svd(a.T @ b)
+            turn = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
+            z.append(off_mm(b @ turn.T + own.mean(axis=0), rod) / fit.free_sigma_mm)
+            share.append(np.median(fit.free_sigma_mm) / np.median(fit.sigma_mm))
+        assert 0.3 < np.sqrt(np.mean(np.concatenate(z) ** 2)) < 1.3
+        assert max(share) < 1.0
+
     def test_a_head_beside_the_rod_is_not_held(self) -> None:
         beside = screws(heads_m(("left",)) + (6e-3, 0.0, 0.0))
         answer = fitted([rod_m()], held=beside)

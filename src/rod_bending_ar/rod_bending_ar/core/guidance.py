@@ -23,8 +23,7 @@ from .plan import RodOrder, RodPlan, plan_rod
 
 # Design choices.
 LEAST_SEEN = 0.7  # share of a rod that must be seen before it is called good
-# A gap of 1 mm cannot be ruled out on a rod known worse than that; and where the heads had to give
-# its depth, the fit says little of the gap to them.
+# A gap of 1 mm cannot be ruled out on a rod whose shape is known worse than that.
 MOST_SIGMA_MM = 1.0
 SEATED_MM = 15.0  # a rod whose middle is this near to its saddles lies in them
 _POINTS = 60
@@ -210,16 +209,19 @@ class RodGuide:
 
 
 def judged(plan: RodPlan, T_now_plan: np.ndarray, rod: RodCurve) -> SideGuidance:
-    """A rod in view beside its plan. Good only if enough of it is seen, and known well enough."""
-    done = steps_behind(rod.centreline_m, plan)
+    """A rod in view beside its plan. Good only if enough of it is seen, and known well enough; by
+    the curve that no head has pulled, since the pulled one runs through the heads whatever the rod.
+    """
+    curve_m, sigmas_mm = rod.without_heads()
+    done = steps_behind(curve_m, plan)
     if isinstance(done, Rejected):
         return SideGuidance(plan.side, "planned", done.reason, plan, T_now_plan, rod)
-    sigma_mm = float(np.median(rod.sigma_mm))
-    result = compare_rod(rod.centreline_m, plan, None, sigma_mm)
+    sigma_mm = float(np.median(sigmas_mm))
+    result = compare_rod(curve_m, plan, None, sigma_mm)
     if isinstance(result, RodComparison) and result.good:
         done = len(plan.steps)  # a last bend of a degree or two cannot be told from none
     elif done < len(plan.steps):
-        result = compare_rod(rod.centreline_m, plan, done, sigma_mm)
+        result = compare_rod(curve_m, plan, done, sigma_mm)
     if isinstance(result, Rejected):
         return SideGuidance(plan.side, "planned", result.reason, plan, T_now_plan, rod, done)
     state, text = "bending", result.text()
@@ -228,7 +230,8 @@ def judged(plan: RodPlan, T_now_plan: np.ndarray, rod: RodCurve) -> SideGuidance
         text = f"fits as far as it is seen ({100 * seen:.0f} %): show the rest of the rod"
     elif result.good and sigma_mm > MOST_SIGMA_MM:
         text = (
-            f"fits, but the rod is known to {sigma_mm:.1f} mm only: turn or bring the camera nearer"
+            f"fits, but the rod's shape is known to {sigma_mm:.1f} mm only: turn or bring the camera"
+            " nearer"
         )
     elif result.good:
         state = "good"
@@ -279,7 +282,7 @@ def oriented(rod: RodCurve, row: SaddleRow) -> RodCurve:
     cranial = row.saddles_mm[-1] - row.saddles_mm[0]
     if far > SEATED_MM or (points[0] - points[-1]) @ cranial > 0.0:
         return rod
-    return RodCurve(rod.side, rod.centreline_m[::-1], rod.sigma_mm[::-1], rod.seen[::-1])
+    return rod.turned()
 
 
 def _changed_mm(before: SaddleRow, now: SaddleRow) -> float:

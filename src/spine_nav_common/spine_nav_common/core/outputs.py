@@ -68,12 +68,50 @@ class ScrewRow:
 
 @dataclass(frozen=True)
 class RodCurve:
-    """One rod of rods.json: centreline (N, 3) in metres, sigma (N,) in mm, seen (N,) bool."""
+    """One rod of rods.json: centreline (N, 3) in metres, sigma (N,) in mm, seen (N,) bool.
+
+    free_m (N, 3): the same places as measured without the heads that hold the rod; free_sigma_mm
+    (N,): standard error of that curve's shape, wherever the whole of it lies. None: not told.
+    """
 
     side: str
     centreline_m: np.ndarray
     sigma_mm: np.ndarray
     seen: np.ndarray
+    free_m: np.ndarray | None = None
+    free_sigma_mm: np.ndarray | None = None
+
+    def without_heads(self) -> tuple[np.ndarray, np.ndarray]:
+        """Curve (N, 3) in metres that no head has pulled, the only one that tells whether the rod
+        fits the heads, and its sigma (N,) in mm; what is told at all in files of before."""
+        if self.free_m is None or self.free_sigma_mm is None:
+            return self.centreline_m, self.sigma_mm
+        return self.free_m, self.free_sigma_mm
+
+    def turned(self) -> RodCurve:
+        """The same rod from its other end."""
+        free_m = None if self.free_m is None else self.free_m[::-1]
+        free_sigma_mm = None if self.free_sigma_mm is None else self.free_sigma_mm[::-1]
+        return RodCurve(
+            self.side, self.centreline_m[::-1], self.sigma_mm[::-1], self.seen[::-1],
+            free_m, free_sigma_mm,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """Raises ValueError for lists of unequal length, half a free curve, or numbers that are not
+        finite."""
+        points = np.asarray(self.centreline_m)
+        lists = [points, self.sigma_mm]
+        if (self.free_m is None) != (self.free_sigma_mm is None):
+            raise ValueError("rod: a free curve needs its sigma, and the sigma its curve")
+        if self.free_m is not None and self.free_sigma_mm is not None:
+            lists += [self.free_m, self.free_sigma_mm]
+        shapes = [np.shape(v) for v in lists]
+        whole = [(len(points), 3), (len(points),)] * (len(lists) // 2)
+        if shapes != whole or len(self.seen) != len(points):
+            raise ValueError("rod: its lists differ in length")
+        if not all(np.isfinite(v).all() for v in lists):
+            raise ValueError("rod: a number is not finite")
 
 
 def _number(value: float, decimals: int, what: str) -> str:
@@ -298,19 +336,17 @@ def write_rods(directory: str | Path, stamp_ns: int | None, rods: Sequence[RodCu
     """
     entries = []
     for rod in rods:
-        points = np.asarray(rod.centreline_m, dtype=np.float64)
-        if not (points.ndim == 2 and len(points) == len(rod.sigma_mm) == len(rod.seen)):
-            raise ValueError("rod: centreline, sigma_mm and seen differ in length")
-        if not (np.isfinite(points).all() and np.isfinite(rod.sigma_mm).all()):
-            raise ValueError("rod: a number is not finite")
-        entries.append(
-            {
-                "side": rod.side,
-                "centreline_camera_m": np.round(points, 9).tolist(),
-                "sigma_mm": np.round(rod.sigma_mm, 4).tolist(),
-                "seen": [bool(v) for v in rod.seen],
-            }
-        )
+        rod.check()
+        entry = {
+            "side": rod.side,
+            "centreline_camera_m": np.round(rod.centreline_m, 9).tolist(),
+            "sigma_mm": np.round(rod.sigma_mm, 4).tolist(),
+            "seen": [bool(v) for v in rod.seen],
+        }
+        if rod.free_m is not None and rod.free_sigma_mm is not None:
+            entry["free_camera_m"] = np.round(rod.free_m, 9).tolist()
+            entry["free_sigma_mm"] = np.round(rod.free_sigma_mm, 4).tolist()
+        entries.append(entry)
     write_json(Path(directory) / RODS, {"version": 1, "stamp_ns": stamp_ns, "rods": entries})
 
 
@@ -360,12 +396,20 @@ def read_rods(path: str | Path) -> tuple[int | None, list[RodCurve]]:
             raise ValueError(f"version is {document['version']!r}")
         rods = []
         for entry in document["rods"]:
-            points = np.array(entry["centreline_camera_m"], dtype=np.float64).reshape(-1, 3)
-            sigma = np.array(entry["sigma_mm"], dtype=np.float64)
+            points, free = (
+                None if v is None else np.array(v, dtype=np.float64).reshape(-1, 3)
+                for v in (entry["centreline_camera_m"], entry.get("free_camera_m"))
+            )  # fmt: skip
+            sigma, free_sigma = (
+                None if v is None else np.array(v, dtype=np.float64)
+                for v in (entry["sigma_mm"], entry.get("free_sigma_mm"))
+            )
+            if points is None or sigma is None:
+                raise ValueError("a rod without a curve")
             seen = np.array(entry["seen"], dtype=bool)
-            if not len(points) == len(sigma) == len(seen) or not np.isfinite(points).all():
-                raise ValueError("lists differ in length or hold NaN")
-            rods.append(RodCurve(str(entry["side"]), points, sigma, seen))
+            rod = RodCurve(str(entry["side"]), points, sigma, seen, free, free_sigma)
+            rod.check()
+            rods.append(rod)
         return document["stamp_ns"], rods
     except (KeyError, TypeError, ValueError) as error:
         raise OutputError(path, "rods", f"{error}", "the file is damaged: run again") from error

@@ -180,12 +180,16 @@ class RodFit:
     """One rod as a smooth 3D curve: points (N, 3) at most 1 mm apart from end to end.
 
     sigma_mm (N,): standard error of the curve (3D, root of the covariance's trace); seen (N,) bool.
+    free_m (N, 3): the same places as measured without the heads that hold the rod; free_sigma_mm
+    (N,): standard error of that curve's shape, wherever the whole of it lies. None: not told.
     """
 
     centreline_m: np.ndarray
     sigma_mm: np.ndarray
     seen: np.ndarray
     side: str = ""
+    free_m: np.ndarray | None = None
+    free_sigma_mm: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,9 @@ def _rod_status(rod: RodCurve, index: int) -> DiagnosticStatus:
         "sigma_mm": _numbers(rod.sigma_mm, 4),
         "seen": "".join("1" if s else "0" for s in rod.seen),
     }
+    if rod.free_m is not None and rod.free_sigma_mm is not None:
+        values["free_m"] = _numbers(np.asarray(rod.free_m).ravel(), 7)
+        values["free_sigma_mm"] = _numbers(rod.free_sigma_mm, 4)
     return DiagnosticStatus(
         level=DiagnosticStatus.OK,
         name=f"{_ROD}{rod.side or index}",
@@ -172,9 +175,13 @@ def implants_from_messages(status: DiagnosticArray, poses: PoseArray | None) -> 
 
 
 def _rod(fields: dict[str, str]) -> RodCurve:
-    points = np.array([float(v) for v in fields["points_m"].split()]).reshape(-1, 3)
-    sigma = np.array([float(v) for v in fields["sigma_mm"].split()])
+    def numbers(name: str) -> np.ndarray:
+        return np.array([float(v) for v in fields[name].split()])
+
+    points, sigma = numbers("points_m").reshape(-1, 3), numbers("sigma_mm")
     seen = np.array([c == "1" for c in fields["seen"]], dtype=bool)
-    if not len(points) == len(sigma) == len(seen):
-        raise ValueError("rod: points, sigma_mm and seen differ in length")
-    return RodCurve(fields["side"], points, sigma, seen)
+    free = numbers("free_m").reshape(-1, 3) if "free_m" in fields else None
+    free_sigma = numbers("free_sigma_mm") if "free_sigma_mm" in fields else None
+    rod = RodCurve(fields["side"], points, sigma, seen, free, free_sigma)
+    rod.check()
+    return rod

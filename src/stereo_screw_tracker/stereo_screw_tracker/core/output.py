@@ -27,4 +27,7 @@ def screw_rows(result: StereoResult) -> list[ScrewRow]:
 
 def rod_curves(result: StereoResult) -> list[RodCurve]:
     """One curve per rod."""
-    return [RodCurve(r.side, r.centreline_m, r.sigma_mm, r.seen) for r in result.rods]
+    return [
+        RodCurve(r.side, r.centreline_m, r.sigma_mm, r.seen, r.free_m, r.free_sigma_mm)
+        for r in result.rods
+    ]

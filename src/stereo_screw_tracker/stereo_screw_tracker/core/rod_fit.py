@@ -95,7 +95,7 @@ def fit_rod(
     if holding:
         anchors = tuple(Anchor(s, h.head.point_m, h.head.covariance_m2) for h, s in holding)
         fit = fit_spline(camera, sampled.s_mm, sampled.measured, anchors, config)
-    rod = _reported(fit, sampled, screws, config, cranial)
+    rod = _reported(fit, free, sampled, screws, config, cranial)
     if isinstance(rod, Rejected):
         return rod
     # from the curve that knows nothing of the heads: no head may confirm itself
@@ -259,17 +259,19 @@ def _pulled(head: Head3D, fit: SplineFit, s_mm: float, config: RodConfig) -> Hea
 
 def _reported(
     fit: SplineFit,
+    free: SplineFit,
     sampled: _Sampled,
     screws: Sequence[ScrewTrack],
     config: RodConfig,
     cranial: np.ndarray | None,
 ) -> RodFit | Rejected:
     fine = _even(sampled.s_mm[0], sampled.s_mm[-1], _SAMPLE_MM)
-    points = fit.points(fine)
-    sigma_mm = 1e3 * np.sqrt(np.trace(fit.covariance_across(fine), axis1=1, axis2=2))
+    points, free_m = fit.points(fine), free.points(fine)
+    sigma_mm = _sigma_mm(fit.covariance_across(fine))
+    free_sigma_mm = _sigma_mm(free.shape_covariance_across(fine))
     seen_at = sampled.seen(config)
     seen = seen_at[np.abs(fine[:, None] - sampled.s_mm).argmin(axis=1)]
-    if not (np.isfinite(points).all() and np.isfinite(sigma_mm).all()):
+    if not all(np.isfinite(v).all() for v in (points, sigma_mm, free_m, free_sigma_mm)):
         return Rejected("its fit did not come out finite")
     typical = float(np.median(sigma_mm[seen]))
     if typical > config.most_sigma_mm:
@@ -277,10 +279,16 @@ def _reported(
             f"it is known to {typical:.1f} mm only: it is no rod, or it runs along the line between"
             " both cameras; turn the camera by 45 degrees or more"
         )
-    rod = RodFit(points, sigma_mm, seen, _side(points, screws))
-    if cranial is not None and (points[0] - points[-1]) @ cranial < 0.0:
-        rod = replace(rod, centreline_m=points[::-1], sigma_mm=sigma_mm[::-1], seen=seen[::-1])
-    return rod
+    other_end = cranial is not None and (points[0] - points[-1]) @ cranial < 0.0
+    way = -1 if other_end else 1
+    return RodFit(
+        points[::way], sigma_mm[::way], seen[::way], _side(points, screws), free_m[::way],
+        free_sigma_mm[::way],
+    )  # fmt: skip
+
+
+def _sigma_mm(covariance_m2: np.ndarray) -> np.ndarray:
+    return np.asarray(1e3 * np.sqrt(np.trace(covariance_m2, axis1=1, axis2=2)))
 
 
 def _side(points: np.ndarray, screws: Sequence[ScrewTrack]) -> str:

@@ -55,9 +55,27 @@ class SplineFit:
 
     def covariance_across(self, s_mm: np.ndarray) -> np.ndarray:
         """(K, 3, 3) m^2 of the curve's place, without what slides along it."""
+        return self._across(s_mm, self._root(s_mm))
+
+    def shape_covariance_across(self, s_mm: np.ndarray) -> np.ndarray:
+        """(K, 3, 3) m^2 of the curve's shape: what remains once the whole of it was laid over the
+        true one, shifted and turned. A depth error that all of the rod shares is none of shape."""
+        rows = self._root(s_mm)
+        points = self.points(s_mm)
+        arm = points - points.mean(axis=0)
+        turns = [np.cross(axis, arm) for axis in np.eye(3)]
+        shifts = [np.tile(axis, (len(arm), 1)) for axis in np.eye(3)]
+        Q = np.linalg.svd(np.stack([*shifts, *turns]).reshape(6, -1).T, full_matrices=False)[0]
+        flat = rows.reshape(Q.shape[0], -1)
+        return self._across(s_mm, (flat - Q @ (Q.T @ flat)).reshape(rows.shape))
+
+    def _root(self, s_mm: np.ndarray) -> np.ndarray:
+        """(K, 3, 3n) a root of the joint covariance of all places."""
         B = _basis(self.spline.t, s_mm)
         root = np.linalg.cholesky(self.covariance).reshape(B.shape[1], 3, -1)
-        rows = np.tensordot(B, root, 1)  # (K, 3, 3n)
+        return np.tensordot(B, root, 1)
+
+    def _across(self, s_mm: np.ndarray, rows: np.ndarray) -> np.ndarray:
         C = rows @ rows.transpose(0, 2, 1)
         t = self.tangents(s_mm)
         P = np.eye(3) - t[:, :, None] * t[:, None, :]
