@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """launch/spinenav.launch.py on a full ROS 2 machine: bring-up, replay to result, clean shutdown.
 
-Run it with `launch_test test/launch/test_launch_replay.py`, or through pytest where launch_testing
-is installed (its plugin needs pytest < 8.4). `test/test_ros_live.py` holds the same scenarios for
-machines without it. The network is a mock that sees no bone, so a result is `searching`.
+How to run it: README.md beside this file. `test/test_ros_live.py` holds the same scenarios for
+machines without launch_testing. The network is a mock that sees no bone, so a result is `searching`.
 """
 
 import os
