@@ -10,35 +10,18 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
-import rclpy
 import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray
-from ros_world import NAMESPACE, World
+from ros_world import NAMESPACE
 
 from spine_nav_bringup.doctor import check_graph
 from spine_nav_bringup.ros.supervisor import Supervisor
 from spine_nav_common.ros import qos, topics
-from spine_nav_common.ros.runtime import PROFILE, prepare_environment
+from spine_nav_common.ros.runtime import PROFILE
 from spine_registration.ros.navigation import NavigationNode
 
 pytestmark = pytest.mark.ros
 DRIVER = Path(__file__).with_name("foreign_driver.py")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ros():
-    support.own_domain()
-    prepare_environment()
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
-
-
-@pytest.fixture
-def world():
-    world = World()
-    yield world
-    world.close()
 
 
 @pytest.fixture
@@ -47,11 +30,6 @@ def driver():
     yield process
     process.kill()
     process.wait()
-
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
-    return str(support.write_small_case(tmp_path_factory.mktemp("foreign") / "case"))
 
 
 def navigation(case, **values):

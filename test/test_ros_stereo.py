@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
-import rclpy
 import ros_support
 import stereo_support as support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -33,7 +32,7 @@ from spine_nav_common.ros.conversions import (
 )
 from spine_nav_common.ros.implants import Implants, implant_messages, implants_from_messages
 from spine_nav_common.ros.results import result_messages
-from spine_nav_common.ros.runtime import prepare_environment, tf_message_type
+from spine_nav_common.ros.runtime import tf_message_type
 from stereo_screw_tracker.core.load import StereoCore
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
 from stereo_screw_tracker.ros.stereo_config import NodeCore
@@ -70,20 +69,7 @@ class StereoWorld(World):
         return stamp
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _ros():
-    ros_support.own_domain()
-    prepare_environment()
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
-
-
-@pytest.fixture
-def world():
-    world = StereoWorld()
-    yield world
-    world.close()
+WORLD = StereoWorld
 
 
 def stereo(world, values=None, case=None, **modes):

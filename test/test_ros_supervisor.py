@@ -7,13 +7,11 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
-import rclpy
-import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.task import Future
-from ros_world import NAMESPACE, CameraWorld, World, navigation, statuses
+from ros_world import NAMESPACE, CameraWorld, navigation, statuses
 from std_srvs.srv import SetBool, Trigger
 
 from spine_nav_bringup.ros import supervisor as supervisor_module
@@ -21,25 +19,8 @@ from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Superv
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.lifecycle import SpineNode
 from spine_nav_common.ros.results import status_fields
-from spine_nav_common.ros.runtime import prepare_environment
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ros():
-    support.own_domain()
-    prepare_environment()
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
-
-
-@pytest.fixture
-def world():
-    world = World()
-    yield world
-    world.close()
 
 
 class Plain(SpineNode):
@@ -244,15 +225,10 @@ def test_a_required_node_that_is_shut_down_by_hand_ends_the_operation(world):
 
 
 @pytest.fixture
-def camera_world():
+def camera_world(ros):
     world = CameraWorld()
     yield world
     world.close()
-
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
-    return str(support.write_small_case(tmp_path_factory.mktemp("camera") / "case"))
 
 
 def say_gone(world, *names):

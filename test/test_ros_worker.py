@@ -10,11 +10,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
-import rclpy
-import ros_support
 import stereo_support
 from diagnostic_msgs.msg import DiagnosticStatus
-from ros_world import NAMESPACE, World
+from ros_world import NAMESPACE
 from std_srvs.srv import Trigger
 
 from rod_bending_ar.ros.rod_guidance import RodGuidance
@@ -23,7 +21,6 @@ from spine_nav_common.core.errors import InputError
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.heartbeat import Beat, beat_message
 from spine_nav_common.ros.implants import Implants
-from spine_nav_common.ros.runtime import prepare_environment
 from spine_nav_common.ros.worker_node import WorkerNode
 from stereo_screw_tracker.core.output import screw_rows
 
@@ -84,22 +81,6 @@ class Slow(WorkerNode):
     def withdraw(self, reason):
         self.withdrawn = reason
         self.withdrawals.append(reason)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ros():
-    ros_support.own_domain()
-    prepare_environment()
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
-
-
-@pytest.fixture
-def world():
-    world = World()
-    yield world
-    world.close()
 
 
 def ask(world, name="how_many"):

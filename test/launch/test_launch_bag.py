@@ -4,7 +4,6 @@
 import os
 import sys
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
@@ -16,20 +15,16 @@ pytest.importorskip("launch_ros", reason="launch_ros comes with a full ROS 2 ins
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import launch_testing
-import launch_testing.actions
-import rclpy
 import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray
-from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription, SetEnvironmentVariable
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.actions import SetEnvironmentVariable
+from launch_support import REPOSITORY, Watching, description
 from mock_model import write_mock_model
 
 from spine_nav_common.core.graph import SCENES
 from spine_nav_common.ros import qos
 from spine_nav_common.ros.conversions import stamp_to_ns
 
-REPOSITORY = Path(__file__).parents[2]
 FRAMES = 8
 PLAYER = """#!/bin/sh
 exec "{python}" "{script}" "$@"
@@ -55,29 +50,11 @@ def generate_test_description():
         "scene": "rgbd",
         "params_file": str(parameters),
     }
-    launch_file = str(REPOSITORY / "launch" / "bag.launch.py")
-    return LaunchDescription(
-        [
-            SetEnvironmentVariable("PATH", f"{ros2.parent}:{os.environ['PATH']}"),
-            IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(launch_file), launch_arguments=arguments.items()
-            ),
-            launch_testing.actions.ReadyToTest(),
-        ]
-    )
+    path = SetEnvironmentVariable("PATH", f"{ros2.parent}:{os.environ['PATH']}")
+    return description("bag.launch.py", arguments, path)
 
 
-class TestBag(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        rclpy.init()
-        cls.node = rclpy.create_node("watcher", namespace="/spine")
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.node.destroy_node()
-        rclpy.try_shutdown()
-
+class TestBag(Watching, unittest.TestCase):
     def test_the_last_frame_of_the_bag_has_its_result_before_all_ends(self, proc_info):
         stamps = []
         self.node.create_subscription(
@@ -87,10 +64,7 @@ class TestBag(unittest.TestCase):
             qos.RESULT,
         )
         last = support.START_NS + (FRAMES - 1) * support.PERIOD_NS
-        end = time.monotonic() + 120.0
-        while last not in stamps:
-            self.assertLess(time.monotonic(), end, f"heard {stamps}")
-            rclpy.spin_once(self.node, timeout_sec=0.1)
+        self.until(lambda: last in stamps, stamps)
         proc_info.assertWaitForShutdown("finish", timeout=120)
         proc_info.assertWaitForShutdown("navigation", timeout=120)
 

@@ -13,15 +13,10 @@ pytest.importorskip("launch_ros", reason="launch_ros comes with a full ROS 2 ins
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import launch_testing
-import launch_testing.actions
 import ros_support as support
-from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_support import REPOSITORY, description
 
 from spine_nav_common.core.graph import SCENES
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.launch_test
@@ -32,15 +27,7 @@ def generate_test_description():
         "source": "ros",
         "params_file": str(REPOSITORY / "config" / "ros.yaml"),
     }
-    launch_file = str(REPOSITORY / "launch" / "spinenav.launch.py")
-    return LaunchDescription(
-        [
-            IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(launch_file), launch_arguments=arguments.items()
-            ),
-            launch_testing.actions.ReadyToTest(),
-        ]
-    )
+    return description("spinenav.launch.py", arguments)
 
 
 class TestRefusal(unittest.TestCase):

@@ -7,7 +7,6 @@ machines without launch_testing. The network is a mock that sees no bone, so a r
 
 import os
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
@@ -21,14 +20,10 @@ import sys
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import launch_testing
-import launch_testing.actions
 import launch_testing.asserts
-import rclpy
 import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray
-from launch import LaunchDescription
-from launch.actions import IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_support import REPOSITORY, Watching, description
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from mock_model import write_mock_model
@@ -38,7 +33,6 @@ from spine_nav_common.ros import qos
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.results import status_fields
 
-REPOSITORY = Path(__file__).parents[2]
 NODES = (*SCENES["rgbd"], *SCENES["stereo"], "camera_source")
 FRAMES = 600  # 40 s: longer than any bring-up
 FORBIDDEN = ("Traceback", "Segmentation fault", "context is invalid")
@@ -55,34 +49,10 @@ def generate_test_description():
         "model": str(write_mock_model(folder / "model")),
         "params_file": str(REPOSITORY / "config" / "replay.yaml"),
     }
-    launch_file = str(REPOSITORY / "launch" / "spinenav.launch.py")
-    return LaunchDescription(
-        [
-            IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(launch_file), launch_arguments=arguments.items()
-            ),
-            launch_testing.actions.ReadyToTest(),
-        ]
-    )
+    return description("spinenav.launch.py", arguments)
 
 
-class TestReplay(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        rclpy.init()
-        cls.node = rclpy.create_node("watcher", namespace="/spine")
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.node.destroy_node()
-        rclpy.try_shutdown()
-
-    def until(self, condition, timeout_s=90.0):
-        end = time.monotonic() + timeout_s
-        while not condition():
-            self.assertLess(time.monotonic(), end, "the condition did not come true")
-            rclpy.spin_once(self.node, timeout_sec=0.1)
-
+class TestReplay(Watching, unittest.TestCase):
     def test_every_node_becomes_active_and_every_status_names_a_recorded_frame(self, proc_output):
         got = []
         self.node.create_subscription(
