@@ -94,11 +94,14 @@ def _modes(votes: np.ndarray, area: np.ndarray) -> np.ndarray:
     """(K, 3) cluster centres: densest voxel first, mean shift, remove its votes, again."""
     modes: list[np.ndarray] = []
     left = np.ones(len(votes), bool)
+    voxel = np.floor(votes / _VOXEL_M).astype(np.int64)
+    low, side = voxel.min(axis=0), np.ptp(voxel, axis=0) + 1
+    key = ((voxel - low) @ np.array([side[1] * side[2], side[2], 1])).astype(np.int64)
+    first, inverse = np.unique(key, return_index=True, return_inverse=True)[1:]
     while len(modes) < _MAX_INSTANCES and area[left].sum() >= _MIN_AREA_M2:
         v, a = votes[left], area[left]
-        voxel, inverse = np.unique(np.floor(v / _VOXEL_M).astype(int), axis=0, return_inverse=True)
-        mass = np.bincount(inverse.ravel(), a)
-        best = voxel[np.argmax(mass)]
+        mass = np.bincount(inverse[left], a, len(first))
+        best = voxel[first[np.argmax(mass)]]
         mode = (best + 0.5) * _VOXEL_M
         for _ in range(_MEAN_SHIFT_STEPS):
             w = a * np.exp(-0.5 * ((v - mode) ** 2).sum(axis=1) / (0.5 * BANDWIDTH_M) ** 2)
@@ -111,7 +114,7 @@ def _modes(votes: np.ndarray, area: np.ndarray) -> np.ndarray:
                 break
         near = np.linalg.norm(votes - mode, axis=1) < BANDWIDTH_M
         if not (near & left).any():
-            near = left & (np.floor(votes / _VOXEL_M).astype(int) == best).all(axis=1)
+            near = left & (voxel == best).all(axis=1)
         strong = area[near & left].sum() >= _MIN_AREA_M2
         if strong and all(np.linalg.norm(mode - m) > _MERGE_M for m in modes):
             modes.append(mode)

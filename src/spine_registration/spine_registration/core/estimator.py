@@ -10,6 +10,7 @@ vertebra against its neighbours are told apart by their covariance, not by thres
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -71,37 +72,91 @@ class LevelFit:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Poses of all levels after one frame.
+class _Linear:
+    """Normal equations per level (the data's energy), and per pixel: signed distance, deviation
+    along the normal, log density, responsibility of bone, 1 where the surface is seen."""
 
-    information (6L, 6L): of the poses, in the weights of the pose. data_information (L, 6, 6): what
-    the frame says of each level, in the cautious weights of evidence; pose_information: in the
-    pose's. sample_area_m2: bone that is one independent sample by this frame's residuals.
+    H: np.ndarray
+    g: np.ndarray
+    distance: np.ndarray
+    sigma: np.ndarray
+    log_density: np.ndarray
+    bone: np.ndarray
+    seen: np.ndarray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Poses of all levels after one frame; what not everybody asks is computed when asked.
+
+    level_of_pixel (M,): index of the level, -1 for none. linear: at the poses, in the cautious
+    weights of evidence. model, pixels, prior, noise: what they were made from.
     """
 
     T_camera_ct: np.ndarray
-    information: np.ndarray
-    data_information: np.ndarray
-    pose_information: np.ndarray
-    sample_area_m2: float
     anchor_camera_m: np.ndarray
-    fits: tuple[LevelFit, ...]
     level_of_pixel: np.ndarray
-    pixel_log_likelihood: np.ndarray
-    prior_energy: float
-    sigma_m: float
+    linear: _Linear
     iterations: int
     converged: bool
+    model: SpineModel
+    pixels: BonePixels
+    prior: Prior
+    noise: Noise
+
+    @property
+    def data_information(self) -> np.ndarray:
+        """(L, 6, 6) what the frame says of each level, in the weights of evidence."""
+        return self.linear.H
+
+    @cached_property
+    def information(self) -> np.ndarray:
+        """(6L, 6L) of the poses, prior included, in the weights of the pose."""
+        p, noise = self.pixels, self.noise
+        H, _ = kernels.linearise(
+            p.points_m, p.ray, p.bone, p.clean, p.area_m2 / np.float32(noise.pose_area_m2),
+            self.level_of_pixel, self.T_camera_ct, self.anchor_camera_m, noise.sigma_m,
+            noise.pose_tissue_m, *self.model.grids, np.empty((5, 0)),
+        )  # fmt: skip
+        return _with_data(np.ascontiguousarray(self.prior.information), H)
 
     @property
     def covariance(self) -> np.ndarray:
         """(6L, 6L), in the weights of the pose."""
         return np.linalg.inv(self.information)
 
+    @cached_property
+    def fits(self) -> tuple[LevelFit, ...]:
+        """(L,) how well each level explains its pixels."""
+        return _fits(self.pixels, self.level_of_pixel, self.linear, len(self.T_camera_ct))
+
+    @cached_property
+    def sample_area_m2(self) -> float:
+        """Bone that is one independent sample by this frame's residuals."""
+        return _sample_area(self.pixels, self.level_of_pixel, self.linear, self.noise)
+
+    @cached_property
+    def sigma_m(self) -> float:
+        """Frontal noise of the sensor by this frame's residuals."""
+        return _sensor_noise(self.linear, self.noise)
+
+    @cached_property
+    def pixel_log_likelihood(self) -> np.ndarray:
+        """(M,) nat; pixels that no level explains are the data's evidence against a hypothesis."""
+        return self.pixels.area_m2 / self.noise.correlation_area_m2 * self.linear.log_density
+
     @property
     def log_likelihood(self) -> float:
         """Of all pixels, those that no level explains included; nat."""
         return float(self.pixel_log_likelihood.sum())
+
+    @property
+    def prior_energy(self) -> float:
+        """What the poses cost by the prior, nat."""
+        xi = kernels.twist_between(
+            self.T_camera_ct, np.ascontiguousarray(self.prior.T_camera_ct), self.anchor_camera_m
+        ).ravel()
+        return float(0.5 * xi @ self.prior.information @ xi)
 
     @property
     def score(self) -> float:
@@ -173,20 +228,6 @@ def _contiguous(pixels: BonePixels) -> BonePixels:
         for f in fields(BonePixels) if f.name != "count"
     }  # fmt: skip
     return BonePixels(**arrays, count=pixels.count)
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """Normal equations per level (the data's energy), and per pixel: signed distance, deviation
-    along the normal, log density, responsibility of bone, 1 where the surface is seen."""
-
-    H: np.ndarray
-    g: np.ndarray
-    distance: np.ndarray
-    sigma: np.ndarray
-    log_density: np.ndarray
-    bone: np.ndarray
-    seen: np.ndarray
 
 
 def _linearise(
@@ -286,35 +327,10 @@ def estimate(
         _padded(sigmas_m, steps, noise.sigma_m), reassign, least, noise.pose_tissue_m, REACH_M,
         *grids,
     )  # fmt: skip
-    anchor = anchors(model, T)
-    H, _ = kernels.linearise(
-        *per_pixel,
-        *of_bone,
-        T,
-        anchor,
-        noise.sigma_m,
-        noise.pose_tissue_m,
-        *grids,
-        np.empty((5, 0)),
-    )
-    lin = _linearise(model, T, pixels, level, noise)
-    deviation = kernels.twist_between(T, T_prior, anchor).ravel()
     return Estimate(
-        T_camera_ct=T,
-        information=_with_data(information, H),
-        data_information=lin.H,
-        pose_information=H,
-        sample_area_m2=_sample_area(pixels, level, lin, noise),
-        anchor_camera_m=anchor,
-        fits=_fits(pixels, level, lin, len(T)),
-        level_of_pixel=level,
-        # Pixels that no level explains are the data's evidence against a hypothesis.
-        pixel_log_likelihood=pixels.area_m2 / noise.correlation_area_m2 * lin.log_density,
-        prior_energy=float(0.5 * deviation @ information @ deviation),
-        sigma_m=_sensor_noise(lin, noise),
-        iterations=taken,
-        converged=converged,
-    )
+        T, anchors(model, T), level, _linearise(model, T, pixels, level, noise), taken, converged,
+        model, pixels, prior, noise,
+    )  # fmt: skip
 
 
 def _padded(values: tuple[float, ...], steps: int, rest: float) -> np.ndarray:

@@ -216,6 +216,10 @@ class _Start:
     penalty: float
 
 
+_Pairs = tuple[tuple[int, int], ...]
+"""(instance, level) of each vertebra in view that the case names."""
+
+
 def _starts(model: SpineModel, instances: tuple[Instance, ...], unanimous: float) -> list[_Start]:
     """One start per way to name the instances; head on either side, but not where `unanimous`
     votes (share of REVERSED_NAT) speak against it."""
@@ -227,13 +231,16 @@ def _starts(model: SpineModel, instances: tuple[Instance, ...], unanimous: float
             continue  # heard once all the same, as the rival of the best
         R_camera_ct = R @ model.axes.T
         placed: list[np.ndarray] = []
+        known: dict[_Pairs, tuple[np.ndarray, np.ndarray, _Pairs]] = {}
         # From every instance: the largest one may be a vertebra beyond the case.
         for pair in product(range(len(instances)), range(len(model.levels))):
-            pairs = [pair]
+            pairs: _Pairs = (pair,)
             for _ in range(3):
-                T = _rigid(model, instances, pairs, R_camera_ct)
-                expected = model.anchor_m @ T[:3, :3].T + T[:3, 3]
-                pairs = _match(instances, expected)
+                if pairs not in known:
+                    T = _rigid(model, instances, pairs, R_camera_ct)
+                    expected = model.anchor_m @ T[:3, :3].T + T[:3, 3]
+                    known[pairs] = T, expected, _match(instances, expected)
+                T, expected, pairs = known[pairs]
                 if not pairs:
                     break
             if pairs and all(np.linalg.norm(expected - e, axis=1).mean() > SAME_M for e in placed):
@@ -280,7 +287,7 @@ def _orientations(instances: tuple[Instance, ...]) -> list[tuple[np.ndarray, flo
     ]
 
 
-def _match(instances: tuple[Instance, ...], expected: np.ndarray) -> list[tuple[int, int]]:
+def _match(instances: tuple[Instance, ...], expected: np.ndarray) -> _Pairs:
     """Greedy one-to-one pairs (instance, level) within half a vertebra."""
     centre = np.array([i.centre_m for i in instances])
     distance = np.linalg.norm(centre[:, None] - expected[None], axis=2)
@@ -290,13 +297,13 @@ def _match(instances: tuple[Instance, ...], expected: np.ndarray) -> list[tuple[
         pairs.append((int(i), int(j)))
         distance[i, :] = np.inf
         distance[:, j] = np.inf
-    return pairs
+    return tuple(pairs)
 
 
 def _rigid(
     model: SpineModel,
     instances: tuple[Instance, ...],
-    pairs: list[tuple[int, int]],
+    pairs: _Pairs,
     R_camera_ct: np.ndarray,
 ) -> np.ndarray:
     """(4, 4) least squares over centres, held in orientation by arms of 25 mm."""
