@@ -15,7 +15,7 @@ from spine_nav_bringup import cli, replay
 from spine_nav_common.core.case import write_case
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.outputs import read_poses, read_timings
-from spine_nav_common.core.recording import RecordingWriter
+from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import (
     Case,
     Intrinsics,

@@ -17,7 +17,7 @@ import numpy as np
 from rod_bending_ar.core.annotation import STATUS_COLOUR
 from rod_bending_ar.overlay import STUB_M, draw_overlay
 from spine_nav_common.core.geometry import q_xyzw_from_rotation
-from spine_nav_common.core.recording import RecordingWriter
+from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.run import Progress
 from spine_nav_common.core.types import (
     Case,

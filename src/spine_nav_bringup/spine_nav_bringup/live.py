@@ -19,10 +19,11 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.core.cpu import CoresUsed
 from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
 from spine_nav_common.core.outputs import write_summary
+from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
-from spine_nav_common.core.recording import load_remap, recording_sha256
 from spine_nav_common.core.run import versions
 from spine_nav_common.core.static_frames import load_calibration
+from spine_nav_common.core.storage import recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.parameters import ParameterError, digest, flatten, load_file, parse_assignment
 from spine_nav_common.ros.executor import new_executor

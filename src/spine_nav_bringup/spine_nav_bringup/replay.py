@@ -15,10 +15,12 @@ from typing import Any, Protocol
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.outputs import ImplantWriter, ResultWriter, write_summary
+from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
-from spine_nav_common.core.recording import Recording, load_remap, recording_sha256
+from spine_nav_common.core.recording import Recording
 from spine_nav_common.core.run import Progress, core_config, versions
 from spine_nav_common.core.static_frames import StaticFrames, load_calibration
+from spine_nav_common.core.storage import recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.backends import AUTO

@@ -22,15 +22,12 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError, RodError
 from spine_nav_common.core.outputs import SCREWS, ImplantWriter, ScrewRow, write_summary
 from spine_nav_common.core.png import write_png
-from spine_nav_common.core.recording import (
-    Recording,
-    load_remap,
-    open_recording,
-    recording_sha256,
-)
+from spine_nav_common.core.recorded_messages import load_remap
+from spine_nav_common.core.recording import Recording, open_recording
 from spine_nav_common.core.run import Progress, core_config, versions
 from spine_nav_common.core.screw_rows import SIDES, saddle_rows
 from spine_nav_common.core.static_frames import StaticFrames
+from spine_nav_common.core.storage import recording_sha256
 from spine_nav_common.core.types import (
     Case,
     NavigationResult,

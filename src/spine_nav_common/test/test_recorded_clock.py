@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.recorded_clock import lacks_clock, receive_slop_ns
-from spine_nav_common.core.recording import RecordingError, RecordingWriter, open_recording
+from spine_nav_common.core.recording import open_recording
+from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import Rejected
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"

@@ -11,15 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
+from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.geometry import project
 from spine_nav_common.core.images import encode_image
-from spine_nav_common.core.recording import (
-    RecordingError,
-    RecordingWriter,
-    load_remap,
-    open_recording,
-    recording_sha256,
-)
+from spine_nav_common.core.recorded_messages import load_remap
+from spine_nav_common.core.recording import open_recording
+from spine_nav_common.core.recording_writer import RecordingWriter
+from spine_nav_common.core.storage import recording_sha256
 from spine_nav_common.core.types import Intrinsics
 
 COLOUR = "/camera/camera/color/image_raw"

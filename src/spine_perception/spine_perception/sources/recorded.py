@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
-from spine_nav_common.core.recording import load_remap
 from spine_nav_common.core.static_frames import StaticTransform
 from spine_nav_common.core.types import Rejected, RgbdFrame, StereoFrame
 
