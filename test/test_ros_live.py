@@ -23,7 +23,7 @@ from mock_model import write_mock_model
 from spine_nav_bringup import live
 from spine_nav_bringup.live import LiveOptions, run_live
 from spine_nav_bringup.live_processes import Processes
-from spine_nav_bringup.ros.supervisor import ACTIVE
+from spine_nav_bringup.ros.bring_up import ACTIVE
 from spine_nav_common.core.errors import CaseError, RecordingError
 from spine_nav_common.core.outputs import read_json, read_poses, read_timings
 from spine_nav_common.core.recording_writer import RecordingWriter

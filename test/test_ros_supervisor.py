@@ -14,8 +14,9 @@ from rclpy.task import Future
 from ros_world import NAMESPACE, CameraWorld, navigation, statuses
 from std_srvs.srv import SetBool, Trigger
 
-from spine_nav_bringup.ros import supervisor as supervisor_module
-from spine_nav_bringup.ros.supervisor import ACTIVE, FINALIZED, INACTIVE, Supervisor
+from spine_nav_bringup.ros import bring_up
+from spine_nav_bringup.ros.bring_up import ACTIVE, FINALIZED, INACTIVE
+from spine_nav_bringup.ros.supervisor import Supervisor
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.lifecycle import SpineNode
 from spine_nav_common.ros.results import status_fields
@@ -55,7 +56,7 @@ def test_nodes_come_up_in_order_pause_and_go_down_in_reverse(world):
     assert log == up
     answer = world.call(SetBool, "supervisor/pause", SetBool.Request(data=True))
     assert answer.success
-    world.until(lambda: supervisor.target == INACTIVE and supervisor.reached)
+    world.until(lambda: supervisor.bring_up.target == INACTIVE and supervisor.reached)
     assert log[4:] == [("two", "deactivate"), ("one", "deactivate")]
     supervisor.go(ACTIVE)
     world.until(lambda: supervisor.reached)
@@ -115,12 +116,12 @@ class Deaf:
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_service_that_never_hears_is_asked_by_a_new_way(world, monkeypatch, ready):
-    monkeypatch.setattr(supervisor_module, "_RENEW_S", 0.5)
-    monkeypatch.setattr(supervisor_module, "_UNSEEN_S", 60.0)
+    monkeypatch.setattr(bring_up, "_RENEW_S", 0.5)
+    monkeypatch.setattr(bring_up, "_UNSEEN_S", 60.0)
     log = []
     supervisor = supervised(world, "one", autostart=False)
-    supervisor.destroy_client(supervisor._calls["one"].client)
-    deaf = supervisor._calls["one"].client = Deaf(ready)
+    supervisor.destroy_client(supervisor.bring_up.calls["one"].client)
+    deaf = supervisor.bring_up.calls["one"].client = Deaf(ready)
     monkeypatch.setattr(supervisor, "destroy_client", lambda client: True)
     world.add(Plain("one", log), active=False)
     supervisor.go(ACTIVE)
@@ -130,7 +131,7 @@ def test_a_service_that_never_hears_is_asked_by_a_new_way(world, monkeypatch, re
 
 
 def test_heartbeats_that_never_come_are_listened_for_anew(world, monkeypatch):
-    monkeypatch.setattr(supervisor_module, "_RENEW_S", 0.5)
+    monkeypatch.setattr(bring_up, "_RENEW_S", 0.5)
     supervisor = supervised(world, "one")
     supervisor.destroy_subscription(supervisor._beats)
     supervisor._beats = supervisor.create_subscription(
@@ -199,7 +200,7 @@ def test_a_paused_graph_is_not_well(world):
 
 @pytest.mark.parametrize("ending", ["refuses", "is shut down by hand", "is not there"])
 def test_an_optional_node_never_ends_the_operation(world, ending, monkeypatch):
-    monkeypatch.setattr(supervisor_module, "_OPTIONAL_S", 0.5)
+    monkeypatch.setattr(bring_up, "_OPTIONAL_S", 0.5)
     node = None
     if ending != "is not there":
         node = world.add(Plain("extra", [], refuse=ending == "refuses"), active=False)

@@ -264,7 +264,7 @@ class _Run:
             self.collectors["stereo_tracker"] = screws
         self.supervisor = Supervisor({"nodes": tuple(self.nodes)}, namespace)
         # Else the first results would find nobody to note them.
-        self.supervisor.gate = lambda: all(n.listened_to for n in self.computing.values())
+        self.supervisor.bring_up.gate = lambda: all(n.listened_to for n in self.computing.values())
         self.all = [*self.collectors.values(), self.supervisor]
         if self.processes is None:
             self.all = [*self.nodes.values(), *self.all]
@@ -369,7 +369,7 @@ class _Run:
         return came and noted and node.idle
 
     def _take_down(self) -> None:
-        from .ros.supervisor import FINALIZED
+        from .ros.bring_up import FINALIZED
 
         if not self.nodes:
             return
