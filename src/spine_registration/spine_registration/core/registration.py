@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 
-from spine_nav_common.core.geometry import kabsch, log_so3
+from spine_nav_common.core.geometry import kabsch, log_so3, transform
 from spine_nav_common.core.types import Rejected
 from spine_perception.core.instances import Instance
 
@@ -31,6 +31,8 @@ UNANIMOUS = 0.8
 REVERSED_NAT = 30.0
 """Cost of the head on the side where unanimous votes do not see it."""
 PREVIEW_POINTS = 500
+HYPOTHESIS_POINTS = 1400
+"""Neighbouring pixels hang together: more of them do not tell hypotheses apart any better."""
 MAX_HYPOTHESES = 2
 SETTLE_STEPS = 12
 REFINEMENTS, REFINE_STEPS = 2, 4
@@ -100,7 +102,7 @@ def _register(
     starts = _starts(model, instances, unanimous)
     if not starts:
         return Rejected("no vertebra recognised in view")
-    few = thin(pixels, PREVIEW_POINTS)
+    few, pixels = thin(pixels, PREVIEW_POINTS), thin(pixels, HYPOTHESIS_POINTS)
     seen = _distinct(model, [_preview(model, few, s, noise, config) for s in starts])
     near = [(h, _approach(model, pixels, h, noise, config)) for h in seen[:MAX_HYPOTHESES]]
     # One noise level for all hypotheses, the best one's: their scores must be comparable.
@@ -307,6 +309,9 @@ def _rigid(
     R_camera_ct: np.ndarray,
 ) -> np.ndarray:
     """(4, 4) least squares over centres, held in orientation by arms of 25 mm."""
+    if len(pairs) == 1:
+        i, j = pairs[0]
+        return transform(R_camera_ct, instances[i].centre_m - R_camera_ct @ model.anchor_m[j])
     arms = 25e-3 * np.vstack([np.zeros(3), np.eye(3)])
     p = np.concatenate([model.anchor_m[j] + arms for _, j in pairs])
     q = np.concatenate([instances[i].centre_m + arms @ R_camera_ct.T for i, _ in pairs])
