@@ -25,6 +25,8 @@ from spine_nav_common.core.types import (
     ScrewPlan,
     Status,
 )
+from spine_registration.core.memory import Memory, Shown
+from spine_registration.core.picture import thumbnail
 from spine_registration.ros.navigation_core import Core, NavigationConfig
 
 CAMERA = Intrinsics(64, 48, 60.0, 60.0, 31.5, 23.5)
@@ -97,6 +99,7 @@ class FakeNavigator:
         self.epochs: list[int] = []
         self.first_pixels: list[int] = []
         self.resets = self.requests = 0
+        self.recalled: list[tuple[Memory, float]] = []
 
     @property
     def following(self) -> bool:
@@ -135,6 +138,14 @@ class FakeNavigator:
 
     def request_registration(self) -> None:
         self.requests += 1
+
+    def memory(self, frame: RgbdFrame, clock: str) -> Memory:
+        T, tracked = np.tile(np.eye(4), (len(self.levels), 1, 1)), np.ones(len(self.levels), bool)
+        shown = Shown("camera", T, tracked, thumbnail(frame.colour), frame.stamp_ns, 0.0)
+        return Memory("case", clock, "boot", shown, (), False)
+
+    def recall(self, memory: Memory, within_s: float) -> None:
+        self.recalled.append((memory, within_s))
 
     def confirm(self, accept: bool, hypothesis_id: str | None = None) -> str | Rejected:
         if hypothesis_id not in (None, self.pending_id):

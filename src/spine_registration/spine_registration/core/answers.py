@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from spine_nav_common.core.types import Rejected
 
@@ -36,6 +39,15 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Rejection:
+    """What the surgeon said no to: id and name of the question, (L, 3) m where it saw each level."""
+
+    id: str
+    name: str
+    anchor_camera_m: np.ndarray
+
+
+@dataclass(frozen=True)
 class Answer:
     """What was said to one question."""
 
@@ -57,11 +69,19 @@ class Answers:
         self.open: Question | None = None
         self.contradicted = False
         self._answer: Answer | None = None
-        self._rejected: list[Question] = []
+        self._rejected: list[Rejection] = []
 
     def forget(self) -> None:
         """A new registration is asked for: nothing that was said before holds."""
         self.open, self._answer, self._rejected, self.contradicted = None, None, [], False
+
+    def rejections(self) -> tuple[tuple[Rejection, ...], bool]:
+        """What was rejected, and `contradicted`: what must outlive this process."""
+        return tuple(self._rejected), self.contradicted
+
+    def recall(self, rejections: Iterable[Rejection], contradicted: bool) -> None:
+        """What was rejected before a restart stays rejected."""
+        self._rejected, self.contradicted = list(rejections), contradicted
 
     def ask(self, found: Registration, stamp_ns: int) -> Question:
         """Open a question, or keep the open one where `found` is the same hypothesis."""
@@ -97,7 +117,9 @@ class Answers:
         if answer is not None:
             self.open, self.contradicted = None, not answer.accept
             if not answer.accept:
-                self._rejected.append(answer.question)
+                q = answer.question
+                place = q.found.best.estimate.anchor_camera_m
+                self._rejected.append(Rejection(q.id, q.name, place))
         return answer
 
     def holds(self, answer: Answer, found: Registration, stamp_ns: int) -> bool:
@@ -109,9 +131,13 @@ class Answers:
         """Nothing is asked any more, and an answer that no frame has honoured holds for nothing."""
         self.open = self._answer = None
 
-    def rejected(self, found: Registration) -> Question | None:
-        """The rejected question that `found` would put again, if there is one."""
-        return next((q for q in self._rejected if self.same(q.found, found)), None)
+    def rejected(self, found: Registration) -> Rejection | None:
+        """The rejected hypothesis that `found` would be again, if there is one."""
+        best = found.best
+        for no in self._rejected:
+            if no.name == best.name and not differs(self._model, no, best.estimate):
+                return no
+        return None
 
     def same(self, a: Registration, b: Registration) -> bool:
         """Whether two hypotheses claim the same levels for the same bone."""

@@ -32,6 +32,7 @@ from .identity import advance as compare
 from .identity import begin as unknown_patient
 from .labels import label_image
 from .levels import MAX_VOTE_GAP_M, Evidence, LevelState, advance, registered
+from .memory import Memory, Recall, Said, case_key, remember
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
 from .registration import Registration, chain_gap_m, chain_springs, challenge, differs, register
@@ -123,6 +124,7 @@ class Navigator:
         self._exposed = [self.model.levels.index(level) for level in case.exposed_levels]
         self._answers, self._epoch = Answers(self.model), 0
         self._patches = make_patches(self.model)
+        self._past: Recall | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -167,6 +169,21 @@ class Navigator:
         """Register from scratch with the next frame."""
         self._renew = True
 
+    def memory(self, frame: RgbdFrame, clock: str = "") -> Memory:
+        """What a process that takes this one's place may use; `frame` is the last one solved."""
+        belief = self._belief if self._identity.proven else None
+        levels = () if belief is None else belief.levels
+        tracked = [e and s.status is Status.TRACKED for e, s in zip(self.model.exposed, levels)]
+        T = None if belief is None else belief.track.T_camera_ct
+        before = None if self._past is None else self._past.shown
+        return remember(self.case, frame, clock, T, np.array(tracked), self._answers, before)
+
+    def recall(self, memory: Memory, within_s: float) -> None:
+        """Before the first frame: what the process before this one knew; see `Recall`."""
+        if memory.case == case_key(self.case):
+            self._answers.recall(memory.rejections, memory.contradicted)
+            self._past = Recall(memory, self.case, self.model, within_s)
+
     def process(self, frame: RgbdFrame) -> NavigationResult:
         """Bring all levels up to date with one frame.
 
@@ -208,13 +225,13 @@ class Navigator:
             raise ValueError(f"frame {frame.stamp_ns} is of before the camera's clock was set back")
         if seen.epoch > self._epoch:
             self.reset()
-            self._epoch = seen.epoch
+            self._epoch, self._past = seen.epoch, None
             events.append("the camera's clock was set back: registered anew")
         self._check(frame)
         self._last_stamp = frame.stamp_ns
         clock = _Clock(seen.ms)
         if self._renew:
-            self._belief, self._renew = None, False
+            self._belief, self._renew, self._past = None, False, None
             self._answers.forget()
             self._identity, self._foreign = unknown_patient(self._patches), 0
         if seen.tracking and self._belief is None:
@@ -286,6 +303,13 @@ class Navigator:
                 Status.REJECTED,
                 f"{said.name} ({said.id}) was rejected by the surgeon; `register` asks anew",
             )
+        before = self._past.says(found.best.estimate, frame) if self._past else Said.NOTHING
+        if before is Said.SAME and not self._answers.contradicted:
+            events.append("the same as before the restart, and the camera stood still")
+            return self._begin(frame, found, pixels, events)
+        if before is Said.ANOTHER:
+            reason = "another reading was shown before the restart, and the camera stood still"
+            found = replace(found, clear=False, reason=reason)
         # Where a hypothesis was rejected the next one is asked for, however clear it is.
         if not found.clear or self._answers.contradicted:
             self._refused, self._agreeing = True, None
@@ -295,9 +319,9 @@ class Navigator:
                 Status.REJECTED, f"confirm level {question.name} ({question.id}): {reason}"
             )
         if self._refused:
-            before = self._agreeing
-            again = before is not None and self._answers.same(before[0], found)
-            count = before[1] + 1 if before is not None and again else 1
+            last = self._agreeing
+            again = last is not None and self._answers.same(last[0], found)
+            count = last[1] + 1 if last is not None and again else 1
             self._agreeing = (found, count)
             if count < AGREE_FRAMES:
                 return self._all(Status.REGISTERING, f"{found.best.name}: {count} clear frames")
@@ -307,7 +331,7 @@ class Navigator:
         self, frame: RgbdFrame, found: Registration, pixels: BonePixels, events: list[str]
     ) -> tuple[LevelEstimate, ...]:
         self._answers.close()
-        self._refused, self._agreeing = False, None
+        self._refused, self._agreeing, self._past = False, None, None
         events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
         self._identity = unknown_patient(self._patches, self._identity.proven)
         track = start(found.best.estimate, frame.stamp_ns, self.config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Protocol
 
 import numpy as np
 
@@ -42,6 +43,13 @@ CLAIM_M = 30e-3
 MIN_EXPLAINED = 0.6
 MISSING_LEVEL_NAT = 10.0
 """Cost of an exposed level without bone: the surgeon said that it is open."""
+
+
+class HasPlace(Protocol):
+    """Something that says where each level is."""
+
+    @property
+    def anchor_camera_m(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -445,7 +453,7 @@ def _common(model: SpineModel, T: np.ndarray) -> np.ndarray:
     return kabsch(points.reshape(-1, 3), posed.reshape(-1, 3))
 
 
-def differs(model: SpineModel, a: Estimate, b: Estimate) -> bool:
+def differs(model: SpineModel, a: HasPlace, b: HasPlace) -> bool:
     """Whether two hypotheses name the bone differently, not only start elsewhere."""
     shift = np.linalg.norm(a.anchor_camera_m - b.anchor_camera_m, axis=1)
     return bool(np.median(shift) > 0.5 * MATCH_M)

@@ -16,6 +16,7 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
 from spine_nav_common.core.budgets import budgets
+from spine_nav_common.core.clock import UNKNOWN
 from spine_nav_common.core.rectify import RgbdRectifier
 from spine_nav_common.core.types import NavigationResult, Rejected
 from spine_nav_common.ros import qos
@@ -24,6 +25,7 @@ from spine_nav_common.ros.lifecycle import OK, WARN
 from spine_nav_common.ros.runtime import run_node
 from spine_nav_common.ros.worker_node import WorkerNode
 
+from ..memory_file import MemoryFile, memory_path
 from .navigation_core import Core, NavigationConfig, load_core, refused, withdrawn
 from .navigation_output import NavigationOutput
 
@@ -56,6 +58,11 @@ class NavigationNode(WorkerNode):
         self._last: NavigationResult | None = None
         self._asked, self._replaced = None, float("-inf")
         self._rectify = RgbdRectifier()
+        self._memory = MemoryFile(memory_path(self.get_namespace()))
+        self._before = self._memory.read(len(self.core.case.meshes))
+        self._answered, self._fell = 0, False
+        if self._memory.problem:
+            self.get_logger().warn(self._memory.problem)
         levels = self.core.case.exposed_levels
         self.tell(self.core.case.notes)
         c = self.config
@@ -77,8 +84,15 @@ class NavigationNode(WorkerNode):
             self.listen(image_type(topic), topic, callback, qos.images_in(c.image_reliability))
         self.watch_losses(self.pairer.lost)
 
+    def deactivate(self) -> None:
+        self._fell = not self.alive
+        super().deactivate()
+
     def cleanup(self) -> None:
         self.core = None
+        # An exception that ends the process passes through its destruction, and is no clean end.
+        if not self._fell and sys.exc_info()[0] is None:
+            self._memory.remove()
 
     # One frame: decoded and segmented in one thread while the frame before is solved in another;
     # encoded and published on the executor's.
@@ -105,7 +119,9 @@ class NavigationNode(WorkerNode):
         try:
             if isinstance(seen, Exception):
                 raise seen
+            self._recall()
             result = navigator.solve(seen)
+            self._remember(seen.frame)
             if self._output.labels_wanted:
                 result = replace(result, labels=navigator.label_image(seen.frame))
             pending = navigator.pending, navigator.pending_id
@@ -119,6 +135,27 @@ class NavigationNode(WorkerNode):
                 navigator.reset()
             result = refused(raw.stamp_ns, self.core.case.exposed_levels, self.trouble)
         return raw, result, pending, segment_ms + (time.monotonic() - start) * 1e3
+
+    def _recall(self) -> None:
+        """Hand on what the process before this one knew, once it is known whose clock this is."""
+        if self._before is None or self.clock.domain == UNKNOWN:
+            return
+        memory, self._before = self._before, None
+        if memory.clock != self.clock.domain:  # stamps of two clocks do not compare
+            memory = replace(memory, shown=None)
+        self.core.navigator.recall(memory, self.config.keep_s)
+        self.get_logger().info("took over what the navigation before this one knew")
+
+    def _remember(self, frame: Any) -> None:
+        navigator = self.core.navigator
+        if self._before is not None or not self._memory.due((navigator.following, self._answered)):
+            return
+        try:
+            self._memory.write(navigator.memory(frame, self.clock.domain))
+        except Exception as error:  # noqa: BLE001 - what is for later must not cost what is shown
+            self._memory.problem = f"nothing is kept for a restart: {error!r}"
+        if self._memory.problem:
+            self.get_logger().warn(self._memory.problem, throttle_duration_sec=10.0)
 
     def done(self, output: _Output) -> None:
         if self.paused or not self.active:
@@ -160,10 +197,13 @@ class NavigationNode(WorkerNode):
     # Services.
 
     def _on_register(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
-        navigator = self.core.navigator
-        return self.ask(
-            answer, lambda: navigator.request_registration() or "registration requested"
-        )
+        def forget() -> str:
+            self.core.navigator.request_registration()
+            self._before = None
+            self._memory.remove()
+            return "registration requested"
+
+        return self.ask(answer, forget)
 
     def _note_question(self, asked: str | None) -> None:
         """Remember which hypothesis the surgeon reads, and when it took the place of another."""
@@ -187,6 +227,7 @@ class NavigationNode(WorkerNode):
         return answer
 
     def _confirm(self, accept: bool, hypothesis_id: str) -> str | Rejected:
+        self._answered += 1  # kept at once, for the case that this process dies
         # A flag that the next frame honours: no need to wait for the frame in work.
         return self.core.navigator.confirm(accept, hypothesis_id)
 

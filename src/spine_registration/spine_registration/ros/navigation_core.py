@@ -44,6 +44,13 @@ class NavigationConfig:
         "registration/status gives the id; refused when another hypothesis is asked by now",
         runtime=True,
     )
+    keep_s: float = param(
+        10.0,
+        "after a restart, a level that was shown before is not asked again if no more time than "
+        "this has passed, the camera stood still, and registration from scratch agrees; "
+        "0 = always asked",
+        "s", 0.0, 60.0,
+    )  # fmt: skip
     publish_tf: bool = param(True, "publish /tf from the camera to each tracked vertebra")
     tf_prefix: str = param(
         "", "before 'vertebra_<level>' in the names of frames: two instances keep apart on /tf"
