@@ -6,7 +6,8 @@ from __future__ import annotations
 HEAD = """\
 **What it does.** Given a place in a rectified stereo pair where a screw head may be, it says where
 the saddle point lies in either image, which way the tulip's axis points, how sure it is of each,
-and whether there is a head at all. It looks twice; the second crop stands at the first answer.
+and whether there is a head at all. It is asked until its answer
+rests, each crop standing at the last answer, then in three mirrors; the mean counts.
 
 **Input.** (4, 2, 48, 48) float32: grey crops of the left and right image at 0.6 mm per pixel of the
 plane through the hypothesis across its viewing ray, each normalised by itself

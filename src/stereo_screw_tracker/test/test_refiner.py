@@ -85,7 +85,8 @@ def test_two_looks_find_the_true_place_in_both_images_for_more_heads_than_a_batc
     assert np.abs([o.left_px for o in got] - left).max() < 0.03
     assert np.abs([o.right_px for o in got] - right).max() < 0.03
     assert {b.shape for b in net.batches} == {(refiner.BATCH, 2, 48, 48)}
-    assert len(net.batches) == -(-18 // refiner.BATCH) * 2  # the second look was at rest
+    mirrored = -(-18 * len(refiner.MIRRORS) // refiner.BATCH)
+    assert len(net.batches) == -(-18 // refiner.BATCH) * 2 + mirrored  # the second look was at rest
 
 
 def test_a_network_that_goes_part_of_the_way_is_followed_until_it_rests(scene):
@@ -96,7 +97,7 @@ def test_a_network_that_goes_part_of_the_way_is_followed_until_it_rests(scene):
             return [out]
 
     frame, left, right = scene
-    off = np.array([[2.0, 1.0], [-2.0, 1.0]])
+    off = np.array([[5.0, 2.0], [1.0, 2.0]])
     start = [(left[0] + off[0], right[0] + off[1])]
     errors = []
     for looks in (1, 2, refiner.LOOKS):
@@ -155,7 +156,7 @@ def test_neither_a_place_that_was_disowned_nor_one_that_is_now_counts_as_sure(lo
     class Wavers(Answers):
         def run(self, x: np.ndarray) -> list[np.ndarray]:
             out = super().run(x)[0]
-            out[:, 0] = 1.0  # never at rest
+            out[:, 0] = 2.0  # never at rest
             out[:, -1] = logits[len(self.batches) - 1]
             return [out]
 
@@ -163,6 +164,75 @@ def test_neither_a_place_that_was_disowned_nor_one_that_is_now_counts_as_sure(lo
     at = [(np.array([320.0, 240]), np.array([250.0, 240]))]
     got = refiner.refine_heads(Wavers(), ONES, frame, at)[0]
     assert got.confidence == pytest.approx(1 / (1 + np.exp(3.0)))
+
+
+def test_what_a_network_answers_alike_in_every_mirror_is_its_own_and_cancels(scene):
+    """A head moves with the mirror; a lean to one side does not, and counts as noise."""
+
+    class Leans(SeesBlobs):
+        def run(self, x: np.ndarray) -> list[np.ndarray]:
+            out = super().run(x)[0]
+            out[:, :2] += (0.7, -0.7)
+            out[:, 8:10] = (0.3, 0.2)
+            return [out]
+
+    frame, left, right = scene
+    fair, leaning = (
+        refiner.refine_heads(network, ONES, frame, [(left[0], right[0])])[0]
+        for network in (SeesBlobs(), Leans())
+    )
+    assert leaning.left_px == pytest.approx(left[0], abs=0.05)
+    assert leaning.right_px == pytest.approx(right[0], abs=0.05)
+    assert leaning.axis == pytest.approx(fair.axis, abs=1e-3)
+    more = np.diag(leaning.covariance_px2 - fair.covariance_px2)
+    assert (more > 0.4**2).all()
+
+
+def test_an_axis_that_the_picture_shows_is_the_same_in_every_mirror(scene):
+    class LooksAtTheBlob(SeesBlobs):
+        def run(self, x: np.ndarray) -> list[np.ndarray]:
+            out = super().run(x)[0]
+            out[:, 8:10] = 0.1 * out[:, :2]
+            out[:, :2] = 0.0  # rests beside the blob
+            out[:, 2:4] = 0.0
+            return [out]
+
+    frame, left, right = scene
+    start = [(left[0] + (3.0, 2.0), right[0] + (3.0, 2.0))]
+    got = refiner.refine_heads(LooksAtTheBlob(), ONES, frame, start)[0]
+    camera = StereoCamera(K, BASELINE_M)
+    crop, rotation = refiner.head_crops(got.left_px[None], got.right_px[None], camera, 0.0006)
+    away = np.linalg.solve(crop.left_from_crop[0], left[0] - got.left_px)
+    axis = rotation[0] @ got.axis
+    assert axis[:2] / -axis[2] == pytest.approx(0.1 * away, abs=0.03)
+    assert np.linalg.norm(away) > 2.0
+
+
+def test_what_the_plain_looks_leave_of_disparity_and_rows_the_mirrors_correct(scene):
+    class Halves(SeesBlobs):
+        def run(self, x: np.ndarray) -> list[np.ndarray]:
+            out = super().run(x)[0]
+            out[:, 2:4] *= 0.5
+            return [out]
+
+    frame, left, right = scene
+    off = np.array([1.8, 1.8])  # px: one look leaves half, and is at rest
+    got = refiner.refine_heads(Halves(), ONES, frame, [(left[0] + 0.5 * off, right[0] - 0.5 * off)])
+    left_off = np.abs(got[0].left_px - got[0].right_px - (left[0] - right[0]))
+    assert (left_off < 0.7).all() and (left_off > 0.2).all()
+
+
+def test_one_mirror_alone_makes_no_head():
+    class SureWhenPlain(Answers):
+        def run(self, x: np.ndarray) -> list[np.ndarray]:
+            out = super().run(x)[0]
+            out[:, -1] = 4.0 if len(self.batches) == 1 else -4.0
+            return [out]
+
+    frame = StereoFrame(0, *np.zeros((2, 480, 640), np.uint8), K, BASELINE_M)
+    at = [(np.array([320.0, 240]), np.array([250.0, 240]))]
+    got = refiner.refine_heads(SureWhenPlain(), ONES, frame, at)[0]
+    assert got.confidence == pytest.approx(1 / (1 + np.exp(2.0)))
 
 
 def test_nothing_is_dropped_and_nothing_is_invented():

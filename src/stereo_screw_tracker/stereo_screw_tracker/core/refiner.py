@@ -4,7 +4,9 @@
 The network answers in crop pixels of `crops.head_crops` (left and right mean and difference) and
 in that crop's ray frame; here the answers become full-resolution pixels and the left optical
 frame. It looks several times, each time where the last answer pointed, until the answers rest: a
-network that learnt from rough hypotheses goes only part of the way to the truth in one look.
+network that learnt from rough hypotheses goes only part of the way to the truth in one look. Then
+it looks once more in three mirrors, and the mean counts: the network is not quite symmetric, and
+what one look takes for a head, or for the depth of a slot, the others mostly do not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from spine_nav_common.core.types import StereoFrame
 from spine_perception.core.backends import AUTO
 from spine_perception.core.inference import ModelError, OnnxModel, find_model
 
-from .crops import head_crops, normalise, paired_crops
+from .crops import CropPair, head_crops, normalise, paired_crops
 from .finder_grid import grey
 from .types import HeadObservation, StereoCamera
 
@@ -30,7 +32,12 @@ CROP_SIZE = 48
 PITCH_M = 0.0006
 BATCH = 4
 LOOKS = 4
-AT_REST_PX = 0.25  # crop pixels; a look that moves the place by less is the last one
+AT_REST_PX = 1.0  # crop pixels; a look that moves the place by less is the last plain one
+MIRRORS = (
+    (True, True),
+    (True, False),
+    (False, True),
+)  # down, across; learnt from as often as plain
 HOPELESS = -2.0  # logit of the first look below which a place is not looked at again
 # Shift (u, v) is the mean of both eyes; disparity and row difference are left minus right.
 OUTPUTS = (
@@ -122,19 +129,16 @@ def refine_heads(
     left = np.array([c[0] for c in candidates], float).reshape(-1, 2)
     right = np.array([c[1] for c in candidates], float).reshape(-1, 2)
     count = len(left)
-    to_image, rotation = np.zeros((count, 4, 4)), np.zeros((count, 3, 3))
-    rows = np.zeros((count, len(OUTPUTS)), np.float32)
+    rows = np.zeros((count, len(OUTPUTS)))
+    views = _Views(np.zeros((count, 4, 4)), np.zeros((count, 3, 3)))
     active = np.arange(count)
     for look in range(looks):
-        pair, rotation[active] = head_crops(left[active], right[active], camera, PITCH_M)
+        pair, rotation = head_crops(left[active], right[active], camera, PITCH_M)
         crops = normalise(paired_crops(*images, pair, CROP_SIZE))
         rows[active] = run_in_batches(network, crops, BATCH)
-        eyes = rows[active, :4].astype(float) @ EYES_FROM_PAIR.T
-        to_image[active, :2, :2], to_image[active, 2:, 2:] = (
-            pair.left_from_crop,
-            pair.right_from_crop,
-        )
-        moved = np.einsum("nij,nj->ni", to_image[active], eyes)
+        views.put(active, pair, rotation)
+        eyes = rows[active, :4] @ EYES_FROM_PAIR.T
+        moved = np.einsum("nij,nj->ni", views.to_image[active], eyes)
         left[active] += moved[:, :2]
         right[active] += moved[:, 2:]
         # A ghost that would wander onto a head stays a ghost: it is not followed.
@@ -144,22 +148,120 @@ def refine_heads(
         active = active[again]
         if not len(active):
             break
-    answers = decode_heads(rows, scale)
-    root = to_image @ EYES_FROM_PAIR * answers.sigma[:, None, :]
-    covariance = root @ np.swapaxes(root, 1, 2)
+    plain = _placed(rows, scale, views, np.zeros((count, 4)))
+    hopeful = np.flatnonzero((rows[:, -1] > HOPELESS) & (left[:, 0] > right[:, 0]))
+    answers = plain
+    if len(hopeful):
+        mirrored = _mirrored(network, scale, images, camera, left[hopeful], right[hopeful])
+        answers = _averaged(plain, mirrored, hopeful)
     confidence = 0.5 * (1.0 + np.tanh(0.5 * answers.logit))
-    axis = np.einsum("nji,nj->ni", rotation, answers.axis)
     return tuple(
         HeadObservation(
-            left[i],
-            right[i],
-            covariance[i],
-            axis[i],
+            left[i] + answers.shift[i, :2],
+            right[i] + answers.shift[i, 2:],
+            answers.covariance[i],
+            answers.axis[i],
             float(answers.axis_sigma_rad[i]),
             float(confidence[i]),
         )
-        for i in range(len(left))
+        for i in range(count)
     )
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Of N crops: to_image (N, 4, 4), image px of both eyes per crop px; R_ray_camera (N, 3, 3)."""
+
+    to_image: np.ndarray
+    rotation: np.ndarray
+
+    def put(self, at: np.ndarray, pair: CropPair, rotation: np.ndarray) -> None:
+        self.to_image[at, :2, :2], self.to_image[at, 2:, 2:] = (
+            pair.left_from_crop,
+            pair.right_from_crop,
+        )
+        self.rotation[at] = rotation
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Answers in the image and the camera frame: shift (N, 4) px from a place (left, right), its
+    covariance (N, 4, 4), axis (N, 3), axis_sigma_rad (N,), logit (N,)."""
+
+    shift: np.ndarray
+    covariance: np.ndarray
+    axis: np.ndarray
+    axis_sigma_rad: np.ndarray
+    logit: np.ndarray
+
+
+def _placed(rows: np.ndarray, scale: np.ndarray, views: _Views, shift: np.ndarray) -> _Placed:
+    answers = decode_heads(rows, scale)
+    root = views.to_image @ EYES_FROM_PAIR * answers.sigma[:, None, :]
+    axis = np.einsum("nji,nj->ni", views.rotation, answers.axis)
+    covariance = root @ np.swapaxes(root, 1, 2)
+    return _Placed(shift, covariance, axis, answers.axis_sigma_rad, answers.logit)
+
+
+def _mirrored(
+    network: BatchNetwork,
+    scale: np.ndarray,
+    images: tuple[np.ndarray, np.ndarray],
+    camera: StereoCamera,
+    left: np.ndarray,
+    right: np.ndarray,
+) -> list[_Placed]:
+    """Answers for places (N, 2) to the crops in every mirror, one entry per mirror."""
+    pair, rotation = head_crops(left, right, camera, PITCH_M)
+    views = _Views(np.zeros((len(left), 4, 4)), rotation)
+    views.put(np.arange(len(left)), pair, rotation)
+    crops = normalise(paired_crops(*images, pair, CROP_SIZE))
+    seen = np.concatenate([mirror_pair(crops, down, across) for down, across in MIRRORS])
+    answers = run_in_batches(network, seen, BATCH).reshape(len(MIRRORS), len(left), -1)
+    out = []
+    for (down, across), rows in zip(MIRRORS, answers, strict=True):
+        back = rows * mirror_signs(down, across)
+        moved = np.einsum("nij,nj->ni", views.to_image, back[:, :4] @ EYES_FROM_PAIR.T)
+        out.append(_placed(back, scale, views, moved))
+    return out
+
+
+def _averaged(plain: _Placed, mirrored: Sequence[_Placed], at: np.ndarray) -> _Placed:
+    """All answers with equal weight; how far they scatter counts as noise of their mean, for what
+    the network errs by in one mirror it mostly errs by in the next."""
+    parts = [_Placed(*(getattr(plain, f)[at] for f in _Placed.__annotations__)), *mirrored]
+    shifts = np.stack([p.shift for p in parts])
+    off = shifts - shifts.mean(axis=0)
+    scatter = np.einsum("kni,knj->nij", off, off) / len(parts)
+    axis = np.mean([p.axis for p in parts], axis=0)
+    mean = {
+        "shift": shifts.mean(axis=0),
+        "covariance": np.mean([p.covariance for p in parts], axis=0) + scatter,
+        "axis": axis / np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-9),
+        "axis_sigma_rad": np.sqrt(np.mean([p.axis_sigma_rad**2 for p in parts], axis=0)),
+        "logit": np.mean([p.logit for p in parts], axis=0),
+    }
+    out = {}
+    for name, values in mean.items():
+        out[name] = getattr(plain, name).copy()
+        out[name][at] = values
+    return _Placed(**out)
+
+
+def mirror_pair(crops: np.ndarray, down: bool, across: bool) -> np.ndarray:
+    """Crops (N, 2, n, n) upside down, or left to right, which swaps the eyes too."""
+    crops = crops[:, :, ::-1] if down else crops
+    return crops[:, ::-1, :, ::-1] if across else crops
+
+
+def mirror_signs(down: bool, across: bool) -> np.ndarray:
+    """(13,) what the answers of OUTPUTS to mirrored crops are multiplied by for plain ones."""
+    signs = np.ones(len(OUTPUTS))
+    if down:
+        signs[[1, 3, 9]] *= -1.0
+    if across:
+        signs[[0, 3, 8]] *= -1.0
+    return signs
 
 
 class HeadRefiner:
