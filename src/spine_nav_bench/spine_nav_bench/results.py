@@ -307,6 +307,7 @@ def timing_table(record: Record) -> list[str]:
         row(f"registration of {registration['levels']} levels, network included",
             registration["total_ms"]),
         row("  of this the network (search and close look)", registration["network_ms"]),
+        row("  computing until the shape is proven and a level shown", registration.get("shown_ms")),
         row("network on one frame while tracking (every frame)", record["update_five"]["network_ms"]),
         row("tracking step, 5 levels", record["update_five"]["update_ms"]),
         *(row(f"tracking step, {u['levels']} of 7 levels", u["update_ms"])

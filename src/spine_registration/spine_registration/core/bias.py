@@ -8,6 +8,8 @@ lie of the pixels, the angle of view and the springs are all in it.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from spine_nav_common.core.depth_camera import DepthCamera
@@ -21,6 +23,8 @@ MAX_CENTRES = 24
 
 ENOUGH_PIXELS = 400
 NEAR_M = 4e-3  # pixels beyond are of something else
+EDGE = 0.05
+"""The basis spans the view out to multiples of this slope, so that it need not be made every frame."""
 
 
 def bias_basis(slope: np.ndarray, camera: DepthCamera) -> np.ndarray:
@@ -35,14 +39,22 @@ def bias_basis(slope: np.ndarray, camera: DepthCamera) -> np.ndarray:
 def _field(slope: np.ndarray, camera: DepthCamera) -> tuple[np.ndarray, np.ndarray]:
     """Centres (C, 2) of Gaussians over lines of sight, and (C, C) the mixtures of them that span
     the camera's field."""
-    low, high = slope.min(axis=0), slope.max(axis=0)
+    low, high = np.floor(slope.min(axis=0) / EDGE), np.ceil(slope.max(axis=0) / EDGE)
+    return _field_over(tuple((EDGE * low).tolist()), tuple((EDGE * high).tolist()), camera)
+
+
+@lru_cache(maxsize=8)
+def _field_over(
+    low: tuple[float, ...], high: tuple[float, ...], camera: DepthCamera
+) -> tuple[np.ndarray, np.ndarray]:
     spacing = camera.field_width
-    count = np.maximum(2, np.ceil((high - low) / spacing).astype(int) + 1)
+    size = np.subtract(high, low)
+    count = np.maximum(2, np.ceil(size / spacing).astype(int) + 1)
     while count.prod() > MAX_CENTRES:
         spacing *= 1.15
-        count = np.maximum(2, np.ceil((high - low) / spacing).astype(int) + 1)
+        count = np.maximum(2, np.ceil(size / spacing).astype(int) + 1)
     half = 0.5 * (count - 1) * spacing
-    middle = 0.5 * (low + high)
+    middle = 0.5 * np.add(low, high)
     x, y = (np.linspace(m - h, m + h, n) for m, h, n in zip(middle, half, count, strict=True))
     centre = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(float)
     root = np.linalg.cholesky(_kernel(centre, centre, camera) + 1e-6 * np.eye(len(centre)))

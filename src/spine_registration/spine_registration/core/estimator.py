@@ -166,7 +166,7 @@ class Estimate:
 
 def anchors(model: SpineModel, T: np.ndarray) -> np.ndarray:
     """(L, 3) dorsal centres in the camera frame."""
-    return np.einsum("lij,lj->li", T[:, :3, :3], model.anchor_m) + T[:, :3, 3]
+    return kernels.anchors(model.anchor_m, np.ascontiguousarray(T))
 
 
 def exp_about(xi: np.ndarray, anchor: np.ndarray) -> np.ndarray:

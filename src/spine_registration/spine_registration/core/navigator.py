@@ -35,7 +35,7 @@ from .levels import MAX_VOTE_GAP_M, Evidence, LevelState, advance, registered
 from .memory import Memory, Recall, Said, case_key, remember
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
-from .registration import Registration, chain_gap_m, chain_springs, challenge, differs, register
+from .registration import Registration, chain_gaps_m, chain_springs, challenge, differs, register
 from .tracker import TrackState, TrackStep, start, step
 from .visibility import view_levels
 from .warm import warm_up
@@ -366,19 +366,22 @@ class Navigator:
         gap_s = (frame.stamp_ns - belief.seen_ns(self._exposed)) * 1e-9
         # A registration takes time itself: the gap that it leaves must not ask for another.
         long_gap = belief.shown and belief.followed and gap_s > LONG_GAP_S
-        searched = long_gap or self._has_jumped(belief, result, pixels)
+        stray = stray_share(result.estimate, pixels)
+        fit = mean_fit(result.estimate, pixels, self._noise())
+        searched = long_gap or self._has_jumped(belief, result, pixels, stray, fit)
         if searched:
             found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
             if isinstance(found, Rejected) or not found.clear:
                 return self._blind(
                     belief, frame, f"level not certain again: {found.reason}", events
                 )
-            fit = mean_fit(result.estimate, pixels, self._noise())
             stuck = fit < belief.fit - FIT_FALL_NAT  # near the right place, and turned
             if stuck or differs(self.model, found.best.estimate, result.estimate):
                 events.append("came back elsewhere: registered again")
                 return self._begin(frame, found, pixels, events)
-        belief, doubt, slipped = self._doubt(belief, frame.stamp_ns, result, pixels, gap_s)
+        belief, doubt, slipped = self._doubt(
+            belief, frame.stamp_ns, result, pixels, gap_s, stray, fit
+        )
         if slipped:
             self._belief = None
             events.append(f"all levels lost: {doubt}")
@@ -397,7 +400,9 @@ class Navigator:
         levels = tuple(advance(s, None, frame.stamp_ns, self.config, reason) for s in belief.levels)
         return self._keep(belief, replace(belief, levels=levels), events)
 
-    def _has_jumped(self, belief: _Belief, result: TrackStep, pixels: BonePixels) -> bool:
+    def _has_jumped(
+        self, belief: _Belief, result: TrackStep, pixels: BonePixels, stray: float, fit: float
+    ) -> bool:
         """Whether bone lost its explanation, or fits worse, at one stroke. A camera that jumped by a
         vertebra leaves the tracker on the neighbour, from where the right reading need not win.
 
@@ -406,9 +411,9 @@ class Navigator:
         """
         estimate = result.estimate
         enough = 0.5 if max(result.moved_mm, default=0.0) > BENT_MM else 1.0
-        if stray_share(estimate, pixels) > belief.stray + enough * STRAY_RISE:
+        if stray > belief.stray + enough * STRAY_RISE:
             return True
-        if mean_fit(estimate, pixels, self._noise()) < belief.fit - enough * FIT_FALL_NAT:
+        if fit < belief.fit - enough * FIT_FALL_NAT:
             return True
         gap_m = vote_gaps(pixels.centre_vote_m, estimate.level_of_pixel, estimate.anchor_camera_m)
         tracked = [belief.levels[k].status is Status.TRACKED for k in self._exposed]
@@ -421,6 +426,8 @@ class Navigator:
         result: TrackStep,
         pixels: BonePixels,
         gap_s: float,
+        stray: float,
+        fit: float,
     ) -> tuple[_Belief, str, bool]:
         """Why the spine may have slipped by a level ('' = it has not), and whether it surely has.
 
@@ -428,8 +435,6 @@ class Navigator:
         both ways at once after a gap, and where the picture changes at one stroke: bone in view
         loses its explanation, or fits worse. Then the present reading must win clearly.
         """
-        stray = stray_share(result.estimate, pixels)
-        fit = mean_fit(result.estimate, pixels, self._noise())
         since = (stamp_ns - belief.challenged_ns) * 1e-9
         sudden = (
             gap_s > GAP_S or stray > belief.stray + STRAY_RISE or fit < belief.fit - FIT_FALL_NAT
@@ -478,26 +483,27 @@ class Navigator:
         vote_gap = vote_gaps(
             pixels.centre_vote_m, result.estimate.level_of_pixel, result.estimate.anchor_camera_m
         )
+        chain_gap = chain_gaps_m(self.model, T)
         levels, covariances, bounds = [], [], []
         for k, state in enumerate(belief.levels):
             fit, anchor = result.estimate.fits[k], result.estimate.anchor_camera_m[k]
             area = fit.area_mm2 * fit.inlier_share
-            inputs = ErrorInputs(
-                result.state.covariance[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
-                single[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
-                anchor,
-                self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3],
-                bias[k],
-            )
-            covariance = total_covariance(inputs, self.error_model)
-            bound = 0.0  # of levels that are never shown nobody asks
+            covariance, bound = None, 0.0  # of levels that are never shown nobody asks
             if self.model.exposed[k]:
+                inputs = ErrorInputs(
+                    result.state.covariance[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
+                    single[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
+                    anchor,
+                    self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3],
+                    bias[k],
+                )
+                covariance = total_covariance(inputs, self.error_model)
                 bound = predicted_tre_mm(covariance, anchor, inputs.points_m)
-            if self.trace is not None:
-                self.trace.append((frame.stamp_ns, self.model.levels[k], inputs))
+                if self.trace is not None:
+                    self.trace.append((frame.stamp_ns, self.model.levels[k], inputs))
             evidence = Evidence(
                 area, fit.inlier_share, views[k].contradicted,
-                float(vote_gap[k]), chain_gap_m(self.model, T, k), bound,
+                float(vote_gap[k]), float(chain_gap[k]), bound,
             )  # fmt: skip
             levels.append(advance(state, evidence, frame.stamp_ns, self.config, ""))
             covariances.append(covariance)

@@ -19,7 +19,7 @@ from spine_nav_common.core.types import Rejected
 from spine_perception.core.instances import Instance
 
 from .config import NavigatorConfig
-from .estimator import MAX_SIGMA_M, Estimate, Noise, Prior, estimate, gate_m, springs
+from .estimator import MAX_SIGMA_M, Estimate, Noise, Prior, anchors, estimate, gate_m, springs
 from .model import SpineModel
 from .observation import BonePixels, thin
 
@@ -434,15 +434,17 @@ def chain_springs(
     )
 
 
-def chain_gap_m(model: SpineModel, T: np.ndarray, k: int) -> float:
-    """Distance of level k's anchor from where its more agreeing neighbour would put it, metres."""
-    here = T[k, :3, :3] @ model.anchor_m[k] + T[k, :3, 3]
-    gaps = [
-        np.linalg.norm(T[j, :3, :3] @ model.anchor_m[k] + T[j, :3, 3] - here)
-        for j in (k - 1, k + 1)
-        if 0 <= j < len(T)
-    ]
-    return float(min(gaps, default=0.0))
+def chain_gaps_m(model: SpineModel, T: np.ndarray) -> np.ndarray:
+    """(L,) distance of each anchor from where its more agreeing neighbour would put it, metres."""
+    here, gap = anchors(model, T), np.full((2, len(T)), np.inf)
+    for side, by, of in (
+        (0, slice(None, -1), slice(1, None)),
+        (1, slice(1, None), slice(None, -1)),
+    ):
+        put = np.einsum("lij,lj->li", T[by, :3, :3], model.anchor_m[of]) + T[by, :3, 3]
+        gap[side, of] = np.sqrt(((put - here[of]) ** 2).sum(axis=1))
+    least = gap.min(axis=0)
+    return np.where(np.isfinite(least), least, 0.0)
 
 
 def _common(model: SpineModel, T: np.ndarray) -> np.ndarray:

@@ -88,7 +88,7 @@ def predict(
 def _predict(
     model: SpineModel, state: TrackState, stamp_ns: int, config: NavigatorConfig, caution: float
 ) -> tuple[Prior, np.ndarray, np.ndarray]:
-    """As `predict`, and its covariance if the past's were larger by the factor `caution`."""
+    """As `predict`, and its information if the past's covariance were larger by `caution`."""
     dt = np.clip((stamp_ns - state.stamp_ns) * 1e-9, 1e-3, 4.0)
     kept = float(np.exp(-dt / config.memory_s))
     L = len(model.levels)
@@ -110,13 +110,10 @@ def _predict(
     pull = extra @ twist_between(chain.T_camera_ct, state.T_camera_ct, anchor).ravel()
     total = np.linalg.inv(state.covariance / kept + motion) + extra
     mean = exp_about(np.linalg.solve(total, pull).reshape(L, 6), anchor) @ state.T_camera_ct
-    covariance = np.linalg.inv(total)
-    cautious = covariance
+    cautious = total
     if caution != 1.0:
-        cautious = np.linalg.inv(
-            np.linalg.inv(state.covariance * (caution / kept) + motion) + extra
-        )
-    return Prior(mean, total), covariance, cautious
+        cautious = np.linalg.inv(state.covariance * (caution / kept) + motion) + extra
+    return Prior(mean, total), np.linalg.inv(total), cautious
 
 
 def step(
@@ -152,7 +149,7 @@ def step(
         # object. It is the one that leaves least objection when set free.
         objection, gap = _objection(past, free.data_information, xi)
         trials = {
-            k: _freed(past, k, gap[k])
+            k: np.linalg.inv(_freed(np.linalg.inv(past), k, gap[k]))
             for k in witness if k not in moved and objection[k] > OBJECTION
         }  # fmt: skip
         if not trials:
@@ -185,15 +182,16 @@ def step(
 
 
 def _objection(
-    covariance: np.ndarray, information: np.ndarray, xi: np.ndarray
+    past: np.ndarray, information: np.ndarray, xi: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How much each level's data lose by the compromise with the past (chi-square, (L,)), and by
-    how far the compromise differs from what the data alone say ((L, 6) twists)."""
+    """How much each level's data lose by the compromise with the past (chi-square, (L,)), past
+    (6L, 6L) what it knows, and by how far the compromise differs from what the data alone say ((L, 6) twists)."""
     L = len(xi)
-    H = np.zeros((6 * L, 6 * L))
+    total = past.copy()
     for k in range(L):
-        H[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] = information[k]
-    fused = np.linalg.solve(np.linalg.inv(covariance) + H, H @ xi.ravel()).reshape(L, 6)
+        total[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += information[k]
+    pull = np.einsum("lij,lj->li", information, xi).ravel()
+    fused = np.linalg.solve(total, pull).reshape(L, 6)
     gap = xi - fused
     return np.einsum("li,lij,lj->l", gap, information, gap), gap
 

@@ -43,6 +43,8 @@ def warm_up(model: SpineModel) -> None:
     pixels = BonePixels(points, ray, ones, ones, points, 1e-6 * ones, len(points))
     prior = Prior(T, np.eye(6 * L))
     found = estimate(model, pixels, prior, Noise(1e-3, 1e-3, 1e-4), gates_m=(5e-3,), settle=1)
+    for asked in ("score", "covariance", "sigma_m", "sample_area_m2", "fits"):
+        getattr(found, asked)  # computed when asked
     model.surface(points, T[0], 0)
     view_levels(model, T, np.ones((8, 8), np.float32), Intrinsics(8, 8, 8.0, 8.0, 3.5, 3.5))
     predicted_tre_mm(1e-6 * np.eye(6), found.anchor_camera_m[0], model.plan_points_m[0])
