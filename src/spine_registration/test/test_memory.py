@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import registration_support as support
@@ -17,7 +18,7 @@ from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.error import ErrorModel
 from spine_registration.core.memory import SAME_FRAMES, from_json, to_json
 from spine_registration.core.navigator import Navigator
-from spine_registration.core.picture import stood_still, thumbnail
+from spine_registration.core.picture import stood_still
 
 ERRORS = ErrorModel(
     filter_gain=1.2, static_gain=0.8, lateral_mm=0.3, axial_mm=0.5, rotation_deg=0.4
@@ -252,13 +253,39 @@ def test_a_damaged_memory_is_an_error(confirmed):
         from_json(text, 3)
 
 
-def test_pictures_that_do_not_tell_are_no_proof(stage, truth):
-    picture = thumbnail(stage.frame(1, truth).colour)
-    along = np.array([0.0, 20.0])
-    assert not stood_still(np.full_like(picture, 90), np.full_like(picture, 90), along)
-    stripes = np.broadcast_to(
-        (127 + 100 * np.sin(np.arange(len(picture)) * 2 * np.pi / 20))[:, None], picture.shape
-    ).astype(np.uint8)
-    assert not stood_still(stripes, stripes, along), "every vertebra looks the same"
-    assert not stood_still(picture, picture[:-2], along)
-    assert not stood_still(picture, picture, np.zeros(2))
+ALONG = np.array([0.0, 20.0])
+WOUND = np.array([[80.0, 40.0], [80.0, 60.0]])
+
+
+def texture(seed, shape=(120, 160)):
+    """A random picture without anything finer than three pixels."""
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3.0), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def test_a_camera_that_stood_still_is_known_by_its_picture():
+    before = texture(1).astype(np.uint8)
+    now = np.clip(0.7 * texture(1) + 30.0 + 0.1 * texture(2), 0, 255).astype(np.uint8)
+    assert stood_still(before, now, WOUND, ALONG)
+    assert not stood_still(before, np.roll(now, 20, axis=0), WOUND, ALONG)
+    assert not stood_still(before, texture(3).astype(np.uint8), WOUND, ALONG)
+
+
+def test_surroundings_that_stood_still_are_no_proof_for_the_wound():
+    before = texture(1).astype(np.uint8)
+    now = before.copy()
+    now[15:95, 45:115] = np.roll(before, 20, axis=0)[15:95, 45:115]
+    assert np.mean(now == before) > 0.7
+    assert not stood_still(before, now, WOUND, ALONG)
+
+
+def test_pictures_that_do_not_tell_are_no_proof():
+    picture = texture(1).astype(np.uint8)
+    assert not stood_still(np.full_like(picture, 90), np.full_like(picture, 90), WOUND, ALONG)
+    rows = 127 + 100 * np.sin(np.arange(len(picture)) * 2 * np.pi / 20)
+    stripes = np.broadcast_to(rows[:, None], picture.shape).astype(np.uint8)
+    assert not stood_still(stripes, stripes, WOUND, ALONG), "every vertebra looks the same"
+    assert not stood_still(picture, picture[:-2], WOUND, ALONG)
+    assert not stood_still(picture, picture, WOUND, np.zeros(2)), "a case of one level"
+    for far in (-500.0, -110.0, 500.0):
+        assert not stood_still(picture, picture, WOUND + far, ALONG), "out of view"

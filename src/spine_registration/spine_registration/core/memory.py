@@ -157,10 +157,13 @@ class Recall:
         by_uptime_s = uptime_s() - shown.uptime_s
         if not (0.0 < by_stamp_s <= self._within_s and 0.0 <= by_uptime_s <= self._within_s):
             return Said.NOTHING
-        step = self._vertebra_px(shown, frame)
-        if not stood_still(shown.picture, thumbnail(frame.colour), step):
-            return Said.NOTHING
         before = Placed(anchors(self._model, shown.T_camera_ct))
+        c, at = frame.intrinsics, before.anchor_camera_m
+        pixels = (at[:, :2] / at[:, 2:] * (c.fx, c.fy) + (c.cx, c.cy)) * (WIDTH / c.width)
+        step = np.diff(pixels, axis=0).mean(axis=0) if len(at) > 1 else np.zeros(2)
+        now = thumbnail(frame.colour)
+        if not stood_still(shown.picture, now, pixels[shown.tracked], step):
+            return Said.NOTHING
         if differs(self._model, before, found):
             return Said.ANOTHER
         far = np.linalg.norm(before.anchor_camera_m - found.anchor_camera_m, axis=1)
@@ -170,15 +173,6 @@ class Recall:
         ]
         near = (far <= AGREE_M) & (np.array(turned) <= AGREE_DEG)
         return Said.SAME if near[shown.tracked].all() else Said.NOTHING
-
-    def _vertebra_px(self, shown: Shown, frame: RgbdFrame) -> np.ndarray:
-        """(2,) from one vertebra to the next in the thumbnail; zero for a case of one level."""
-        at = anchors(self._model, shown.T_camera_ct)
-        if len(at) < 2:
-            return np.zeros(2)
-        c = frame.intrinsics
-        pixels = at[:, :2] / at[:, 2:] * (c.fx, c.fy) * (WIDTH / c.width)
-        return np.diff(pixels, axis=0).mean(axis=0)
 
 
 @dataclass(frozen=True)
