@@ -118,6 +118,28 @@ def test_a_confirmed_level_comes_back_without_a_hand(process, confirmed, later, 
     assert support.tre_mm(support.part_model(model, TWO), T, truth[of_two]).max() < 2.0
 
 
+def test_the_proof_of_the_patient_comes_back_with_the_place_alone(
+    process, confirmed, later, stage, truth, monkeypatch
+):
+    """A clear answer begins at once; whose spine it is must not be proven anew if nothing moved."""
+    # as with a noisy camera: frames prove nothing yet
+    monkeypatch.setattr(navigator_module, "compare", lambda identity, *a: identity)
+    clear = NavigatorConfig()
+    second = process(clear)
+    second.recall(confirmed, KEEP_S)
+    result = second.process(later[0])
+    assert second.identity.proven and any("proven before" in e for e in result.events)
+    assert shown(second, later[1:3])[0]
+    elsewhere = stage.frame(DEAD + 30, support.moved(truth, (0.0, 0.0, 6e-3)))
+    for memory, frame in ((None, later[0]), (confirmed, elsewhere)):
+        other = process(clear)
+        if memory is not None:
+            other.recall(memory, KEEP_S)
+        result = other.process(frame)
+        assert other.following and not other.identity.proven
+        assert all(e.T_camera_ct is None for e in result.levels)
+
+
 def test_without_a_memory_the_surgeon_is_asked_again(process, later):
     assert asked(process(), later)
 

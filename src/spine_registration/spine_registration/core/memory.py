@@ -127,7 +127,12 @@ def remember(
 
 
 class Recall:
-    """A memory beside the registrations of the process after. shown: what may still be used.
+    """A memory beside the registrations of the process after.
+
+    Attributes:
+        shown: what may still be used.
+        same: the last frame gave the same bone at the same place before a camera that stood still:
+            it is the same patient, whose shape was proven.
 
     Args:
         memory: of the process before.
@@ -139,15 +144,14 @@ class Recall:
         self.shown = memory.shown if here and memory.case == case_key(case) else None
         self._model = model
         self._within_s = within_s
-        self._agreed = 0
+        self._agreed, self.same = 0, False
 
     def says(self, found: Estimate, frame: RgbdFrame) -> Said:
         """What the poses of before say to those that were found in a frame."""
         said = self._compare(found, frame)
-        self._agreed = self._agreed + 1 if said is Said.SAME else 0
-        if said is Said.SAME and self._agreed < SAME_FRAMES:
-            return Said.NOTHING
-        return said
+        self.same = said is Said.SAME
+        self._agreed = self._agreed + 1 if self.same else 0
+        return Said.NOTHING if self.same and self._agreed < SAME_FRAMES else said
 
     def _compare(self, found: Estimate, frame: RgbdFrame) -> Said:
         shown = self.shown

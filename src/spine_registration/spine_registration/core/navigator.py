@@ -290,6 +290,7 @@ class Navigator:
         if isinstance(found, Rejected):
             self._agreeing = None
             return self._all(Status.SEARCHING, found.reason)
+        before = self._past.says(found.best.estimate, frame) if self._past else Said.NOTHING
         answer = self._answers.take()
         if answer is not None:
             verb = "confirmed" if answer.accept else "rejected"
@@ -303,7 +304,6 @@ class Navigator:
                 Status.REJECTED,
                 f"{said.name} ({said.id}) was rejected by the surgeon; `register` asks anew",
             )
-        before = self._past.says(found.best.estimate, frame) if self._past else Said.NOTHING
         if before is Said.SAME and not self._answers.contradicted:
             events.append("the same as before the restart, and the camera stood still")
             return self._begin(frame, found, pixels, events)
@@ -331,9 +331,12 @@ class Navigator:
         self, frame: RgbdFrame, found: Registration, pixels: BonePixels, events: list[str]
     ) -> tuple[LevelEstimate, ...]:
         self._answers.close()
-        self._refused, self._agreeing, self._past = False, None, None
         events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
-        self._identity = unknown_patient(self._patches, self._identity.proven)
+        same = self._past is not None and self._past.same
+        if same:
+            events.append("the spine that was proven before the restart")
+        self._identity = unknown_patient(self._patches, same or self._identity.proven)
+        self._refused, self._agreeing, self._past = False, None, None
         track = start(found.best.estimate, frame.stamp_ns, self.config)
         levels = (registered(frame.stamp_ns),) * len(self.model.levels)
         estimate = found.best.estimate
