@@ -311,5 +311,7 @@ def test_pictures_that_do_not_tell_are_no_proof():
     assert not stood_still(stripes, stripes, WOUND, ALONG), "every vertebra looks the same"
     assert not stood_still(picture, picture[:-2], WOUND, ALONG)
     assert not stood_still(picture, picture, WOUND, np.zeros(2)), "a case of one level"
+    edge = WOUND + (0.0, 110.0 - WOUND[0, 1])
+    assert not stood_still(picture, picture, edge, ALONG), "no room to see a vertebra's shift"
     for far in (-500.0, -110.0, 500.0):
         assert not stood_still(picture, picture, WOUND + far, ALONG), "out of view"
