@@ -106,6 +106,31 @@ def test_springs_resist_a_relative_motion(model, axis, amount, nat):
     assert 0.5 * xi.ravel() @ information @ xi.ravel() >= 2 * nat * (1 - 1e-9)
 
 
+def test_a_joint_that_is_bent_holds_less(model):
+    """Another posture than in the CT bends one joint most: the springs must not straighten it."""
+    sigmas = np.deg2rad(4.0), 2e-3
+    straight = support.rigid_pose(model)
+    bent = straight.copy()
+    turn = es.exp_about(
+        np.array([[0.0, 0, 0, 0, 0, np.deg2rad(20.0)]]), es.anchors(model, bent)[-1:]
+    )
+    bent[-1:] = turn @ bent[-1:]
+    xi = np.zeros((len(bent), 6))
+    xi[-1, 5] = np.deg2rad(1.0)
+
+    def energy(T, **kw):
+        return xi.ravel() @ es.springs(model, T, *sigmas, **kw) @ xi.ravel()
+
+    assert energy(straight, tail=4.0) == pytest.approx(energy(straight))
+    assert energy(bent, tail=4.0) < 0.45 * energy(bent)
+    first = np.zeros_like(xi)
+    first[0, 5] = np.deg2rad(1.0)
+    loose, firm = (es.springs(model, bent, *sigmas, tail=t) for t in (4.0, np.inf))
+    assert first.ravel() @ loose @ first.ravel() == pytest.approx(
+        first.ravel() @ firm @ first.ravel()
+    )
+
+
 def solve(model, pixels, noise, T_start, T_prior=None, information=None, **kw):
     prior = es.Prior(
         T_start if T_prior is None else T_prior,

@@ -346,16 +346,28 @@ def _with_data(information: np.ndarray, H: np.ndarray) -> np.ndarray:
 
 
 def springs(
-    model: SpineModel, T: np.ndarray, sigma_rotation_rad: float, sigma_translation_m: float
+    model: SpineModel,
+    T: np.ndarray,
+    sigma_rotation_rad: float,
+    sigma_translation_m: float,
+    tail: float = np.inf,
 ) -> np.ndarray:
     """(6L, 6L) information that neighbours keep their CT pose, softly, about the disc between.
 
     All meshes share one CT frame, so the CT's relative pose means equal `T_camera_ct`: the mean
     that goes with this information is one rigid pose for all levels. `T` (L, 4, 4) gives the
-    anchors of the linearisation.
+    anchors of the linearisation. Joints follow a Student distribution of `tail` degrees of freedom:
+    one that is bent in T by more than the sigmas expect holds less.
     """
     middle = 0.5 * (model.centroid_m[:-1] + model.centroid_m[1:])
-    disc = 0.5 * sum(
-        np.einsum("lij,lj->li", P[:, :3, :3], middle) + P[:, :3, 3] for P in (T[:-1], T[1:])
-    )
-    return kernels.springs(anchors(model, T), disc, sigma_translation_m**-2, sigma_rotation_rad**-2)
+    ends = [np.einsum("lij,lj->li", P[:, :3, :3], middle) + P[:, :3, 3] for P in (T[:-1], T[1:])]
+    along = np.full(len(middle), sigma_translation_m**-2)
+    about = np.full(len(middle), sigma_rotation_rad**-2)
+    if np.isfinite(tail):
+        between = T[:-1, :3, :3] @ T[1:, :3, :3].transpose(0, 2, 1)
+        cosine = 0.5 * (np.einsum("lii->l", between) - 1.0)
+        angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+        strain = ((ends[1] - ends[0]) ** 2).sum(axis=1) * along + angle**2 * about
+        held = np.minimum(1.0, (tail + 6.0) / (tail + strain))
+        along, about = held * along, held * about
+    return kernels.springs(anchors(model, T), 0.5 * (ends[0] + ends[1]), along, about)

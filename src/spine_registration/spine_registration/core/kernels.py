@@ -341,8 +341,11 @@ def with_data(information: np.ndarray, H: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def springs(anchor: np.ndarray, disc: np.ndarray, along: float, about: float) -> np.ndarray:
-    """See `estimator.springs`; disc (L - 1, 3) camera frame, `along` 1/m^2 and `about` 1/rad^2."""
+def springs(
+    anchor: np.ndarray, disc: np.ndarray, along: np.ndarray, about: np.ndarray
+) -> np.ndarray:
+    """See `estimator.springs`; disc (L - 1, 3) camera frame, `along` 1/m^2 and `about` 1/rad^2, both
+    (L - 1,)."""
     L = len(anchor)
     out = np.zeros((6 * L, 6 * L))
     A = np.zeros((2, 6, 6))
@@ -365,7 +368,7 @@ def springs(anchor: np.ndarray, disc: np.ndarray, along: float, about: float) ->
                     for b in range(6):
                         total = 0.0
                         for c in range(6):
-                            total += (along if c < 3 else about) * A[i, c, a] * A[j, c, b]
+                            total += (along[k] if c < 3 else about[k]) * A[i, c, a] * A[j, c, b]
                         out[6 * (k + i) + a, 6 * (k + j) + b] += total
     return out
 

@@ -36,7 +36,9 @@ HYPOTHESIS_POINTS = 1400
 """Neighbouring pixels hang together: more of them do not tell hypotheses apart any better."""
 MAX_HYPOTHESES = 2
 SETTLE_STEPS = 12
-REFINEMENTS, REFINE_STEPS = 2, 4
+REFINEMENTS, REFINE_STEPS = 3, 4
+TAIL = 4.0
+"""A joint that is bent otherwise than its neighbours is rare, not impossible: degrees of freedom."""
 SHAPE_MARGIN_NAT = 6.0
 """Least lead by shape alone: identical vertebrae differ by none, however many of them are open."""
 CLAIM_M = 30e-3
@@ -381,7 +383,8 @@ def _refined(
 
     Hypotheses are compared with the area that their rough poses showed, one for all. Springs bend a
     pose, a bent pose leaves residuals that hang together, those make the pixels count less, and the
-    springs more: only at its own pose does the area say what the sensor does.
+    springs more: only at its own pose does the area say what the sensor does. Likewise the joints:
+    one that the frame shows bent is held less by its springs.
     """
     for _ in range(REFINEMENTS):
         own = replace(
@@ -391,8 +394,8 @@ def _refined(
         )
         T = found.T_camera_ct
         found = estimate(
-            model, pixels, chain_prior(model, T, 1.0, config), own, T, (gate_m(own.sigma_m),),
-            reassign_at=(0,), settle=REFINE_STEPS,
+            model, pixels, chain_prior(model, T, 1.0, config, TAIL), own, T,
+            (gate_m(own.sigma_m),), reassign_at=(0,), settle=REFINE_STEPS,
         )  # fmt: skip
     return found
 
@@ -414,16 +417,24 @@ def _missing(model: SpineModel, result: Estimate) -> int:
 
 
 def chain_prior(
-    model: SpineModel, poses: np.ndarray, stiffness: float, config: NavigatorConfig
+    model: SpineModel,
+    poses: np.ndarray,
+    stiffness: float,
+    config: NavigatorConfig,
+    tail: float = np.inf,
 ) -> Prior:
-    """Springs about the rigid pose nearest to `poses`."""
+    """Springs about the rigid pose nearest to `poses`; tail: see `springs`."""
     centre = _common(model, poses)
-    information = chain_springs(model, poses, stiffness, config)
+    information = chain_springs(model, poses, stiffness, config, tail)
     return Prior(np.broadcast_to(centre, poses.shape).copy(), information)
 
 
 def chain_springs(
-    model: SpineModel, poses: np.ndarray, stiffness: float, config: NavigatorConfig
+    model: SpineModel,
+    poses: np.ndarray,
+    stiffness: float,
+    config: NavigatorConfig,
+    tail: float = np.inf,
 ) -> np.ndarray:
     """(6L, 6L) information of `chain_prior`."""
     return springs(
@@ -431,6 +442,7 @@ def chain_springs(
         poses,
         stiffness * np.deg2rad(config.spring_rotation_deg),
         stiffness * 1e-3 * config.spring_translation_mm,
+        tail,
     )
 
 
