@@ -65,8 +65,8 @@ class TestBag(Watching, unittest.TestCase):
         )
         last = support.START_NS + (FRAMES - 1) * support.PERIOD_NS
         self.until(lambda: last in stamps, stamps)
+        # No longer: a launch that has ended by itself before its test has is called a failure.
         proc_info.assertWaitForShutdown("finish", timeout=120)
-        proc_info.assertWaitForShutdown("navigation", timeout=120)
 
 
 @launch_testing.post_shutdown_test()
