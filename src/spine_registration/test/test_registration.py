@@ -11,6 +11,7 @@ import registration_support as support
 from scipy.spatial.transform import Rotation
 
 from spine_nav_common.core.types import Rejected
+from spine_registration.core import registration
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.registration import Registration, register
 
@@ -43,6 +44,24 @@ def test_finds_all_levels_whatever_side_the_head_is_on(model, noise, roll_deg, t
     assert is_clear(found), found
     assert found.best.name == "L1-L4"
     assert found.margin > CONFIG.level_margin
+    assert support.tre_mm(model, found.best.estimate.T_camera_ct, T).max() < 1.5
+
+
+def test_the_reading_that_was_followed_is_heard_before_another_takes_its_place(
+    model, noise, monkeypatch
+):
+    """A hand over the wound: the votes that are left start one level off, and no rival is near."""
+    T, pixels, instances = scene(model, 7)
+    off = support.rigid_pose(model, 90.0)
+    off[:, :3, 3] += T[0, :3, :3] @ (model.anchor_m[0] - model.anchor_m[1])
+    monkeypatch.setattr(registration, "_starts", lambda *_: [registration._Start(off[0], 0.0)])
+    monkeypatch.setattr(registration, "_shifted", lambda *_: None)
+    monkeypatch.setattr(registration, "_reversed", lambda *_: registration._Start(off[0], 0.0))
+    alone = run(model, pixels, instances, noise)
+    assert is_clear(alone), alone  # nothing that is heard speaks against it
+    assert support.tre_mm(model, alone.best.estimate.T_camera_ct, T).max() > 10.0
+    found = register(model, pixels, instances, noise, CONFIG, followed=T)
+    assert isinstance(found, Registration)
     assert support.tre_mm(model, found.best.estimate.T_camera_ct, T).max() < 1.5
 
 

@@ -373,7 +373,10 @@ class Navigator:
         fit = mean_fit(result.estimate, pixels, self._noise())
         searched = long_gap or self._has_jumped(belief, result, pixels, stray, fit)
         if searched:
-            found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
+            found = register(
+                self.model, pixels, find_instances(seg), self._noise(), self.config,
+                result.estimate.T_camera_ct,
+            )  # fmt: skip
             if isinstance(found, Rejected) or not found.clear:
                 return self._blind(
                     belief, frame, f"level not certain again: {found.reason}", events

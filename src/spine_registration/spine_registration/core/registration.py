@@ -82,19 +82,22 @@ def register(
     instances: tuple[Instance, ...],
     noise: Noise,
     config: NavigatorConfig,
+    followed: np.ndarray | None = None,
 ) -> Registration | Rejected:
     """Find the poses of all levels of the case without any hint.
 
     Args:
         pixels: bone of one frame. instances: vertebrae that the network sees in that frame.
+        followed: (L, 4, 4) poses that were followed until now. They are heard as a rival, so that
+            another answer must beat them clearly.
 
     Returns:
         The best hypothesis with its margin, or why there is none.
     """
-    found = _register(model, pixels, instances, noise, config, UNANIMOUS)
+    found = _register(model, pixels, instances, noise, config, UNANIMOUS, followed)
     if isinstance(found, Registration) and found.best.penalty > UNANIMOUS * REVERSED_NAT:
         # The shape overruled unanimous votes: that side deserves the full search.
-        found = _register(model, pixels, instances, noise, config, np.inf)
+        found = _register(model, pixels, instances, noise, config, np.inf, followed)
     if isinstance(found, Registration):
         refined = _refined(model, pixels, found.best.estimate, noise, config)
         found = replace(found, best=replace(found.best, estimate=refined))
@@ -108,6 +111,7 @@ def _register(
     noise: Noise,
     config: NavigatorConfig,
     unanimous: float,
+    followed: np.ndarray | None,
 ) -> Registration | Rejected:
     starts = _starts(model, instances, unanimous)
     if not starts:
@@ -131,6 +135,11 @@ def _register(
         if rival is not None:
             e = _approach(model, pixels, rival, noise, config)
             tried.append(_settle(model, pixels, rival, e, noise, config))
+    if followed is not None:
+        prior = chain_prior(model, followed, 1.0, config)
+        gate = (gate_m(noise.sigma_m),)
+        kept = estimate(model, pixels, prior, noise, followed, gate, settle=SETTLE_STEPS)
+        tried.append(_hypothesis(model, kept, 0.0))
     best = max(tried, key=_score)
     problem = _implausible(model, pixels, len(instances), best.estimate)
     if problem:
