@@ -112,8 +112,11 @@ def judged_scenes(
     for folder in anatomies:
         if not folder.is_dir():
             raise InputError(folder, "--anatomy", "is no folder", "name a folder of meshes")
-        per_anatomy = SCENES_PER_REAL_ANATOMY if count == JUDGED_ANATOMIES else 1
-        wanted += [(f"{folder.name}-{k}", next(spare), folder) for k in range(per_anatomy)]
+        whole = count == JUDGED_ANATOMIES
+        per_anatomy = SCENES_PER_REAL_ANATOMY if whole else 1
+        # Another layout has another name: two parts of the bench may run at once on one cache.
+        kind = folder.name if whole else f"{folder.name}-beside-{count}"
+        wanted += [(f"{kind}-{k}", next(spare), folder) for k in range(per_anatomy)]
     return [
         virtual_scene(cache, name, seed, scene_config(i), seconds, anatomy, progress)
         for i, (name, seed, anatomy) in enumerate(wanted)
