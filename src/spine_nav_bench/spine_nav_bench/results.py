@@ -357,7 +357,9 @@ def render(folder: Path) -> str:
             "## Accuracy on anatomies that nothing was trained or tuned on", "",
             *provenance(r), "",
             (f"{len(r['scene_names'])} scenes, anatomies: {', '.join(r['anatomies'])}. All noise "
-            "and motion on. Errors are mean / median / 95th percentile, pooled over level-frames."),
+            "and motion on. Errors are mean / median / 95th percentile, pooled over level-frames. One "
+            "recording, visible_human_L1-S1-1, showed a wrong level before 184f297, and the mend was "
+            "tried on it."),
             "", *scenes_table(r), "",
             "### Cameras apart", "",
             ("Each scene has a camera of its own bias (a share of the distance, smooth over the "
@@ -376,8 +378,10 @@ def render(folder: Path) -> str:
         r = newest["foreign"]
         out += [
             "## Recordings made elsewhere", "",
-            ("Another renderer, real anatomies, nothing trained or tuned on them. Runs of the bench "
-            f"on them so far: {len(lines_of['foreign'])}."), "",
+            ("Another renderer, real anatomies, no network trained on them. One of them showed that "
+             "a joint may be bent more than the springs allowed; three refinements for two were "
+             "taken with its first pose in view (a93de99). Runs of the bench on them so far: "
+             f"{len(lines_of['foreign'])}."), "",
             *provenance(r), "", *scenes_table(r), "", *scratch_table(r), "",
         ]  # fmt: skip
     if "timing" in newest:

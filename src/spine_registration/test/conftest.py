@@ -4,6 +4,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -41,3 +42,15 @@ def model(world_model):
 @pytest.fixture(scope="session")
 def noise():
     return Noise(sigma_m=0.5e-3, tissue_scale_m=1e-3, correlation_area_m2=45e-6)
+
+
+@pytest.fixture(scope="module")
+def truth(world_model):
+    """(L, 4, 4) poses of a spine that lies a little otherwise than in the CT."""
+    rng = np.random.default_rng(2)
+    return support.bent(world_model, support.rigid_pose(world_model), rng, 0.7, 1.0)
+
+
+@pytest.fixture(scope="module")
+def stage(world, world_model):
+    return support.Stage(world, world_model)

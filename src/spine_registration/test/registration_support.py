@@ -17,6 +17,7 @@ from spine_perception.core.grid import covering_grid, pixel_maps
 from spine_perception.core.instances import Instance
 from spine_perception.core.quality import check_frame
 from spine_perception.core.segmentation import Segmentation
+from spine_registration.core.error import ErrorModel
 from spine_registration.core.estimator import anchors, exp_about
 from spine_registration.core.model import SpineModel
 from spine_registration.core.observation import BonePixels
@@ -27,6 +28,12 @@ CAMERA = Intrinsics(200, 150, 400.0, 400.0, 99.5, 74.5)
 FRAME_NS = 66_666_667
 BED_M = 8e-3
 """Muscle this far behind the mean dorsal centre hides the deep bone."""
+
+
+# The size of the promised bounds is not what is tested with these.
+ERRORS = ErrorModel(
+    filter_gain=1.2, static_gain=0.8, lateral_mm=0.3, axial_mm=0.5, rotation_deg=0.4
+)
 
 
 def make_world() -> Case:

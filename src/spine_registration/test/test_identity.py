@@ -29,11 +29,6 @@ def truth(world_model):
 
 
 @pytest.fixture(scope="module")
-def stage(world, world_model):
-    return support.Stage(world, world_model)
-
-
-@pytest.fixture(scope="module")
 def frames(stage, truth):
     return [stage.frame(i, truth) for i in range(1, 37)]
 

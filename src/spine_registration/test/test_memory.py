@@ -15,29 +15,14 @@ from spine_nav_common.core.types import Status
 from spine_registration.core import memory as memory_module
 from spine_registration.core import navigator as navigator_module
 from spine_registration.core.config import NavigatorConfig
-from spine_registration.core.error import ErrorModel
 from spine_registration.core.memory import SAME_FRAMES, from_json, to_json
 from spine_registration.core.navigator import Navigator
 from spine_registration.core.picture import stood_still
 
-ERRORS = ErrorModel(
-    filter_gain=1.2, static_gain=0.8, lateral_mm=0.3, axial_mm=0.5, rotation_deg=0.4
-)
 TWO = ("L2", "L3")
 ASKS = NavigatorConfig(level_margin=1e9)  # no lead is enough: the surgeon is always asked
 KEEP_S = 10.0
 DEAD = 30  # frames of 15 Hz until the next process sees its first one
-
-
-@pytest.fixture(scope="module")
-def truth(world_model):
-    rng = np.random.default_rng(2)
-    return support.bent(world_model, support.rigid_pose(world_model), rng, 0.7, 1.0)
-
-
-@pytest.fixture(scope="module")
-def stage(world, world_model):
-    return support.Stage(world, world_model)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +38,7 @@ def process(case, model, stage):
     def make(config=ASKS, **changes):
         own = replace(support.part(case, TWO), **changes)
         oracle = support.Oracle(stage)
-        return Navigator(own, oracle, config, ERRORS, support.part_model(model, TWO))
+        return Navigator(own, oracle, config, support.ERRORS, support.part_model(model, TWO))
 
     return make
 
@@ -62,7 +47,7 @@ def process(case, model, stage):
 def confirmed(world, world_model, stage, truth):
     """What a process knew when it died: L2 and L3 were confirmed by the surgeon and tracked."""
     model = support.part_model(world_model, TWO)
-    first = Navigator(support.part(world, TWO), support.Oracle(stage), ASKS, ERRORS, model)
+    first = Navigator(support.part(world, TWO), support.Oracle(stage), ASKS, support.ERRORS, model)
     frames = [stage.frame(i, truth) for i in range(1, 5)]
     first.process(frames[0])
     assert first.confirm(True).startswith("accepted")

@@ -14,27 +14,11 @@ from spine_nav_common.core.types import LEVEL_CODE, Rejected, RgbdFrame, Status
 from spine_nav_sim.core.interruptions import random_interruption
 from spine_registration.core import navigator as navigator_module
 from spine_registration.core.config import NavigatorConfig
-from spine_registration.core.error import ErrorModel
 from spine_registration.core.navigator import AGREE_FRAMES, Navigator
 
-# The size of the promised bounds is not what is tested here.
-ERRORS = ErrorModel(
-    filter_gain=1.2, static_gain=0.8, lateral_mm=0.3, axial_mm=0.5, rotation_deg=0.4
-)
 CONFIG = NavigatorConfig(hold_s=0.41)
 HOLD_FRAMES = 6  # of 15 Hz
 POSED = (Status.TRACKED, Status.OCCLUDED)
-
-
-@pytest.fixture(scope="module")
-def truth(world_model):
-    rng = np.random.default_rng(2)
-    return support.bent(world_model, support.rigid_pose(world_model), rng, 0.7, 1.0)
-
-
-@pytest.fixture(scope="module")
-def stage(world, world_model):
-    return support.Stage(world, world_model)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +39,7 @@ def new_navigator(case, model, oracle):
         if exposed:
             own = replace(case, exposed_levels=exposed)
             grids = support.part_model(model, tuple(case.meshes), exposed)
-        return Navigator(own, oracle, config, ERRORS, grids)
+        return Navigator(own, oracle, config, support.ERRORS, grids)
 
     return make
 
@@ -272,7 +256,7 @@ def doubtful(case, model, oracle):
     """L2 and L3 of five vertebrae in view, with a margin that no lead reaches."""
     two = ("L2", "L3")
     return Navigator(
-        support.part(case, two), oracle, replace(CONFIG, level_margin=1e9), ERRORS,
+        support.part(case, two), oracle, replace(CONFIG, level_margin=1e9), support.ERRORS,
         support.part_model(model, two),
     )  # fmt: skip
 
@@ -499,7 +483,7 @@ def test_a_camera_moved_by_one_vertebra_in_a_gap(
     """L2 to L4 of L1 to L5: every level finds a neighbour's bone where its own was."""
     three = ("L2", "L3", "L4")
     navigator = Navigator(
-        support.part(world, three), support.Oracle(stage), CONFIG, ERRORS,
+        support.part(world, three), support.Oracle(stage), CONFIG, support.ERRORS,
         support.part_model(world_model, three),
     )  # fmt: skip
     for frame in frames[:3]:
@@ -524,7 +508,7 @@ def test_no_wrong_level_after_random_interruptions(world, world_model, stage, fr
         levels = (("L2", "L3", "L4"), ("L1", "L2", "L3", "L4"), ("L2", "L3"))[seed % 3]
         if levels not in ready:
             ready[levels] = Navigator(
-                support.part(world, levels), support.Oracle(stage), CONFIG, ERRORS,
+                support.part(world, levels), support.Oracle(stage), CONFIG, support.ERRORS,
                 support.part_model(world_model, levels),
             )  # fmt: skip
             for frame in frames[:3]:

@@ -3,28 +3,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import registration_support as support
 
 from spine_nav_common.core.types import Status
-from spine_registration.core.error import ErrorModel
 from spine_registration.core.navigator import Navigator
 
-ERRORS = ErrorModel(
-    filter_gain=1.2, static_gain=0.8, lateral_mm=0.3, axial_mm=0.5, rotation_deg=0.4
-)
-
 
 @pytest.fixture(scope="module")
-def stage(world, world_model):
-    return support.Stage(world, world_model)
-
-
-@pytest.fixture(scope="module")
-def frames(stage, world_model):
-    rng = np.random.default_rng(2)
-    truth = support.bent(world_model, support.rigid_pose(world_model), rng, 0.7, 1.0)
+def frames(stage, truth):
     return [stage.frame(i, truth) for i in range(1, 8)]
 
 
@@ -35,7 +22,7 @@ def oracle(stage):
 
 @pytest.fixture
 def new_navigator(case, model, oracle):
-    return lambda: Navigator(case, oracle, error_model=ERRORS, model=model)
+    return lambda: Navigator(case, oracle, error_model=support.ERRORS, model=model)
 
 
 def test_both_stages_in_turns_are_what_process_does(new_navigator, frames):
