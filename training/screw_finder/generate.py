@@ -30,6 +30,9 @@ from spine_nav_sim.core.stereo_scene import OTHER_METAL, StereoRendered, StereoS
 from training.spine_unet.generate import split_list, training_anatomy, validation_anatomy
 
 SIZES = (*((640, 480),) * 5, (848, 480), (800, 600))
+# Long arms hide how deep the saddle lies: what the networks err in most is what they see most.
+FAMILIES_TAUGHT = (*FAMILIES_SCHOOL, "reduction", "reduction")
+TOWERS_TAUGHT = 0.16
 
 
 def stereo_config(rng: np.random.Generator, families: tuple[str, ...] | None) -> StereoConfig:
@@ -149,9 +152,15 @@ def views_of(
     views: int,
     families: tuple[str, ...] | None,
     empty: bool = False,
+    towers: float | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """`views` pairs of one new operation, each with its own cameras, lamps and sensor."""
+    """`views` pairs of one new operation, each with its own cameras, lamps and sensor.
+
+    towers: share of the free heads that carry one; None: `stereo_config`'s.
+    """
     config = stereo_config(rng, families)
+    if towers is not None:
+        config = replace(config, towers_share=towers)
     stereo = make_stereo_scene(anatomy, rng, config)
     if empty:
         stereo = without_screws(stereo)
@@ -198,8 +207,10 @@ def make_unit(
     """
     rng = np.random.default_rng([split_list(split)["seeds"][0] + index, 3])
     spine = anatomies(split, real).of_scene(index)
-    families = families or (FAMILIES_SCHOOL if split == "train" else None)
-    pairs = views_of(spine, rng, views or VIEWS[split], families, empty)
+    taught = split == "train"
+    families = families or (FAMILIES_TAUGHT if taught else None)
+    towers = TOWERS_TAUGHT if taught else None
+    pairs = views_of(spine, rng, views or VIEWS[split], families, empty, towers)
     folder.mkdir(parents=True, exist_ok=True)
     for i, arrays in reversed(list(enumerate(pairs))):  # view 0 last: it says "done"
         part = folder / f".{index:05d}_{i}.part.npz"
