@@ -12,6 +12,7 @@ import registration_support as support
 
 from spine_nav_common.core.types import LEVEL_CODE, Rejected, RgbdFrame, Status
 from spine_nav_sim.core.interruptions import random_interruption
+from spine_registration.core import doubt, registration
 from spine_registration.core import navigator as navigator_module
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import AGREE_FRAMES, Navigator
@@ -475,12 +476,9 @@ def test_a_camera_moved_by_one_vertebra_behind_a_hand(tracking, stage, frames, w
     never_wrong(tracking, [stage.frame(i, after) for i in range(7, 12)], world_model, after)
 
 
-@pytest.mark.parametrize("way", [-1, 1])
-@pytest.mark.parametrize("gap_s", [0.0, 0.4, 5.0])
-def test_a_camera_moved_by_one_vertebra_in_a_gap(
-    world, world_model, stage, frames, truth, way, gap_s
-):
-    """L2 to L4 of L1 to L5: every level finds a neighbour's bone where its own was."""
+@pytest.fixture
+def three_of_five(world, world_model, stage, frames):
+    """L2 to L4 of L1 to L5, tracked: every level finds a neighbour's bone one level off."""
     three = ("L2", "L3", "L4")
     navigator = Navigator(
         support.part(world, three), support.Oracle(stage), CONFIG, support.ERRORS,
@@ -489,6 +487,54 @@ def test_a_camera_moved_by_one_vertebra_in_a_gap(
     for frame in frames[:3]:
         result = navigator.process(frame)
     assert statuses(result) == [Status.TRACKED] * 3
+    return navigator
+
+
+@pytest.mark.parametrize("way", [-1, 1])
+def test_the_shape_has_the_last_word_on_a_new_reading(
+    monkeypatch, three_of_five, frames, world_model, truth, way
+):
+    """A search after a jump that answers one level off, and clearly so by all that it heard."""
+    real = navigator_module.register
+
+    def misled(model, pixels, instances, noise, config, followed=None):
+        best = real(model, pixels, instances, noise, config).best
+        off = registration._shifted(model, best, way)
+        assert off is not None
+        near = registration._approach(model, pixels, off, noise, config)
+        settled = registration._settle(model, pixels, off, near, noise, config)
+        return registration.Registration(settled, 40.0, "none", True, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(navigator_module, "has_jumped", lambda *a: True)
+        patch.setattr(navigator_module, "register", misled)
+        result = three_of_five.process(frames[3])
+    assert any("came back elsewhere" in e for e in result.events)
+    assert Status.TRACKED not in statuses(result)
+    assert "comparing the shape" in result.levels[0].reason
+    never_wrong(three_of_five, frames[4:], world_model, truth)
+
+
+def test_a_reading_that_half_of_the_votes_contradict_shows_no_level(
+    monkeypatch, new_navigator, frames
+):
+    """One level of a wrong reading may lie on a vertebra; its neighbours tell."""
+    elsewhere = doubt.MAX_VOTE_GAP_M + 1e-3
+    for gaps, shown in (([0, 0, 0, elsewhere], 3), ([0, 0, elsewhere, elsewhere], 0)):
+        monkeypatch.setattr(navigator_module, "votes_apart_m", lambda *a, g=gaps: np.array(g))
+        navigator = new_navigator()
+        for frame in frames[:2]:
+            result = navigator.process(frame)
+        assert statuses(result).count(Status.TRACKED) == shown
+    assert "network sees 2 of 4 vertebrae elsewhere" in result.levels[0].reason
+
+
+@pytest.mark.parametrize("way", [-1, 1])
+@pytest.mark.parametrize("gap_s", [0.0, 0.4, 5.0])
+def test_a_camera_moved_by_one_vertebra_in_a_gap(
+    three_of_five, world_model, stage, truth, way, gap_s
+):
+    navigator = three_of_five
     anchor = np.einsum("lij,lj->li", truth[:, :3, :3], world_model.anchor_m) + truth[:, :3, 3]
     after = support.moved(truth, tuple(way * np.diff(anchor, axis=0).mean(axis=0)))
     first = 4 + round(15 * gap_s)

@@ -24,35 +24,31 @@ from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFr
 from .answers import Answers
 from .bias import bias_response
 from .config import NavigatorConfig
+from .doubt import (
+    CHALLENGE_S,
+    FIT_FALL_NAT,
+    Explained,
+    doubt,
+    explained,
+    has_jumped,
+    read_elsewhere,
+    votes_apart_m,
+)
 from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
-from .estimator import Estimate, Noise, anchors
-from .frame_kernels import vote_gaps
+from .estimator import Noise, anchors
 from .identity import Identity, make_patches
 from .identity import advance as compare
 from .identity import begin as unknown_patient
 from .labels import label_image
-from .levels import MAX_VOTE_GAP_M, Evidence, LevelState, advance, registered
+from .levels import Evidence, LevelState, advance, registered
 from .memory import Memory, Recall, Said, case_key, remember
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
-from .registration import Registration, chain_gaps_m, chain_springs, challenge, differs, register
+from .registration import Registration, chain_gaps_m, chain_springs, differs, register
 from .tracker import TrackState, TrackStep, start, step
 from .visibility import view_levels
 from .warm import warm_up
 
-CHALLENGE_S = 1.0
-"""Time between two comparisons with a neighbouring reading."""
-STRAY_RISE = 0.12
-"""A spine of five or six levels that slips by one leaves a fifth of the bone without explanation."""
-FIT_FALL_NAT, JUMP_FALL_NAT = 0.6, 1.2
-"""Fall of the mean log density of a bone pixel: from one frame to the next, beyond the first, the
-camera may have jumped, beyond the second it has. On its neighbours' bone a vertebra loses 1.3 or
-more, noise and tools a few tenths."""
-BENT_MM = 3.0
-"""A level that moves farther on its own between two frames was pushed, or is another."""
-GAP_S = 0.15
-"""After a longer time without a tracked level both neighbouring readings are compared before
-anything is shown: a hand-held camera needs it to move by half a vertebra."""
 LONG_GAP_S = 0.35
 """After a longer one the camera may be anywhere: the answer must come from scratch."""
 AGREE_FRAMES = 3
@@ -84,8 +80,7 @@ class _Belief:
     levels: tuple[LevelState, ...]
     covariance: tuple[np.ndarray | None, ...]
     tre_mm: tuple[float, ...]
-    stray: float  # least share of bone in view that no level explains, slowly forgotten
-    fit: float  # best mean log density of an explained bone pixel, slowly forgotten
+    best: Explained  # how well the bone was explained at best, slowly forgotten
     challenged_ns: int
     next_way: int = 1
     shown: bool = False  # some exposed level has been tracked since the registration
@@ -335,7 +330,8 @@ class Navigator:
         same = self._past is not None and self._past.same
         if same:
             events.append("the spine that was proven before the restart")
-        self._identity = unknown_patient(self._patches, same or self._identity.proven)
+        known = self._identity.proven or self._identity.again
+        self._identity = unknown_patient(self._patches, same, known)
         self._refused, self._agreeing, self._past = False, None, None
         track = start(found.best.estimate, frame.stamp_ns, self.config)
         levels = (registered(frame.stamp_ns),) * len(self.model.levels)
@@ -345,8 +341,7 @@ class Navigator:
             levels,
             (None,) * len(levels),
             (np.inf,) * len(levels),
-            stray_share(estimate, pixels),
-            mean_fit(estimate, pixels, self._noise()),
+            explained(estimate, pixels, self._noise()),
             frame.stamp_ns,
         )
         return self._judge(belief, frame, TrackStep(track, estimate, (), ()), pixels, events)
@@ -369,9 +364,11 @@ class Navigator:
         gap_s = (frame.stamp_ns - belief.seen_ns(self._exposed)) * 1e-9
         # A registration takes time itself: the gap that it leaves must not ask for another.
         long_gap = belief.shown and belief.followed and gap_s > LONG_GAP_S
-        stray = stray_share(result.estimate, pixels)
-        fit = mean_fit(result.estimate, pixels, self._noise())
-        searched = long_gap or self._has_jumped(belief, result, pixels, stray, fit)
+        now = explained(result.estimate, pixels, self._noise())
+        tracked = np.array([s.status is Status.TRACKED for s in belief.levels])
+        searched = long_gap or has_jumped(
+            belief.best, now, result, pixels, tracked & self.model.exposed
+        )
         if searched:
             found = register(
                 self.model, pixels, find_instances(seg), self._noise(), self.config,
@@ -381,20 +378,18 @@ class Navigator:
                 return self._blind(
                     belief, frame, f"level not certain again: {found.reason}", events
                 )
-            stuck = fit < belief.fit - FIT_FALL_NAT  # near the right place, and turned
+            stuck = now.fit < belief.best.fit - FIT_FALL_NAT  # near the right place, and turned
             if stuck or differs(self.model, found.best.estimate, result.estimate):
                 events.append("came back elsewhere: registered again")
                 return self._begin(frame, found, pixels, events)
-        belief, doubt, slipped = self._doubt(
-            belief, frame.stamp_ns, result, pixels, gap_s, stray, fit
-        )
+        belief, reason, slipped = self._doubt(belief, frame.stamp_ns, result, pixels, gap_s, now)
         if slipped:
             self._belief = None
-            events.append(f"all levels lost: {doubt}")
-            return self._all(Status.LOST, doubt)
-        if doubt:
-            return self._blind(replace(belief, followed=not searched), frame, doubt, events)
+            events.append(f"all levels lost: {reason}")
+            return self._all(Status.LOST, reason)
         belief = replace(belief, followed=not searched)
+        if reason:
+            return self._blind(belief, frame, reason, events)
         for k, mm in zip(result.moved, result.moved_mm):
             events.append(f"{self.model.levels[k]} moved {mm:.1f} mm against its neighbours")
         return self._judge(belief, frame, result, pixels, events)
@@ -406,25 +401,6 @@ class Navigator:
         levels = tuple(advance(s, None, frame.stamp_ns, self.config, reason) for s in belief.levels)
         return self._keep(belief, replace(belief, levels=levels), events)
 
-    def _has_jumped(
-        self, belief: _Belief, result: TrackStep, pixels: BonePixels, stray: float, fit: float
-    ) -> bool:
-        """Whether bone lost its explanation, or fits worse, at one stroke. A camera that jumped by a
-        vertebra leaves the tracker on the neighbour, from where the right reading need not win.
-
-        Half of that is enough where a level moved on its own at the same time: bone that bends to
-        fit is not the bone that it was. So are votes for another vertebra where one was tracked.
-        """
-        estimate = result.estimate
-        enough = 0.5 if max(result.moved_mm, default=0.0) > BENT_MM else 1.0
-        if stray > belief.stray + enough * STRAY_RISE:
-            return True
-        if fit < belief.fit - enough * FIT_FALL_NAT:
-            return True
-        gap_m = vote_gaps(pixels.centre_vote_m, estimate.level_of_pixel, estimate.anchor_camera_m)
-        tracked = [belief.levels[k].status is Status.TRACKED for k in self._exposed]
-        return bool((gap_m[self._exposed][tracked] > MAX_VOTE_GAP_M).any())
-
     def _doubt(
         self,
         belief: _Belief,
@@ -432,38 +408,20 @@ class Navigator:
         result: TrackStep,
         pixels: BonePixels,
         gap_s: float,
-        stray: float,
-        fit: float,
+        now: Explained,
     ) -> tuple[_Belief, str, bool]:
-        """Why the spine may have slipped by a level ('' = it has not), and whether it surely has.
-
-        A slipped pose fits its wrong vertebrae well. One way per turn is compared once a second;
-        both ways at once after a gap, and where the picture changes at one stroke: bone in view
-        loses its explanation, or fits worse. Then the present reading must win clearly.
-        """
-        since = (stamp_ns - belief.challenged_ns) * 1e-9
-        sudden = (
-            gap_s > GAP_S or stray > belief.stray + STRAY_RISE or fit < belief.fit - FIT_FALL_NAT
-        )
-        if not sudden and since < CHALLENGE_S:
-            least, best = min(belief.stray + 0.005, stray), max(belief.fit - 0.02, fit)
-            return replace(belief, stray=least, fit=best, followed=True), "", False
-        noise = replace(self._noise(), sigma_m=result.state.sigma_m)
-        margin = 0.5 * self.config.level_margin
-        T, doubt = result.state.T_camera_ct, ""
-        for way in (-1, 1) if sudden else (belief.next_way,):
-            lead = challenge(self.model, pixels, T, way, noise, self.config)
-            where = "higher" if way < 0 else "lower"
-            if lead > margin:
-                return belief, f"one level {where} fits better", True
-            if sudden and lead > -margin:
-                doubt = f"level not certain after a jump or a gap: one {where} fits as well"
-        if sudden and fit < belief.fit - (FIT_FALL_NAT if gap_s > GAP_S else JUMP_FALL_NAT):
-            doubt = doubt or "bone fits worse than before the jump or the gap"
-        if doubt:
-            return belief, doubt, False
-        belief = replace(belief, stray=stray, fit=fit, followed=True)
-        return replace(belief, challenged_ns=stamp_ns, next_way=-belief.next_way), "", False
+        """Why the spine may have slipped by a level ('' = it has not), and whether it surely has."""
+        due = (stamp_ns - belief.challenged_ns) * 1e-9 >= CHALLENGE_S
+        found = doubt(
+            self.model, result, pixels, self._noise(), self.config, belief.best, now, gap_s,
+            belief.next_way if due else 0,
+        )  # fmt: skip
+        if found.reason:
+            return belief, found.reason, found.slipped
+        if not found.compared:
+            return replace(belief, best=belief.best.best(now)), "", False
+        after = replace(belief, best=now, challenged_ns=stamp_ns, next_way=-belief.next_way)
+        return after, "", False
 
     def _judge(
         self,
@@ -486,9 +444,8 @@ class Navigator:
             1.0 / (result.state.pose_area_m2 * result.state.sigma_m**2),
             self._camera,
         )  # fmt: skip
-        vote_gap = vote_gaps(
-            pixels.centre_vote_m, result.estimate.level_of_pixel, result.estimate.anchor_camera_m
-        )
+        vote_gap = votes_apart_m(result.estimate, pixels)
+        elsewhere = read_elsewhere(result.estimate, vote_gap, self.model.exposed)
         chain_gap = chain_gaps_m(self.model, T)
         levels, covariances, bounds = [], [], []
         for k, state in enumerate(belief.levels):
@@ -511,7 +468,11 @@ class Navigator:
                 area, fit.inlier_share, views[k].contradicted,
                 float(vote_gap[k]), float(chain_gap[k]), bound,
             )  # fmt: skip
-            levels.append(advance(state, evidence, frame.stamp_ns, self.config, ""))
+            levels.append(
+                advance(
+                    state, None if elsewhere else evidence, frame.stamp_ns, self.config, elsewhere
+                )
+            )
             covariances.append(covariance)
             bounds.append(bound)
         shown = belief.shown or any(levels[k].status is Status.TRACKED for k in self._exposed)
@@ -537,7 +498,7 @@ class Navigator:
             return None
         self._belief = None
         events.append(f"all levels lost: {now.refusal}")
-        if before.proven:  # it was this patient a moment ago: the reading has slipped
+        if before.proven or before.again:  # it was this patient before: the reading is wrong
             self._identity = unknown_patient(self._patches)
             return self._all(Status.LOST, now.refusal)
         self._foreign += 1
@@ -627,21 +588,6 @@ class Navigator:
             return None
         T = self._belief.track.T_camera_ct if self._belief else None
         return label_image(frame, self._seg, self.model, T)
-
-
-def stray_share(estimate: Estimate, pixels: BonePixels) -> float:
-    """Share of the bone in view that no level explains."""
-    stray = pixels.area_m2[estimate.level_of_pixel < 0]
-    return float(stray.sum() / pixels.area_m2.sum())
-
-
-def mean_fit(estimate: Estimate, pixels: BonePixels, noise: Noise) -> float:
-    """Mean log density, nat, of the bone pixels that some level explains; -inf without any."""
-    mine = estimate.level_of_pixel >= 0
-    if not mine.any():
-        return -np.inf
-    weight = pixels.area_m2[mine].sum() / noise.correlation_area_m2
-    return float(estimate.pixel_log_likelihood[mine].sum() / weight)
 
 
 class _Clock:
