@@ -36,6 +36,8 @@ WORKERS = 2
 # Where in the list `judge` the seeds of each kind begin; the timed anatomies are not judged.
 _REAL_SCREWS_FROM, _REAL_ANATOMY_FROM, _TIMED_FROM = 40, 60, 90
 TIMED = 2
+# The same operations for longer: what becomes of a track from its tenth pair on.
+LONG, LONG_SECONDS = 12, 3.0
 DESIGNS, REAL_SCREWS, REAL_ANATOMY = "generated screws", "real screws", "real anatomy"
 
 
@@ -138,6 +140,11 @@ def judged_stereo(
                 )
             )
     return scenes
+
+
+def long_stereo(count: int = LONG) -> list[StereoScene]:
+    """The first `count` judged operations, of which more pairs are shown."""
+    return [replace(s, name=f"{s.name}-long") for s in judged_stereo([], [])[:count]]
 
 
 def timed_stereo() -> list[StereoScene]:

@@ -387,3 +387,56 @@ def test_whether_a_rod_is_seen_is_judged_by_both_eyes(left, right, seen) -> None
 
     joint, mirrored = by_both(left, right), by_both(right, left)
     assert (joint >= CONFIG.presence) == seen == (mirrored >= CONFIG.presence)
+
+
+class TestToTheSaddle:
+    """A tulip's arms hide the rod that they hold: what is seen of it ends before the saddle."""
+
+    @staticmethod
+    def between(degrees: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """The seen stretch (N, 3) of a straight rod, and the two saddles (2, 3), 8 mm beyond it."""
+        rod = rod_m()
+        middle, way = rod[150], rod[155] - rod[145]
+        way /= np.linalg.norm(way)
+        along = 1e-3 * np.arange(-16.0, 16.1, 0.5)
+        seen = middle + along[:, None] * way
+        return turned(seen, degrees), turned(middle + 1e-3 * np.outer([-24.0, 24.0], way), degrees)
+
+    def reached(self, held: list[ScrewTrack], seen: np.ndarray) -> RodFit:
+        return good(fitted([seen], rough=seen[4:-4:6] + (1e-3, 0.0, 3e-3), held=held))
+
+    @pytest.mark.parametrize("degrees", [0.0, 40.0])
+    def test_a_rod_goes_on_to_the_heads_that_its_ends_point_to(self, degrees: float) -> None:
+        seen, saddles = self.between(degrees)
+        rod = self.reached(screws(saddles), seen)
+        assert off_mm(saddles, rod.centreline_m).max() < 1.5
+        ends = off_mm(rod.centreline_m[[0, -1]], saddles)
+        assert (2.0 < ends).all() and (ends < 5.0).all()  # a little beyond, as rods stand out
+        hidden = off_mm(rod.centreline_m, seen) > 4.0
+        assert hidden.any()
+        assert not rod.seen[hidden].any()
+
+    def test_without_heads_it_ends_where_it_is_seen_no_more(self) -> None:
+        seen, _ = self.between()
+        rod = self.reached([], seen)
+        assert off_mm(rod.centreline_m[[0, -1]], seen).max() < 3.0
+
+    @pytest.mark.parametrize("wrong", ["beside", "deeper", "lying"])
+    def test_a_head_that_cannot_hold_it_prolongs_nothing(self, wrong: str) -> None:
+        seen, saddles = self.between()
+        way = saddles[1] - saddles[0]
+        way /= np.linalg.norm(way)
+        aside = np.cross(way, [0.0, 0.0, 1.0])
+        aside /= np.linalg.norm(aside)
+        held = screws(saddles + {"beside": 0.009 * aside, "deeper": [0, 0, 0.02]}.get(wrong, 0.0))
+        if wrong == "lying":
+            held = [replace(s, head=replace(s.head, axis=way)) for s in held]
+        rod = self.reached(held, seen)
+        assert off_mm(rod.centreline_m[[0, -1]], seen).max() < 3.0
+
+    def test_two_saddles_tell_the_depth_of_a_short_rod_along_the_epipolar_line(self) -> None:
+        seen, saddles = self.between(90.0)
+        alone = fitted([seen], rough=seen[4:-4:6] + (0.0, 1e-3, 3e-3))
+        assert isinstance(alone, Rejected)
+        rod = self.reached(screws(saddles), seen)
+        assert off_mm(seen, rod.centreline_m).max() < 2.0

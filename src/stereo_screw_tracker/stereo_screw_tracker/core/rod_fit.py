@@ -24,6 +24,13 @@ _WALK_GAP_MM = 12.0  # beyond the rough curve's ends, a longer gap is the end
 _SURE = 3.0  # log odds beyond which an eye is not surer
 _SEATED_SIGMAS = 2.5
 _SIDE_MM = 15.0  # a rod belongs to the side of the screws this close to it
+_HIDES_MM = 18.0  # a tulip with its arms hides the rod so far from the saddle, seen aslant
+_DRIFT = (
+    0.2  # the straight continuation of a rod's end may miss the saddle by this share of its way
+)
+_UPRIGHT = 0.6  # cosine between a tulip's axis and the rod through it
+_LEAST_ACROSS = 0.3  # a rod that runs towards the camera points nowhere in the image
+_OVERHANG_MM = 3.0  # a seated rod stands out of its last tulip by at least so much
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,10 @@ def fit_rod(
         sampled = walked
         free = fit_spline(camera, sampled.s_mm, sampled.measured, (), config)
         points = free.points(_even(sampled.s_mm[0], sampled.s_mm[-1], config.spacing_mm))
+    reaching = _to_saddles(camera, free, sampled, screws, config)
+    if reaching is not None:
+        sampled = reaching
+        free = fit_spline(camera, sampled.s_mm, sampled.measured, (), config)
     holding = seated(free, sampled.s_mm, screws, config)
     fit = free
     if holding:
@@ -203,6 +214,97 @@ def _cut(sampled: _Sampled, first: float, last: float, config: RodConfig) -> _Sa
         *(getattr(sampled.measured, f)[keep] for f in RodMeasurements.__annotations__)
     )
     return _Sampled(s[keep], measured)
+
+
+def _to_saddles(
+    camera: StereoCamera,
+    fit: SplineFit,
+    sampled: _Sampled,
+    screws: Sequence[ScrewTrack],
+    config: RodConfig,
+) -> _Sampled | None:
+    """The stretch prolonged to a head that stands where an end points to; None without one.
+
+    A rod is hidden by the arms that hold it, so what is seen of it ends before the saddle.
+    """
+    added = [_reached(fit, sampled, screws, config, at_end) for at_end in (False, True)]
+    if added[0] is None and added[1] is None:
+        return None
+    before, after = added
+    out = sampled
+    if before is not None:
+        s, points = before
+        out = _Sampled(
+            np.concatenate([s, out.s_mm]),
+            _joined(_unseen(points, out.measured, 0), out.measured),
+        )
+    if after is not None:
+        s, points = after
+        out = _Sampled(
+            np.concatenate([out.s_mm, s]),
+            _joined(out.measured, _unseen(points, out.measured, -1)),
+        )
+    return out
+
+
+def _reached(
+    fit: SplineFit,
+    sampled: _Sampled,
+    screws: Sequence[ScrewTrack],
+    config: RodConfig,
+    at_end: bool,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Arc positions (K,) rising and places (K, 3) from an end past the nearest saddle it points to."""
+    last = sampled.s_mm[-1 if at_end else 0]
+    ends = np.array([last, last - 10.0 if at_end else last + 10.0])
+    end, inner = fit.points(np.clip(ends, sampled.s_mm[0], sampled.s_mm[-1]))
+    way = (end - inner) / max(float(np.linalg.norm(end - inner)), 1e-9)
+    view = end / np.linalg.norm(end)
+    sigma_rod = float(np.sqrt(view @ fit.covariance_across(np.array([last]))[0] @ view))
+    seen_way = way - (way @ view) * view
+    length = float(np.linalg.norm(seen_way))
+    if length < _LEAST_ACROSS:
+        return None
+    seen_way /= length
+    best: tuple[float, np.ndarray] | None = None
+    for screw in screws:
+        head = screw.head
+        to = head.point_m - end
+        flat = to - (to @ view) * view
+        ahead_mm = 1e3 * float(flat @ seen_way)
+        beside_mm = 1e3 * float(np.linalg.norm(flat - 1e-3 * ahead_mm * seen_way))
+        depth = float(to @ view) - 1e-3 * ahead_mm / length * float(way @ view)
+        own = float(view @ head.covariance_m2 @ view)
+        sigma = float(np.sqrt(own + sigma_rod**2 + (1e-3 * config.seat_mm) ** 2))
+        if (
+            0.0 < ahead_mm / length <= _HIDES_MM
+            and abs(float(head.axis @ way)) <= _UPRIGHT
+            and beside_mm <= config.anchor_mm + _DRIFT * ahead_mm
+            and abs(depth) <= max(1e-3 * config.anchor_mm, _SEATED_SIGMAS * sigma)
+            and (best is None or ahead_mm < best[0])
+        ):
+            best = (ahead_mm, head.point_m - depth * view)
+    if best is None:
+        return None
+    saddle = best[1]
+    reach = 1e3 * float(np.linalg.norm(saddle - end))
+    towards = (saddle - end) / max(1e-3 * reach, 1e-9)
+    steps = np.arange(config.spacing_mm, reach + _OVERHANG_MM, config.spacing_mm)
+    steps = np.append(steps[steps < reach + _OVERHANG_MM - 0.5], reach + _OVERHANG_MM)
+    points = end + 1e-3 * steps[:, None] * towards
+    return (last + steps, points) if at_end else ((last - steps)[::-1], points[::-1])
+
+
+def _unseen(points: np.ndarray, near: RodMeasurements, at: int) -> RodMeasurements:
+    """Places (K, 3) of which no eye sees anything; normals as at place `at` of `near`."""
+    nothing, count = np.zeros(len(points)), len(points)
+    wide = np.full(count, np.inf)
+    return RodMeasurements(
+        points,
+        np.tile(near.normal_left[at], (count, 1)),
+        np.tile(near.normal_right[at], (count, 1)),
+        nothing, nothing, wide, wide, nothing, nothing,
+    )  # fmt: skip
 
 
 def seated(
