@@ -433,10 +433,3 @@ class TestToTheSaddle:
             held = [replace(s, head=replace(s.head, axis=way)) for s in held]
         rod = self.reached(held, seen)
         assert off_mm(rod.centreline_m[[0, -1]], seen).max() < 3.0
-
-    def test_two_saddles_tell_the_depth_of_a_short_rod_along_the_epipolar_line(self) -> None:
-        seen, saddles = self.between(90.0)
-        alone = fitted([seen], rough=seen[4:-4:6] + (0.0, 1e-3, 3e-3))
-        assert isinstance(alone, Rejected)
-        rod = self.reached(screws(saddles), seen)
-        assert off_mm(seen, rod.centreline_m).max() < 2.0
