@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -34,6 +35,8 @@ def main():
     turn = turns[len(lives.read_text().splitlines()) if lives.exists() else 0]
     if turn != "early":
         guardian.tell_began()
+    print("left", guardian.left(), file=sys.stderr, flush=True)
+    guardian.leave("turn", turn)
     print("restart" if guardian.is_restart() else "start", file=sys.stderr, flush=True)
     with lives.open("a") as file:
         file.write(f"{os.getpid()}\\n")
@@ -104,6 +107,29 @@ def test_a_node_that_dies_is_started_again(tmp_path, fault):
     told = [line for line in errors.splitlines() if line in ("start", "restart")]
     assert told == ["start", "restart"]
     assert len(set(node.lives())) == 2
+
+
+def test_what_a_node_leaves_is_there_for_the_one_after_it(tmp_path):
+    code, errors = Guarded(tmp_path, "-9", "fall", "0").end()
+    told = [line for line in errors.splitlines() if line.startswith("left ")]
+    assert code == 0
+    assert told == ["left {}", "left {'turn': '-9'}", "left {'turn': 'fall'}"]
+
+
+def test_half_a_word_is_not_understood(monkeypatch):
+    assert guardian.left() == {}, "there is no guardian here"
+    guardian.leave("epoch", 1)  # to nobody
+    board = mmap.mmap(-1, 8192)
+    monkeypatch.setattr(guardian, "_board", board)
+    guardian.leave("epoch", [3.25, 17])
+    guardian.leave("lap", 4)
+    assert guardian.left() == {"epoch": [3.25, 17], "lap": 4}
+    guardian.leave("lap", None)
+    assert guardian.left() == {"epoch": [3.25, 17]}
+    board[14:16] = b"99"  # its process was killed while it wrote
+    assert guardian.left() == {}
+    with pytest.raises(ValueError, match="bytes to leave"):
+        guardian.leave("story", "x" * 9000)
 
 
 def test_a_node_that_never_began_is_not_tried_again(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The camera node in a small ROS graph."""
 
+import mmap
 import time
 
 import numpy as np
@@ -11,8 +12,9 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 import ros_support as support
 from diagnostic_msgs.msg import DiagnosticStatus
 from ros_world import NAMESPACE, CameraWorld
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
+from spine_nav_common import guardian
 from spine_nav_common.core.static_frames import static_transform
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import (
@@ -87,3 +89,38 @@ def test_a_source_that_fails_is_told_in_health(world):
     node = world.add(CameraSource(values, NAMESPACE, lambda config: source))
     world.until(lambda: node.finished)
     assert node.health()[:2] == (DiagnosticStatus.ERROR, "cable torn")
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_player_that_died_goes_on_where_its_recording_would_be(
+    world, tmp_path, monkeypatch, guarded
+):
+    """Without what its guardian keeps it begins anew: that is what was broken."""
+    folder = support.write_small_recording(tmp_path / "rec", 6)
+    if guarded:
+        monkeypatch.setattr(guardian, "_board", mmap.mmap(-1, 8192))
+    values = {
+        "source": "replay", "recording": str(folder), "loop": True, "wait_for_subscriber": False
+    }  # fmt: skip
+    clock = world.listen(TimeReference, topics.CAMERA_CLOCK, qos.LATCHED)
+    first = world.add(CameraSource(values, NAMESPACE))
+    world.until(lambda: first.frames_sent >= 8 and first.epoch is not None)
+    last_ns, epoch = first.ages.stamp_ns, first.epoch
+    told = first.epoch
+    first._stop.set()  # killed: nothing is put in order
+    first._thread.join()
+    world.executor.remove_node(first)
+    until = time.monotonic() + 0.5
+    world.spin(0.5)
+    second = world.add(CameraSource(values, NAMESPACE))
+    world.until(lambda: second.frames_sent >= 1)
+    stamp_ns = second.ages.stamp_ns
+    assert (stamp_ns > last_ns) == guarded
+    if not guarded:
+        assert stamp_ns < support.START_NS + 6 * support.PERIOD_NS
+        return
+    assert stamp_ns >= told[1] + (until - told[0]) * 1e9 - 2 * support.PERIOD_NS
+    assert any("went on" in note for note in second.facts()["notes"])
+    if second.epoch == epoch:  # else the machine was too busy for the pace, which is told
+        world.spin(0.1)
+        assert len({m.time_ref.nanosec for m in clock}) == 1, "the same clock goes on"

@@ -30,6 +30,38 @@ def test_a_loop_goes_on_in_time(recording):
     assert [int(f.colour[0, 0, 0]) for f in frames] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
 
 
+PERIOD_NS = support.PERIOD_NS
+
+
+@pytest.mark.parametrize(
+    ("since", "lap_known", "expected"),
+    [
+        (2, False, [(2, 2), (3, 3), (4, 0), (5, 1)]),  # in the first round: period, picture
+        (9, True, [(9, 1), (10, 2), (11, 3), (12, 0)]),  # in the third
+        (9, False, [(9, 0), (10, 1), (11, 2), (12, 3)]),  # nobody knows how long a round is
+    ],
+)
+def test_a_recording_goes_on_where_it_would_be(recording, since, lap_known, expected):
+    source = Recorded(recording, loop=True)
+    list(itertools.islice(source.frames(), 5))
+    lap_ns = source.lap_ns
+    assert lap_ns == pytest.approx(4 * PERIOD_NS, abs=10)
+    source = Recorded(recording, loop=True)
+    source.go_on(support.START_NS, support.START_NS + since * PERIOD_NS - 1000, lap_known * lap_ns)
+    got = list(itertools.islice(source.frames(), 4))
+    seen = [
+        (round((f.stamp_ns - support.START_NS) / PERIOD_NS), int(f.colour[0, 0, 0])) for f in got
+    ]
+    assert seen == expected
+    assert (np.diff([f.stamp_ns for f in got]) > 0).all()
+
+
+def test_a_recording_that_ended_meanwhile_gives_nothing_more(recording):
+    source = Recorded(recording)
+    source.go_on(support.START_NS, support.START_NS + 9 * PERIOD_NS, 0)
+    assert list(source.frames()) == []
+
+
 @pytest.mark.parametrize("scene", ["rgbd", "stereo"])
 def test_a_scene_that_the_recording_does_not_hold_is_refused_and_not_waited_for(tmp_path, scene):
     folder = tmp_path / "rec"

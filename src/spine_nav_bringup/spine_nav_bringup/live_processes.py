@@ -71,11 +71,13 @@ class RemoteNode:
         self.problem = ""
         self.lives = 1
         self._before: Counter[str] = Counter()  # counts of the processes before this one
+        self._frames_before = 0
 
     def note(self, beat: Beat) -> None:
         """A heartbeat of this node."""
         if self.beat is not None and beat.born != self.beat.born:
             self._before += self._own_counts()
+            self._frames_before += int(self.fact("frames", 0))
             self.lives += 1
         if not beat.facts and self.beat is not None:
             return  # it says goodbye
@@ -156,7 +158,7 @@ class RemoteNode:
 
     @property
     def frames_sent(self) -> int:
-        return int(self.fact("frames", 0))
+        return self._frames_before + int(self.fact("frames", 0))
 
     @property
     def source_is_live(self) -> bool:

@@ -4,23 +4,29 @@ seconds that its libraries take to import.
 
 It has imported them, and nothing of ROS: a process with the threads of DDS cannot be forked. It waits
 for its node, starts it anew when it was killed or fell over, hands signals on, and ends with it. What
-a node says by an exit code of its own (runtime.run_node) is the guardian's too.
+a node says by an exit code of its own (runtime.run_node) is the guardian's too. What a node leaves
+(`leave`) is there for the one after it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import json
+import mmap
 import os
 import select
 import signal
+import struct
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from .core.restart import FELL_OVER, WORKER_DIED, Backoff
 from .core.runtime import fix_threads
@@ -34,6 +40,9 @@ _STOPS = (signal.SIGINT, signal.SIGTERM)
 _noted: list[str] = []
 _began: int | None = None  # the node's end of the pipe to its guardian
 _lives = 0
+_board: mmap.mmap | None = None  # memory that a guardian shares with all its nodes
+_BOARD_BYTES = 8192
+_HEAD = struct.Struct("<II")  # length and checksum of what a node has left
 
 
 def guarded(module: str, warm: Sequence[str]) -> int:
@@ -60,7 +69,8 @@ def keep(main: Callable[[], int], name: str) -> int:
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    global _lives
+    global _lives, _board
+    _board = mmap.mmap(-1, _BOARD_BYTES)
     while True:
         _lives += 1
         told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -101,6 +111,29 @@ def tell_began() -> None:
 def is_restart() -> bool:
     """Whether a node of this guardian has died before this one."""
     return _lives > 1
+
+
+def leave(name: str, value: Any) -> None:
+    """Keep something that fits into JSON for the node's process after this one; None = no more. It
+    outlives any death of the node, and not its guardian; without one nothing is kept."""
+    if _board is None:
+        return
+    kept = {**left(), name: value}
+    data = json.dumps({k: v for k, v in kept.items() if v is not None}).encode()
+    if len(data) > _BOARD_BYTES - _HEAD.size:
+        raise ValueError(f"{len(data)} bytes to leave, at most {_BOARD_BYTES - _HEAD.size}")
+    _board[: _HEAD.size + len(data)] = _HEAD.pack(len(data), zlib.crc32(data)) + data
+
+
+def left() -> dict[str, Any]:
+    """What the processes of this node have left; nothing if the last died while it wrote."""
+    if _board is None:
+        return {}
+    length, checksum = _HEAD.unpack(_board[: _HEAD.size])
+    data = _board[_HEAD.size : _HEAD.size + length]
+    if not length or zlib.crc32(data) != checksum:
+        return {}
+    return dict(json.loads(data))
 
 
 def yield_cpu() -> None:

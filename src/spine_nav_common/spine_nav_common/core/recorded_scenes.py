@@ -52,9 +52,13 @@ class RecordedScenes:
 
 
 def open_scenes(
-    path: str | Path, remap: dict[str, str] | None = None, wanted: Collection[str] = SCENES
+    path: str | Path,
+    remap: dict[str, str] | None = None,
+    wanted: Collection[str] = SCENES,
+    since_ns: int = 0,
 ) -> RecordedScenes:
-    """Open the wanted scenes of a recording, each checked before its first frame.
+    """Open the wanted scenes of a recording, each checked before its first frame; frames with a
+    stamp before `since_ns` are left out.
 
     A recording that holds none of them is asked for the first, which says what is missing.
 
@@ -67,9 +71,9 @@ def open_scenes(
         recording = open_recording(path, remap)
         try:
             if scene == "rgbd":
-                found.rgbd = recording.rgbd_frames()
+                found.rgbd = recording.rgbd_frames(since_ns)
             else:
-                found.stereo = recording.stereo_frames()
+                found.stereo = recording.stereo_frames(since_ns)
         except RecordingError as error:
             found.broken[scene] = str(error)
             if len(found.broken) == len(asked):

@@ -95,8 +95,9 @@ class Recording:
         there = {"rgbd": self.has_rgbd, "stereo": self.has_stereo}
         return tuple(scene for scene, has in there.items() if has)
 
-    def rgbd_frames(self) -> Iterator[RgbdFrame]:
-        """All new colour frames in order of arrival, rectified if the camera states distortion.
+    def rgbd_frames(self, since_ns: int = 0) -> Iterator[RgbdFrame]:
+        """All new colour frames in order of arrival, rectified if the camera states distortion;
+        those with a stamp before `since_ns` are left out and not decoded.
 
         Every colour frame that is neither doubled nor late is given, so that it gets its row: an
         unusable depth image becomes all NaN and an unusable colour image black, both counted.
@@ -118,12 +119,15 @@ class Recording:
             rectify = RgbdRectifier()
             topics = (colour, depth, self._held.topic("colour info"))
             for pair, info in self._pairs(*topics, model, ("colour", "depth")):
+                if pair.stamp_ns < since_ns:
+                    continue
                 yield self._rgbd_frame(pair, info, rectify, unit)
 
         return frames()
 
-    def stereo_frames(self) -> Iterator[StereoFrame]:
-        """All stereo pairs in order of arrival, rectified to one pinhole camera.
+    def stereo_frames(self, since_ns: int = 0) -> Iterator[StereoFrame]:
+        """All stereo pairs in order of arrival, rectified to one pinhole camera; those with a stamp
+        before `since_ns` are left out and not decoded.
 
         Raises:
             RecordingError: at once for missing topics, images or camera_info, sizes that differ,
@@ -156,6 +160,8 @@ class Recording:
 
         def frames() -> Iterator[StereoFrame]:
             for pair, _ in self._pairs(left, right, None, models[0], ("left", "right")):
+                if pair.stamp_ns < since_ns:
+                    continue
                 frame = self._stereo_frame(pair, rig)
                 if frame is not None:
                     yield frame

@@ -2,7 +2,8 @@
 """The camera node: a virtual operation, a recording or a RealSense on realsense-ros' topics, and
 the stereo pairs of a recording on image_pipeline's.
 
-A thread fetches frames and keeps the pace; the executor's thread publishes them.
+A thread fetches frames and keeps the pace; the executor's thread publishes them. A recording whose
+player dies goes on where it would be by then, as a camera would.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, TimeReference
 
+from spine_nav_common import guardian
 from spine_nav_common.core.types import Rejected, RgbdFrame, StereoFrame
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import (
@@ -46,6 +48,10 @@ T_LINK_OPTICAL = np.array(
 """A camera's body (x ahead, y left, z up) to its optical frame (z ahead, x right, y down)."""
 _CLOCK_S = 0.02
 _SLIP_S = 0.1
+_LEFT = "played"  # name of what is left to the process after this one
+_WENT_ON = (
+    "the player died, and went on where the recording was by then; what it missed is not sent"
+)
 _LAST_MS = 1000.0  # the last frame's result comes within this time
 
 
@@ -69,6 +75,9 @@ class CameraSource(SpineNode):
         self.ages = StampAge()
         self.slipped_s = 0.0  # by how much the pace has fallen behind in all
         self._announced: tuple[float, int] | None = None
+        self._known: tuple[tuple[float, int] | None, int | None] | None = (
+            None  # to the next process
+        )
         self.sent_ns: dict[str, int] = {}  # stamp of the newest frame per scene
         self._stop = threading.Event()
 
@@ -135,13 +144,41 @@ class CameraSource(SpineNode):
         try:
             if not self._wait_for_listener():
                 return
+            behind = self._go_on()
             for frame in self.source.frames():
+                if behind and time.monotonic() - self.due(frame.stamp_ns) > _SLIP_S:
+                    continue  # its time passed while the recording was opened
+                behind = False
                 if not self._wait_until_due(frame):
                     return
                 self._hand_over(frame)
         except Exception as error:  # noqa: BLE001 - told to the health topic and to `spinenav live`
             self.failure = " ".join(str(error).split()) or repr(error)
         self._hand_over(None)
+
+    def _go_on(self) -> bool:
+        """Take up a recording where the player that died would be by now; whether there was one."""
+        played = guardian.left().get(_LEFT)
+        if played is None or played["of"] != self._played_of():
+            return False
+        start, first_ns = self.epoch = (float(played["epoch"][0]), int(played["epoch"][1]))
+        now_ns = first_ns + round((time.monotonic() - start) * self.config.rate * 1e9)
+        self.source.go_on(first_ns, now_ns, int(played["lap_ns"]))
+        self.notes += (_WENT_ON,)
+        self.get_logger().warn(_WENT_ON)
+        return True
+
+    def _played_of(self) -> str:
+        return f"{self.config.recording} at {self.config.rate!r}"
+
+    def _leave(self) -> None:
+        """How far it is, for the process after this one."""
+        now = (self.epoch, getattr(self.source, "lap_ns", None))
+        if now == self._known or now[1] is None:
+            return
+        self._known = now
+        said = {"of": self._played_of(), "epoch": self.epoch, "lap_ns": now[1]}
+        guardian.leave(_LEFT, said)
 
     def _hand_over(self, item: _Frame | Rejected | None) -> None:
         self._queue.append(item)
@@ -159,6 +196,7 @@ class CameraSource(SpineNode):
         if late > _SLIP_S:  # read or rendered too slowly: the pace slips, the images are not old
             self.slipped_s += late
             self.epoch = (self.epoch[0] + late, self.epoch[1])
+        self._leave()
         return not self._stop.wait(max(0.0, self.due(frame.stamp_ns) - time.monotonic()))
 
     def _wait_for_listener(self) -> bool:

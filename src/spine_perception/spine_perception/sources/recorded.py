@@ -45,6 +45,9 @@ class Recorded:
         self._found = self._open()  # checks topics and sizes before the start
         self.scenes = tuple(self._found.recordings)
         self._loop = loop
+        self._offset_ns, self._since_ns = 0, 0  # see go_on
+        self._first_ns: int | None = None
+        self.lap_ns = 0  # by how much the stamps grow from one round to the next; 0 = not known yet
         self._stop = threading.Event()
 
     @property
@@ -62,10 +65,25 @@ class Recorded:
         """Fixed transforms between frames that the recording holds."""
         return tuple(next(iter(self._found.recordings.values())).static_transforms())
 
+    def go_on(self, first_ns: int, since_ns: int, lap_ns: int) -> None:
+        """Before `frames`: leave out what was played, or should have been, before a stamp.
+
+        Args:
+            first_ns: stamp of the recording's first frame.
+            since_ns: the stamp at which to go on, as it was played (rounds add to it).
+            lap_ns: see the attribute.
+        """
+        self.lap_ns = lap_ns
+        self._offset_ns = (since_ns - first_ns) // lap_ns * lap_ns if lap_ns and self._loop else 0
+        self._since_ns = since_ns - self._offset_ns
+        self._first_ns = first_ns
+        self._found = self._open(since_ns=self._since_ns)
+
     def frames(self) -> Iterator[RgbdFrame | StereoFrame | Rejected]:
         """See FrameSource."""
-        offset_ns, first_ns, last_ns = 0, None, 0
+        offset_ns, first_ns = self._offset_ns, self._first_ns
         while True:
+            last_ns = None
             for frame in heapq.merge(*self._found.streams, key=lambda f: f.stamp_ns):
                 if self._stop.is_set():
                     return
@@ -74,7 +92,11 @@ class Recorded:
                 yield replace(frame, stamp_ns=frame.stamp_ns + offset_ns) if offset_ns else frame
             if not self._loop or first_ns is None:
                 return
-            offset_ns += last_ns - first_ns + _LOOP_GAP_NS
+            if last_ns is None:  # it went on behind the end of a round whose length is not known
+                offset_ns = self._since_ns - first_ns
+            else:
+                self.lap_ns = last_ns - first_ns + _LOOP_GAP_NS
+                offset_ns += self.lap_ns
             self._found = self._open()
 
     def close(self) -> None:
