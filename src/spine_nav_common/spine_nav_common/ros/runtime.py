@@ -16,6 +16,7 @@ from spine_nav_common.core.restart import WORKER_DIED, WRONG_INPUT
 from spine_nav_common.guardian import is_restart, note_signals, tell_began
 from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros.executor import new_executor
+from spine_nav_common.ros.fresh_ports import fresh_ports
 
 _LOOK_S = 0.2  # how soon a signal or an exit code is noticed
 PROFILE = Path(__file__).with_name("fastdds_shm32M.xml")
@@ -88,7 +89,8 @@ def run_node(
     )
     node = executor = None
     try:
-        node = make()
+        with fresh_ports():
+            node = make()
         tell_began()
         if is_restart() and hasattr(node, "trigger_configure"):
             # Loads while DDS still finds the others; it shows nothing before it is activated.
