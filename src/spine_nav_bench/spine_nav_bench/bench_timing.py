@@ -36,6 +36,9 @@ ATTEMPTS = 20
 STEPS = 60  # tracking steps per number of levels
 VIEWER_END_S = 20.0
 CAMERA_FPS = 15.0
+LIVE_S = 20.0
+"""Length of the live operation, in the recording's own time."""
+FIRST_S = 1.0  # the registration and what waited for it; told apart in real time
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | int] | None:
@@ -62,6 +65,14 @@ def timing_scenes(
         virtual_scene(cache, "timing-7", seven, replace(common, exposed=ALL_LEVELS), seconds, None,
                       progress),
     )  # fmt: skip
+
+
+def live_scene(cache: Path, progress: Progress | None = None) -> SceneFolder:
+    """The operation of five levels, long enough for a percentile of an operation."""
+    config = SceneConfig(camera_moves=True, tool_passes=False, distance_m=(0.5, 0.6))
+    seed = anatomy_seeds("judge")[-2]
+    config = replace(config, exposed=FIVE)
+    return virtual_scene(cache, "timing-live", seed, config, LIVE_S, None, progress)
 
 
 def registration_times(
@@ -184,7 +195,8 @@ def node_latency(
 ) -> dict[str, Any] | None:
     """Frames processed, camera stamp to published pose, image to overlay picture on a screen that is
     watched, and CPU, through the ROS 2 nodes at `fps`; None where rclpy is absent. tracked: of the
-    level-frames that `replay` tracks; tracked_all: of all."""
+    level-frames that `replay` tracks; tracked_all: of all. latency_first_ms: of the first second,
+    with the registration; latency_after_ms: of the rest."""
     if importlib.util.find_spec("rclpy") is None:
         return None
     with watched(out.parent / f"{out.name}-viewer.json") as seen:
@@ -194,9 +206,14 @@ def node_latency(
     latency = {r.stamp_ns: r.latency_ms for r in rows if r.latency_ms is not None}
     tracked = {(r.stamp_ns, r.level) for r in rows if r.status is Status.TRACKED}
     summary = read_json(out / SUMMARY)
+    begin = min(r.stamp_ns for r in rows)
+    early = {s for s in latency if (s - begin) * 1e-9 * CAMERA_FPS / fps < FIRST_S}
     return {
         "exit_code": outcome.exit_code,
         "latency_ms": percentiles(list(latency.values())),
+        "latency_first_ms": percentiles([latency[s] for s in early]),
+        "latency_after_ms": percentiles([latency[s] for s in latency.keys() - early]),
+        "without_latency": len({r.stamp_ns for r in rows} - latency.keys()),
         "overlay_ms": percentiles(seen["latency_ms"]),
         "overlay": {k: v for k, v in seen.items() if k != "latency_ms"},
         "frames": summary["frames"],
@@ -250,11 +267,12 @@ def timing_record(
             write_update_time(plot, levels, median, [row["update_ms"]["p99"] for row in timed])
     record["nodes"] = record["nodes_30"] = None
     if nodes:
-        replayed = tracked_level_frames(case, segmenter, five.frames())
+        scene = live_scene(cache, progress)
+        replayed = tracked_level_frames(load_case(scene.case), segmenter, scene.frames())
         record["replay_tracked"] = len(replayed)
-        record["nodes"] = node_latency(five, live, cache / "timing-5-live", replayed)
+        record["nodes"] = node_latency(scene, live, cache / "timing-live-15", replayed)
         record["nodes_30"] = node_latency(
-            five, live, cache / "timing-5-live-30", replayed, 2 * CAMERA_FPS
+            scene, live, cache / "timing-live-30", replayed, 2 * CAMERA_FPS
         )
     record["rendering_s"] = rendering_s
     record["seeds"] = [five.seed, seven.seed]

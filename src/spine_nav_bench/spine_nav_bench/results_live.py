@@ -25,6 +25,9 @@ def _latency(r: Record) -> tuple[str, bool] | None:
         return None
     median, p99 = (80.0, 130.0) if "fp32" in r["nodes"].get("provider", "fp32") else (50.0, 90.0)
     text = f"{ms['median']:.0f} / {ms['p99']:.0f} ms"
+    if after := r["nodes"].get("latency_after_ms"):
+        text += f" of {ms['count']} frames (after the first second {after['median']:.0f} / "
+        text += f"{after['p99']:.0f})"
     return text, ms["median"] <= median and ms["p99"] <= p99
 
 
@@ -66,6 +69,7 @@ def live_table(record: Record) -> list[str]:
         rows.append((
             f"{live['fps']:.0f} Hz", f"{live['processed']} of {live['published']}",
             f"{live['tracked']} of {record['replay_tracked']}", ms(live["latency_ms"]),
+            ms(live.get("latency_first_ms")), ms(live.get("latency_after_ms")),
             ms(live.get("overlay_ms")), "–" if cores is None else f"{cores:.2f}",
             live["provider"],
         ))  # fmt: skip
@@ -73,5 +77,6 @@ def live_table(record: Record) -> list[str]:
         return []
     flags = [f for f in FLAGS if f in record["machine"].get("flags", ())]
     head = ("camera", "frames processed", "level-frames tracked of those of replay",
-            "stamp to pose ms, median / p99", "image to overlay ms", "CPU cores", "network")  # fmt: skip
+            "stamp to pose ms, median / p99", "of these the first second", "after it",
+            "image to overlay ms", "CPU cores", "network")  # fmt: skip
     return [*table(head, rows), "", f"CPU flags: {', '.join(flags) or 'no bf16 units'}."]

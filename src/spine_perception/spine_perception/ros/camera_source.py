@@ -281,6 +281,7 @@ class CameraSource(SpineNode):
         message.header.stamp = stamp_from_ns(system_ns)
         message.source = f"{self.config.source} at {self.config.rate!r}"
         self._reference.publish(message)
+        self._beat()  # whoever measures delays needs the epoch before the first result
 
     def _publish_rgbd(self, frame: RgbdFrame) -> None:
         frame_id, stamp_ns = frame.frame_id or self.config.frame_id, frame.stamp_ns
