@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import kernels
 from .config import NavigatorConfig
 from .estimator import (
     MAX_SIGMA_M,
@@ -15,9 +16,7 @@ from .estimator import (
     Prior,
     anchors,
     estimate,
-    exp_about,
     gate_m,
-    twist_between,
 )
 from .model import SpineModel
 from .observation import BonePixels
@@ -107,9 +106,10 @@ def _predict(
     motion = (15.0 * dt) ** 2 * (J * common) @ J.T
     chain = chain_prior(model, state.T_camera_ct, 1.0, config)
     extra = (1.0 - kept) * chain.information
-    pull = extra @ twist_between(chain.T_camera_ct, state.T_camera_ct, anchor).ravel()
+    pull = extra @ kernels.twist_between(chain.T_camera_ct, state.T_camera_ct, anchor).ravel()
     total = np.linalg.inv(state.covariance / kept + motion) + extra
-    mean = exp_about(np.linalg.solve(total, pull).reshape(L, 6), anchor) @ state.T_camera_ct
+    mean = state.T_camera_ct.copy()
+    kernels.exp_about(np.linalg.solve(total, pull).reshape(L, 6), anchor, mean)
     cautious = total
     if caution != 1.0:
         cautious = np.linalg.inv(state.covariance * (caution / kept) + motion) + extra
@@ -141,7 +141,7 @@ def step(
         model, pixels, Prior(prior.T_camera_ct, np.linalg.inv(loose)), noise,
         gates_m=(gate + 4e-3, gate), reassign_at=(0, 1), settle=SETTLE_STEPS,
     )  # fmt: skip
-    xi = twist_between(free.T_camera_ct, prior.T_camera_ct, free.anchor_camera_m)
+    xi = kernels.twist_between(free.T_camera_ct, prior.T_camera_ct, free.anchor_camera_m)
     moved: tuple[int, ...] = ()
     witness = [k for k in range(L) if free.fits[k].area_mm2 > MIN_MOVED_AREA_MM2]
     while True:
