@@ -11,9 +11,9 @@ import registration_support as support
 
 from spine_nav_common.core.depth_camera import DEPTH_CAMERAS, DepthCamera
 from spine_registration.core.bias import MAX_CENTRES, bias_basis, bias_response
+from spine_registration.core.chain import chain_prior
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.estimator import Noise, anchors, estimate, gate_m, twist_between
-from spine_registration.core.registration import chain_prior
 
 CAMERA = DepthCamera("test", 1e-3, 2e-3, 0.15, "a test")
 CONFIG = NavigatorConfig()

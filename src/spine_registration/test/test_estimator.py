@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
 from spine_registration.core import estimator as es
+from spine_registration.core.chain import chain_prior
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.likelihood import point_likelihood
-from spine_registration.core.registration import chain_prior
 
 VAGUE = 1e-3  # information of a prior that hardly says anything
 GATES = (15e-3, 10e-3, 8e-3, 6e-3, 4e-3, 4e-3, 4e-3, 4e-3)

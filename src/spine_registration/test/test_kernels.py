@@ -13,8 +13,8 @@ from scipy.special import erfcx
 
 from spine_registration.core import estimator as es
 from spine_registration.core import frame_kernels, kernels
+from spine_registration.core.chain import chain_prior
 from spine_registration.core.config import NavigatorConfig
-from spine_registration.core.registration import chain_prior
 from spine_registration.core.visibility import view_levels
 from spine_registration.core.warm import warm_up
 

@@ -54,9 +54,9 @@ def test_the_reading_that_was_followed_is_heard_before_another_takes_its_place(
     T, pixels, instances = scene(model, 7)
     off = support.rigid_pose(model, 90.0)
     off[:, :3, 3] += T[0, :3, :3] @ (model.anchor_m[0] - model.anchor_m[1])
-    monkeypatch.setattr(registration, "_starts", lambda *_: [registration._Start(off[0], 0.0)])
+    monkeypatch.setattr(registration, "find_starts", lambda *_: [registration.Start(off[0], 0.0)])
     monkeypatch.setattr(registration, "_shifted", lambda *_: None)
-    monkeypatch.setattr(registration, "_reversed", lambda *_: registration._Start(off[0], 0.0))
+    monkeypatch.setattr(registration, "reversed_start", lambda *_: registration.Start(off[0], 0.0))
     alone = run(model, pixels, instances, noise)
     assert is_clear(alone), alone  # nothing that is heard speaks against it
     assert support.tre_mm(model, alone.best.estimate.T_camera_ct, T).max() > 10.0

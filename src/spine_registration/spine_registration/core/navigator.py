@@ -23,6 +23,7 @@ from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFr
 
 from .answers import Answers
 from .bias import bias_response
+from .chain import chain_gaps_m, chain_springs
 from .config import NavigatorConfig
 from .doubt import (
     CHALLENGE_S,
@@ -44,7 +45,7 @@ from .levels import Evidence, LevelState, advance, registered
 from .memory import Memory, Recall, Said, case_key, remember
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
-from .registration import Registration, chain_gaps_m, chain_springs, differs, register
+from .registration import Registration, differs, register
 from .tracker import TrackState, TrackStep, start, step
 from .visibility import view_levels
 from .warm import warm_up

@@ -9,28 +9,22 @@ A hypothesis without a clear lead is not an answer: shifted by one level, a spin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Protocol
 
 import numpy as np
 
-from spine_nav_common.core.geometry import kabsch, log_so3, transform
+from spine_nav_common.core.geometry import kabsch, log_so3
 from spine_nav_common.core.types import Rejected
 from spine_perception.core.instances import Instance
 
+from .chain import chain_prior
 from .config import NavigatorConfig
-from .estimator import MAX_SIGMA_M, Estimate, Noise, Prior, anchors, estimate, gate_m, springs
+from .estimator import MAX_SIGMA_M, Estimate, Noise, estimate, gate_m
 from .model import SpineModel
 from .observation import BonePixels, thin
+from .starts import MATCH_M, REVERSED_NAT, UNANIMOUS, Start, find_starts, reversed_start
 
-SAME_M = 8e-3
-"""Starts nearer than this end in the same place."""
-MATCH_M = 18e-3
-"""Half a vertebra's height: a centre farther away belongs to the next level."""
 MIN_LEVEL_AREA_MM2 = 60.0
-UNANIMOUS = 0.8
-REVERSED_NAT = 30.0
-"""Cost of the head on the side where unanimous votes do not see it."""
 PREVIEW_POINTS = 500
 HYPOTHESIS_POINTS = 1400
 """Neighbouring pixels hang together: more of them do not tell hypotheses apart any better."""
@@ -113,7 +107,7 @@ def _register(
     unanimous: float,
     followed: np.ndarray | None,
 ) -> Registration | Rejected:
-    starts = _starts(model, instances, unanimous)
+    starts = find_starts(model, instances, unanimous)
     if not starts:
         return Rejected("no vertebra recognised in view")
     few, pixels = thin(pixels, PREVIEW_POINTS), thin(pixels, HYPOTHESIS_POINTS)
@@ -130,7 +124,9 @@ def _register(
     # The same bone named one level higher or lower, or head for foot, is the rival that harms: it
     # is always heard.
     lead = max(tried, key=_score)
-    turned = _preview(model, few, _reversed(model, lead), noise, config)
+    turned = _preview(
+        model, few, reversed_start(model, lead.estimate.T_camera_ct, lead.penalty), noise, config
+    )
     for rival in (_shifted(model, lead, -1), _shifted(model, lead, 1), turned):
         if rival is not None:
             e = _approach(model, pixels, rival, noise, config)
@@ -229,116 +225,8 @@ def _shifted(model: SpineModel, h: Hypothesis, way: int) -> Hypothesis | None:
     return replace(h, estimate=replace(h.estimate, T_camera_ct=poses))
 
 
-@dataclass(frozen=True)
-class _Start:
-    """A rigid starting pose, and what the votes say against it in nat."""
-
-    T_camera_ct: np.ndarray
-    penalty: float
-
-
-_Pairs = tuple[tuple[int, int], ...]
-"""(instance, level) of each vertebra in view that the case names."""
-
-
-def _starts(model: SpineModel, instances: tuple[Instance, ...], unanimous: float) -> list[_Start]:
-    """One start per way to name the instances; head on either side, but not where `unanimous`
-    votes (share of REVERSED_NAT) speak against it."""
-    if not instances:
-        return []
-    starts: list[_Start] = []
-    for R, penalty in _orientations(instances):
-        if penalty > unanimous * REVERSED_NAT:
-            continue  # heard once all the same, as the rival of the best
-        R_camera_ct = R @ model.axes.T
-        placed: list[np.ndarray] = []
-        known: dict[_Pairs, tuple[np.ndarray, np.ndarray, _Pairs]] = {}
-        # From every instance: the largest one may be a vertebra beyond the case.
-        for pair in product(range(len(instances)), range(len(model.levels))):
-            pairs: _Pairs = (pair,)
-            for _ in range(3):
-                if pairs not in known:
-                    T = _rigid(model, instances, pairs, R_camera_ct)
-                    expected = model.anchor_m @ T[:3, :3].T + T[:3, 3]
-                    known[pairs] = T, expected, _match(instances, expected)
-                T, expected, pairs = known[pairs]
-                if not pairs:
-                    break
-            if pairs and all(np.linalg.norm(expected - e, axis=1).mean() > SAME_M for e in placed):
-                placed.append(expected)
-                starts.append(_Start(T, penalty))
-    return starts
-
-
-def _reversed(model: SpineModel, h: Hypothesis) -> _Start:
-    """The hypothesis with the head on the other side."""
-    T = _common(model, h.estimate.T_camera_ct)
-    R = T[:3, :3] @ model.axes @ np.diag([-1.0, 1.0, -1.0]) @ model.axes.T
-    T[:3, 3] += (T[:3, :3] - R) @ model.anchor_m.mean(axis=0)
-    T[:3, :3] = R
-    return _Start(T, REVERSED_NAT - h.penalty)
-
-
-def _orientations(instances: tuple[Instance, ...]) -> list[tuple[np.ndarray, float]]:
-    """Two rotations R_camera_anatomy, head on either side, each with its penalty in nat.
-
-    The line of the centres gives the spine's axis better than any vote; the votes' cranial
-    direction only says on which side the head lies, as strongly as they agree.
-    """
-    area = np.array([i.area_m2 for i in instances])
-    area = area / area.sum()
-    dorsal = area @ np.array([i.R_camera_anatomy[:, 1] for i in instances])
-    cranial = area @ np.array([i.R_camera_anatomy[:, 2] for i in instances])
-    axis = cranial
-    if len(instances) > 1:
-        centre = np.array([i.centre_m for i in instances])
-        offset = centre - area @ centre
-        axis = np.linalg.svd(offset * np.sqrt(area)[:, None])[2][0]
-    left = np.cross(dorsal, axis)
-    if np.linalg.norm(left) < 1e-6:
-        return []
-    left /= np.linalg.norm(left)
-    axis /= np.linalg.norm(axis)
-    R = np.column_stack([left, np.cross(axis, left), axis])
-    reverse = R @ np.diag([-1.0, 1.0, -1.0])
-    agreement = float(axis @ cranial)
-    return [
-        (R, 0.5 * REVERSED_NAT * (1.0 - agreement)),
-        (reverse, 0.5 * REVERSED_NAT * (1.0 + agreement)),
-    ]
-
-
-def _match(instances: tuple[Instance, ...], expected: np.ndarray) -> _Pairs:
-    """Greedy one-to-one pairs (instance, level) within half a vertebra."""
-    centre = np.array([i.centre_m for i in instances])
-    distance = np.linalg.norm(centre[:, None] - expected[None], axis=2)
-    pairs = []
-    while distance.size and np.min(distance) < MATCH_M:
-        i, j = np.unravel_index(np.argmin(distance), distance.shape)
-        pairs.append((int(i), int(j)))
-        distance[i, :] = np.inf
-        distance[:, j] = np.inf
-    return tuple(pairs)
-
-
-def _rigid(
-    model: SpineModel,
-    instances: tuple[Instance, ...],
-    pairs: _Pairs,
-    R_camera_ct: np.ndarray,
-) -> np.ndarray:
-    """(4, 4) least squares over centres, held in orientation by arms of 25 mm."""
-    if len(pairs) == 1:
-        i, j = pairs[0]
-        return transform(R_camera_ct, instances[i].centre_m - R_camera_ct @ model.anchor_m[j])
-    arms = 25e-3 * np.vstack([np.zeros(3), np.eye(3)])
-    p = np.concatenate([model.anchor_m[j] + arms for _, j in pairs])
-    q = np.concatenate([instances[i].centre_m + arms @ R_camera_ct.T for i, _ in pairs])
-    return kabsch(p, q, np.repeat([instances[i].area_m2 for i, _ in pairs], len(arms)))
-
-
 def _preview(
-    model: SpineModel, pixels: BonePixels, start: _Start, noise: Noise, config: NavigatorConfig
+    model: SpineModel, pixels: BonePixels, start: Start, noise: Noise, config: NavigatorConfig
 ) -> Hypothesis:
     """Nearly rigid first, so that the chain finds its place before each vertebra finds its own."""
     poses = np.broadcast_to(start.T_camera_ct, (len(model.levels), 4, 4)).copy()
@@ -423,57 +311,6 @@ def _missing(model: SpineModel, result: Estimate) -> int:
     """Exposed levels that the poses leave without bone."""
     bone = np.array([fit.area_mm2 >= MIN_LEVEL_AREA_MM2 for fit in result.fits])
     return int((model.exposed & ~bone).sum())
-
-
-def chain_prior(
-    model: SpineModel,
-    poses: np.ndarray,
-    stiffness: float,
-    config: NavigatorConfig,
-    tail: float = np.inf,
-) -> Prior:
-    """Springs about the rigid pose nearest to `poses`; tail: see `springs`."""
-    centre = _common(model, poses)
-    information = chain_springs(model, poses, stiffness, config, tail)
-    return Prior(np.broadcast_to(centre, poses.shape).copy(), information)
-
-
-def chain_springs(
-    model: SpineModel,
-    poses: np.ndarray,
-    stiffness: float,
-    config: NavigatorConfig,
-    tail: float = np.inf,
-) -> np.ndarray:
-    """(6L, 6L) information of `chain_prior`."""
-    return springs(
-        model,
-        poses,
-        stiffness * np.deg2rad(config.spring_rotation_deg),
-        stiffness * 1e-3 * config.spring_translation_mm,
-        tail,
-    )
-
-
-def chain_gaps_m(model: SpineModel, T: np.ndarray) -> np.ndarray:
-    """(L,) distance of each anchor from where its more agreeing neighbour would put it, metres."""
-    here, gap = anchors(model, T), np.full((2, len(T)), np.inf)
-    for side, by, of in (
-        (0, slice(None, -1), slice(1, None)),
-        (1, slice(1, None), slice(None, -1)),
-    ):
-        put = np.einsum("lij,lj->li", T[by, :3, :3], model.anchor_m[of]) + T[by, :3, 3]
-        gap[side, of] = np.sqrt(((put - here[of]) ** 2).sum(axis=1))
-    least = gap.min(axis=0)
-    return np.where(np.isfinite(least), least, 0.0)
-
-
-def _common(model: SpineModel, T: np.ndarray) -> np.ndarray:
-    """(4, 4) rigid pose nearest to all levels' poses, at their anchors."""
-    arms = 25e-3 * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
-    points = model.anchor_m[:, None] + arms[None]
-    posed = np.einsum("lij,lnj->lni", T[:, :3, :3], points) + T[:, None, :3, 3]
-    return kabsch(points.reshape(-1, 3), posed.reshape(-1, 3))
 
 
 def differs(model: SpineModel, a: HasPlace, b: HasPlace) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import kernels
+from .chain import chain_prior
 from .config import NavigatorConfig
 from .estimator import (
     MAX_SIGMA_M,
@@ -20,7 +21,6 @@ from .estimator import (
 )
 from .model import SpineModel
 from .observation import BonePixels
-from .registration import chain_prior
 
 OBJECTION = 10.6
 """Chi-square of 6 at 10 %: a motion that is missed harms more than one that is imagined, which only
