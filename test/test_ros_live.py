@@ -21,7 +21,8 @@ import ros_support as support
 from mock_model import write_mock_model
 
 from spine_nav_bringup import live
-from spine_nav_bringup.live import LiveOptions, run_live
+from spine_nav_bringup.live import run_live
+from spine_nav_bringup.live_options import LiveOptions
 from spine_nav_bringup.live_processes import Processes
 from spine_nav_bringup.ros.bring_up import ACTIVE
 from spine_nav_common.core.errors import CaseError, RecordingError

@@ -18,7 +18,8 @@ import stereo_support as support
 
 from rod_bending_ar.ros.rod_guidance import RodGuidance
 from spine_nav_bringup import live
-from spine_nav_bringup.live import LiveOptions, run_live
+from spine_nav_bringup.live import run_live
+from spine_nav_bringup.live_options import LiveOptions
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.outputs import (

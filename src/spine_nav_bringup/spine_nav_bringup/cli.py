@@ -87,7 +87,8 @@ def _replay(args: argparse.Namespace) -> int:
 def _live(args: argparse.Namespace) -> int:
     from spine_nav_common.core.progress import Progress
 
-    from .live import LiveOptions, run_live
+    from .live import run_live
+    from .live_options import LiveOptions
 
     progress = Progress("live")
     options = LiveOptions(
@@ -136,7 +137,8 @@ def _bench(args: argparse.Namespace) -> int:
     from .screws import find_screws
 
     def live(case: Path, source: str, out: Path, assignments: tuple[str, ...] = ()) -> Outcome:
-        from .live import LiveOptions, run_live  # needs ROS 2, which most parts do without
+        from .live import run_live  # needs ROS 2, which most parts do without
+        from .live_options import LiveOptions
 
         return run_live(LiveOptions(case, source, out, assignments=assignments))
 

@@ -138,7 +138,8 @@ def navigate(operation: Path, run: Path) -> str:
         replay(recording, case, run, progress=progress)
         progress.close()
         return "replay without ROS"
-    from .live import LiveOptions, run_live
+    from .live import run_live
+    from .live_options import LiveOptions
 
     rate = affordable_rate(operation)
     slow = "" if rate == 1.0 else f", slowed to {rate:.2f}x: this machine is busy or small"

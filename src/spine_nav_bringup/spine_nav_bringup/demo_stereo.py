@@ -110,7 +110,8 @@ def track_screws(operation: Path, run: Path) -> str:
         find_screws(recording, run, case=case, progress=progress)
         progress.close()
         return "without ROS"
-    from .live import LiveOptions, run_live
+    from .live import run_live
+    from .live_options import LiveOptions
 
     rate = affordable_rate(recording)
     settings = (

@@ -12,20 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.cpu import CoresUsed
-from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
 from spine_nav_common.core.outputs import write_summary
-from spine_nav_common.core.recorded_messages import load_remap
-from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.run import versions
-from spine_nav_common.core.static_frames import load_calibration
 from spine_nav_common.core.storage import recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult
-from spine_nav_common.parameters import ParameterError, digest, flatten, load_file, parse_assignment
+from spine_nav_common.parameters import ParameterError, digest, flatten
 from spine_nav_common.ros.executor import new_executor
 from spine_nav_common.ros.runtime import (
     RosMissing,
@@ -33,59 +28,19 @@ from spine_nav_common.ros.runtime import (
     require_ros,
     stop_on_signal,
 )
-from spine_nav_common.ros.topics import (
-    COLOUR,
-    COLOUR_INFO,
-    DEFAULT_NAMESPACE,
-    DEPTH,
-    LEFT,
-    LEFT_INFO,
-    RIGHT,
-    RIGHT_INFO,
-)
+from spine_nav_common.ros.topics import COLOUR_INFO
 
+from .live_options import COMPUTING, LiveOptions, configure
 from .live_processes import Processes
 from .replay import Outcome
 
 if TYPE_CHECKING:
     from spine_nav_common.ros.implants import Implants
 
-SOURCES = "realsense, stereo, ros, replay:RECORDING or virtual"
-_COMPUTING = {"navigation": "rgbd", "stereo_tracker": "stereo"}  # node to the scene it works on
-_TOPICS = {  # parameter of a node to the contract's name of its topic
-    "navigation": {"colour_topic": COLOUR, "depth_topic": DEPTH, "info_topic": COLOUR_INFO},
-    "stereo_tracker": {
-        "left_topic": LEFT,
-        "right_topic": RIGHT,
-        "left_info_topic": LEFT_INFO,
-        "right_info_topic": RIGHT_INFO,
-    },
-}
 _SPIN_S = 0.05
 _DRAIN_S, _DRAIN_MOST_S = 5.0, 60.0
 _REASON_S = 2.0
 _DOWN_S = 15.0
-
-
-@dataclass(frozen=True)
-class LiveOptions:
-    """What `spinenav live` was asked for. `assignments` are `node.name=value`. case: None only where
-    no RGB-D camera is there."""
-
-    case: Path | None
-    source: str
-    out: Path
-    config: Path | None = None
-    assignments: tuple[str, ...] = ()
-    model: Path | None = None
-    models: Path | None = None
-    backend: str | None = None
-    remap: Path | None = None
-    calibration: tuple[Path, ...] = ()
-    namespace: str = DEFAULT_NAMESPACE
-    use_sim_time: bool = False
-    seconds: float | None = None
-    seed: int = 0
 
 
 def run_live(
@@ -107,79 +62,13 @@ def run_live(
     Raises:
         InputError, ParameterError, ModelError: wrong input.
     """
-    use_case, values = _configure(options)
+    use_case, values = configure(options)
     case = load_case(options.case) if options.case else None
     try:
         require_ros()
     except RosMissing as error:
         raise ParameterError(f"{error}; replay works without ROS") from error
     return _Run(options, use_case, values, case, progress).run(make_nodes)
-
-
-def _configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Use case and checked values per node. Raises ParameterError, RecordingError."""
-    kind, _, recording = options.source.partition(":")
-    if kind not in USE_CASES or bool(recording) != (kind == "replay"):
-        raise ParameterError(f"--source: '{options.source}' is no source; give {SOURCES}")
-    case = {"case": str(options.case)} if options.case else {}
-    own: dict[str, dict[str, Any]] = {
-        "navigation": {**case},
-        "case_server": {**case},
-        "overlay": {**case},
-        "stereo_tracker": {**case},
-        "rod_guidance": {**case},
-        "camera_source": {},
-    }
-    if options.model is not None:
-        own["navigation"]["model"] = str(options.model)
-    if options.calibration:
-        for calibration in options.calibration:  # refused now rather than by a node
-            load_calibration(calibration)
-        own["stereo_tracker"]["calibration"] = ",".join(map(str, options.calibration))
-    if options.models is not None:
-        own["stereo_tracker"]["models"] = str(options.models)
-    if options.backend:
-        for node in _COMPUTING:
-            own[node]["backend"] = options.backend
-    names = load_remap(options.remap) if options.remap else {}
-    scenes: tuple[str, ...] | None = None
-    if kind == "virtual":
-        own["camera_source"] |= {**case, "seed": options.seed}
-        if options.seconds is not None:
-            own["camera_source"]["seconds"] = float(options.seconds)
-    if kind == "replay":
-        own["camera_source"]["recording"] = recording
-        scenes = _playable(recording, names)  # refused now rather than by a node
-        if options.remap is not None:
-            own["camera_source"]["remap"] = str(options.remap)
-    else:
-        for node, given in _TOPICS.items():
-            own[node] |= {k: names[v] for k, v in given.items() if v in names}
-    file = load_file(options.config, NODES) if options.config else {}
-    assigned: dict[str, dict[str, Any]] = {}
-    for text in options.assignments:
-        name, value = parse_assignment(text)
-        node, _, parameter = name.partition(".")
-        if node not in NODES or not parameter:
-            raise ParameterError(f"--set {text}: give NODE.NAME=VALUE, NODE of {', '.join(NODES)}")
-        assigned.setdefault(node, {})[parameter] = value
-    values = use_case_values(kind, file, own, assigned, scenes=scenes)
-    if not options.case and "navigation" in values:
-        raise ParameterError(
-            f"--source {options.source}: an RGB-D camera needs --case; only a stereo pair goes"
-            " without"
-        )
-    if "camera_source" in values and "navigation" in values:
-        values["camera_source"].setdefault("listeners", 2)  # the navigation and the recorder
-    if options.use_sim_time:
-        for node in values.values():
-            node["use_sim_time"] = True
-    return kind, values
-
-
-def _playable(recording: str, remap: dict[str, str]) -> tuple[str, ...]:
-    """Which of `rgbd` and `stereo` of a recording can be used. Raises RecordingError for none."""
-    return tuple(open_scenes(recording, remap).recordings)
 
 
 def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str, Any]:
@@ -248,7 +137,7 @@ class _Run:
             self.nodes = dict(self.processes.nodes)
         else:
             self.nodes = make_nodes(self.values, namespace)
-        self.computing = {n: self.nodes[n] for n in _COMPUTING if n in self.nodes}
+        self.computing = {n: self.nodes[n] for n in COMPUTING if n in self.nodes}
         self.collectors: dict[str, Any] = {}
         if "navigation" in self.nodes and self.case is not None:
             info_topic = self.values["navigation"].get("info_topic", COLOUR_INFO)
@@ -364,7 +253,7 @@ class _Run:
 
     def _drained(self, name: str, camera: Any) -> bool:
         node, collector = self.computing[name], self.collectors[name]
-        came = node.received_ns >= camera.sent_ns.get(_COMPUTING[name], -1)
+        came = node.received_ns >= camera.sent_ns.get(COMPUTING[name], -1)
         noted = collector.counts["results"] >= node.counts["processed"]
         return came and noted and node.idle
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `spinenav live` was asked for, and the checked parameters of each node that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
+from spine_nav_common.core.recorded_messages import load_remap
+from spine_nav_common.core.recorded_scenes import open_scenes
+from spine_nav_common.core.static_frames import load_calibration
+from spine_nav_common.parameters import ParameterError, load_file, parse_assignment
+from spine_nav_common.ros.topics import (
+    COLOUR,
+    COLOUR_INFO,
+    DEFAULT_NAMESPACE,
+    DEPTH,
+    LEFT,
+    LEFT_INFO,
+    RIGHT,
+    RIGHT_INFO,
+)
+
+SOURCES = "realsense, stereo, ros, replay:RECORDING or virtual"
+COMPUTING = {"navigation": "rgbd", "stereo_tracker": "stereo"}  # node to the scene it works on
+_TOPICS = {  # parameter of a node to the contract's name of its topic
+    "navigation": {"colour_topic": COLOUR, "depth_topic": DEPTH, "info_topic": COLOUR_INFO},
+    "stereo_tracker": {
+        "left_topic": LEFT,
+        "right_topic": RIGHT,
+        "left_info_topic": LEFT_INFO,
+        "right_info_topic": RIGHT_INFO,
+    },
+}
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """What `spinenav live` was asked for. `assignments` are `node.name=value`. case: None only where
+    no RGB-D camera is there."""
+
+    case: Path | None
+    source: str
+    out: Path
+    config: Path | None = None
+    assignments: tuple[str, ...] = ()
+    model: Path | None = None
+    models: Path | None = None
+    backend: str | None = None
+    remap: Path | None = None
+    calibration: tuple[Path, ...] = ()
+    namespace: str = DEFAULT_NAMESPACE
+    use_sim_time: bool = False
+    seconds: float | None = None
+    seed: int = 0
+
+
+def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Use case and checked values per node. Raises ParameterError, RecordingError."""
+    kind, _, recording = options.source.partition(":")
+    if kind not in USE_CASES or bool(recording) != (kind == "replay"):
+        raise ParameterError(f"--source: '{options.source}' is no source; give {SOURCES}")
+    case = {"case": str(options.case)} if options.case else {}
+    own: dict[str, dict[str, Any]] = {
+        "navigation": {**case},
+        "case_server": {**case},
+        "overlay": {**case},
+        "stereo_tracker": {**case},
+        "rod_guidance": {**case},
+        "camera_source": {},
+    }
+    if options.model is not None:
+        own["navigation"]["model"] = str(options.model)
+    if options.calibration:
+        for calibration in options.calibration:  # refused now rather than by a node
+            load_calibration(calibration)
+        own["stereo_tracker"]["calibration"] = ",".join(map(str, options.calibration))
+    if options.models is not None:
+        own["stereo_tracker"]["models"] = str(options.models)
+    if options.backend:
+        for node in COMPUTING:
+            own[node]["backend"] = options.backend
+    names = load_remap(options.remap) if options.remap else {}
+    scenes: tuple[str, ...] | None = None
+    if kind == "virtual":
+        own["camera_source"] |= {**case, "seed": options.seed}
+        if options.seconds is not None:
+            own["camera_source"]["seconds"] = float(options.seconds)
+    if kind == "replay":
+        own["camera_source"]["recording"] = recording
+        scenes = _playable(recording, names)  # refused now rather than by a node
+        if options.remap is not None:
+            own["camera_source"]["remap"] = str(options.remap)
+    else:
+        for node, given in _TOPICS.items():
+            own[node] |= {k: names[v] for k, v in given.items() if v in names}
+    file = load_file(options.config, NODES) if options.config else {}
+    assigned: dict[str, dict[str, Any]] = {}
+    for text in options.assignments:
+        name, value = parse_assignment(text)
+        node, _, parameter = name.partition(".")
+        if node not in NODES or not parameter:
+            raise ParameterError(f"--set {text}: give NODE.NAME=VALUE, NODE of {', '.join(NODES)}")
+        assigned.setdefault(node, {})[parameter] = value
+    values = use_case_values(kind, file, own, assigned, scenes=scenes)
+    if not options.case and "navigation" in values:
+        raise ParameterError(
+            f"--source {options.source}: an RGB-D camera needs --case; only a stereo pair goes"
+            " without"
+        )
+    if "camera_source" in values and "navigation" in values:
+        values["camera_source"].setdefault("listeners", 2)  # the navigation and the recorder
+    if options.use_sim_time:
+        for node in values.values():
+            node["use_sim_time"] = True
+    return kind, values
+
+
+def _playable(recording: str, remap: dict[str, str]) -> tuple[str, ...]:
+    """Which of `rgbd` and `stereo` of a recording can be used. Raises RecordingError for none."""
+    return tuple(open_scenes(recording, remap).recordings)
