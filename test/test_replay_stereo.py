@@ -13,14 +13,10 @@ import stereo_support as support
 
 from spine_nav_bringup import replay
 from spine_nav_common.core.errors import InputError
-from spine_nav_common.core.outputs import (
-    read_json,
-    read_poses,
-    read_rods,
-    read_screws,
-    read_timings,
-)
+from spine_nav_common.core.implant_outputs import read_rods, read_screws
+from spine_nav_common.core.outputs import read_poses, read_timings
 from spine_nav_common.core.recording_writer import RecordingWriter
+from spine_nav_common.core.tables import read_json
 from spine_nav_common.parameters import ParameterError
 from stereo_screw_tracker.core.load import StereoCore
 

@@ -26,8 +26,9 @@ from spine_nav_bringup.live_options import LiveOptions
 from spine_nav_bringup.live_processes import Processes
 from spine_nav_bringup.ros.bring_up import ACTIVE
 from spine_nav_common.core.errors import CaseError, RecordingError
-from spine_nav_common.core.outputs import read_json, read_poses, read_timings
+from spine_nav_common.core.outputs import read_poses, read_timings
 from spine_nav_common.core.recording_writer import RecordingWriter
+from spine_nav_common.core.tables import read_json
 from spine_nav_common.core.types import Status
 from spine_nav_common.parameters import ParameterError
 from spine_registration.ros.navigation import NavigationNode

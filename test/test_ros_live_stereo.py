@@ -22,14 +22,10 @@ from spine_nav_bringup.live import run_live
 from spine_nav_bringup.live_options import LiveOptions
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
-from spine_nav_common.core.outputs import (
-    read_json,
-    read_poses,
-    read_rods,
-    read_screws,
-    read_timings,
-)
+from spine_nav_common.core.implant_outputs import read_rods, read_screws
+from spine_nav_common.core.outputs import read_poses, read_timings
 from spine_nav_common.core.recording_writer import RecordingWriter
+from spine_nav_common.core.tables import read_json
 from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros.runtime import tf_message_type
 from spine_registration.ros.navigation import NavigationNode

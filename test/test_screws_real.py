@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from spine_nav_bringup import screws
-from spine_nav_common.core.outputs import read_screws
+from spine_nav_common.core.implant_outputs import read_screws
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import StereoFrame
 from spine_nav_sim.core.anatomy import make_anatomy

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.screw_rows import SaddleRow
 
 # x_camera = -left, y = -cranial, z = -posterior: the head lies up in the image

@@ -10,7 +10,7 @@ import pytest
 from rod_support import screw_rows
 
 from spine_nav_bringup.cli import main
-from spine_nav_common.core.outputs import ScrewWriter
+from spine_nav_common.core.implant_outputs import ScrewWriter
 
 
 @pytest.fixture

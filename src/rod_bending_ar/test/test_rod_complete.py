@@ -17,7 +17,7 @@ from rod_bending_ar.core.plan import RodOrder, plan_rod
 from spine_nav_bringup.cli import main
 from spine_nav_bringup.rod import last_seen
 from spine_nav_common.core.errors import RodError
-from spine_nav_common.core.outputs import ScrewRow, ScrewWriter, read_screws
+from spine_nav_common.core.implant_outputs import ScrewRow, ScrewWriter, read_screws
 from spine_nav_common.core.screw_rows import SaddleRow
 from spine_nav_common.core.types import Case, ScrewPlan
 

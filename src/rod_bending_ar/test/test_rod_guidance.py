@@ -13,7 +13,7 @@ from rod_bending_ar.core.forward import replay_steps, rotation
 from rod_bending_ar.core.guidance import GuidanceOrder, RodGuide, SideGuidance, steps_behind
 from rod_bending_ar.core.plan import RodOrder, RodPlan
 from spine_nav_common.core.errors import RodError
-from spine_nav_common.core.outputs import RodCurve, ScrewRow
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 
 ORDER = GuidanceOrder(RodOrder(), sides=("left",), steady_frames=3)
 

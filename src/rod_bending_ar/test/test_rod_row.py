@@ -10,7 +10,7 @@ import pytest
 from rod_support import R_CAMERA_PATIENT, heads_mm, screw_rows
 
 from spine_nav_common.core.errors import RodError
-from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.screw_rows import saddle_rows, select_stamp
 
 FILE = "screws.csv"

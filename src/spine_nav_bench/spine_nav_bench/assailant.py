@@ -21,7 +21,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
-from spine_nav_common.core.outputs import write_json
+from spine_nav_common.core.tables import write_json
 from spine_nav_common.core.types import Status
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.heartbeat import Beat, beat_from_message

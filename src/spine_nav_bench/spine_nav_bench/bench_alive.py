@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from spine_nav_common.core.errors import InputError
-from spine_nav_common.core.outputs import read_json
 from spine_nav_common.core.run import Progress
+from spine_nav_common.core.tables import read_json
 from spine_nav_sim.core.scene_config import SceneConfig
 from spine_nav_sim.core.splits import anatomy_seeds
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import spine_nav_sim
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.jsonl import sha256_of
-from spine_nav_common.core.outputs import read_json, write_json
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.run import Progress
+from spine_nav_common.core.tables import read_json, write_json
 from spine_nav_common.core.types import RgbdFrame
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.scene_config import SceneConfig

@@ -24,7 +24,7 @@ from spine_nav_common.core.implant_metrics import (
     score_rods,
     score_screws,
 )
-from spine_nav_common.core.outputs import RodCurve, ScrewRow
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.run import Progress
 from spine_nav_common.core.statistics import statistics
 from spine_nav_common.core.truth import Truth

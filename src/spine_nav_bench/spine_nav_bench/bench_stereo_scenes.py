@@ -16,10 +16,10 @@ from pathlib import Path
 
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.jsonl import sha256_of
-from spine_nav_common.core.outputs import read_json, write_json
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.run import Progress
 from spine_nav_common.core.surface import MESH_FORMATS
+from spine_nav_common.core.tables import read_json, write_json
 from spine_nav_common.core.truth import Truth, load_truth
 from spine_nav_common.core.types import StereoFrame
 from spine_nav_sim.core.implants import FAMILIES_JUDGE, FAMILIES_TRAIN

@@ -18,8 +18,9 @@ import numpy as np
 
 from rod_bending_ar.pictures import write_update_time
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.outputs import POSES, SUMMARY, read_json, read_poses
+from spine_nav_common.core.outputs import POSES, SUMMARY, read_poses
 from spine_nav_common.core.run import Progress
+from spine_nav_common.core.tables import read_json
 from spine_nav_common.core.types import Case, RgbdFrame, Status
 from spine_nav_sim.core.scene_config import SceneConfig
 from spine_nav_sim.core.splits import anatomy_seeds

@@ -25,7 +25,7 @@ import numpy as np
 from spine_nav_common.core import jsonl
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.implant_metrics import score_screws
-from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.runtime import fix_opencv_threads
 from spine_nav_common.core.truth import Truth, TruthFrame, TruthScrew

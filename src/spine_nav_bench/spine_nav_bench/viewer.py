@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from spine_nav_common.core.outputs import write_json
+from spine_nav_common.core.tables import write_json
 from spine_nav_common.core.types import Status
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns

@@ -118,7 +118,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     from spine_nav_common.core.case import load_case
     from spine_nav_common.core.metrics import evaluate, format_report
-    from spine_nav_common.core.outputs import write_json
+    from spine_nav_common.core.tables import write_json
     from spine_nav_common.core.truth import load_truth
 
     report = evaluate(args.out, load_truth(args.truth), load_case(args.case))

@@ -22,10 +22,11 @@ from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.metrics import evaluate, format_report, mean_distance_mm
-from spine_nav_common.core.outputs import POSES, SUMMARY, PoseRow, read_json, read_poses, write_json
+from spine_nav_common.core.outputs import POSES, SUMMARY, PoseRow, read_poses
 from spine_nav_common.core.png import write_png
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.recording import open_recording
+from spine_nav_common.core.tables import read_json, write_json
 from spine_nav_common.core.truth import Truth, load_truth
 from spine_nav_common.core.types import (
     Case,

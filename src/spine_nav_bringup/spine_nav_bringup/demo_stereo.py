@@ -16,21 +16,20 @@ import numpy as np
 from rod_bending_ar.core.plan import RodOrder, RodPlan
 from rod_bending_ar.stereo_overlay import draw_stereo
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.metrics import Report, evaluate, format_report
-from spine_nav_common.core.outputs import (
+from spine_nav_common.core.implant_outputs import (
     RODS,
     SCREWS,
-    SUMMARY,
     RodCurve,
     ScrewRow,
-    read_json,
     read_rods,
     read_screws,
-    write_json,
 )
+from spine_nav_common.core.metrics import Report, evaluate, format_report
+from spine_nav_common.core.outputs import SUMMARY
 from spine_nav_common.core.png import write_png
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.recording import open_recording
+from spine_nav_common.core.tables import read_json, write_json
 from spine_nav_common.core.truth import load_truth
 from spine_nav_common.core.types import Head3D, RodFit, ScrewTrack, StereoResult
 from spine_nav_sim.core.operation import simulate

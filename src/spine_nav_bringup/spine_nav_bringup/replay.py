@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
-from spine_nav_common.core.outputs import ImplantWriter, ResultWriter, write_summary
+from spine_nav_common.core.implant_outputs import ImplantWriter
+from spine_nav_common.core.outputs import ResultWriter, write_summary
 from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.recording import Recording

@@ -11,8 +11,9 @@ from rod_bending_ar.core.complete import parse_without, planned_screws
 from rod_bending_ar.core.material import Bender
 from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.outputs import ScrewRow, read_screws, write_json
+from spine_nav_common.core.implant_outputs import ScrewRow, read_screws
 from spine_nav_common.core.screw_rows import saddle_rows, select_stamp
+from spine_nav_common.core.tables import write_json
 from spine_nav_common.parameters import ParameterError
 
 _BACK_NS = 2_000_000_000  # a head that was seen this long ago lies where it lay, and is no other

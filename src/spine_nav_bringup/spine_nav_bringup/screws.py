@@ -20,7 +20,8 @@ from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
 from rod_bending_ar.stereo_overlay import draw_stereo, head_name
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError, RodError
-from spine_nav_common.core.outputs import SCREWS, ImplantWriter, ScrewRow, write_summary
+from spine_nav_common.core.implant_outputs import SCREWS, ImplantWriter, ScrewRow
+from spine_nav_common.core.outputs import write_summary
 from spine_nav_common.core.png import write_png
 from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recording import Recording, open_recording

@@ -10,7 +10,7 @@ import pytest
 
 from spine_nav_bringup.demo_stereo import guidance_lines, last_result, picture, stereo_verdict
 from spine_nav_bringup.screws import rod_plans
-from spine_nav_common.core.outputs import ImplantWriter, RodCurve, ScrewRow
+from spine_nav_common.core.implant_outputs import ImplantWriter, RodCurve, ScrewRow
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import Intrinsics, StereoFrame
 

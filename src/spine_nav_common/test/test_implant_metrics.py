@@ -14,8 +14,8 @@ from spine_nav_common.core.implant_metrics import (
     score_screws,
     visible_distance,
 )
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow, ScrewWriter, write_rods
 from spine_nav_common.core.metrics import evaluate, format_report
-from spine_nav_common.core.outputs import RodCurve, ScrewRow, ScrewWriter, write_rods
 from spine_nav_common.core.truth import Truth, TruthFrame, TruthRod, TruthScrew
 
 UP = np.array([0.0, 0.0, -1.0])

@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 
 from spine_nav_common.core.geometry import exp_se3
-from spine_nav_common.core.outputs import (
-    OutputError,
-    ResultWriter,
+from spine_nav_common.core.implant_outputs import (
     RodCurve,
     ScrewRow,
     ScrewWriter,
-    read_json,
-    read_poses,
     read_rods,
     read_screws,
-    read_timings,
-    write_json,
     write_rods,
+)
+from spine_nav_common.core.outputs import (
+    OutputError,
+    ResultWriter,
+    read_poses,
+    read_timings,
     write_summary,
 )
+from spine_nav_common.core.tables import read_json, write_json
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 
 POSE = exp_se3(np.array([0.1, -0.2, 0.5, 3.0, 0.2, -0.4]))

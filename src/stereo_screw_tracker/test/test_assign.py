@@ -18,7 +18,7 @@ from screw_support import (
 
 from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.geometry import transform
-from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.screw_rows import saddle_rows
 from spine_nav_common.core.types import Case, Head3D, Mesh, ScrewPlan
 from stereo_screw_tracker.core.assign import Labels, assign

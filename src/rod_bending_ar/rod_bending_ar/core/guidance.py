@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spine_nav_common.core.errors import RodError
-from spine_nav_common.core.outputs import RodCurve, ScrewRow
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.screw_rows import SIDES, SaddleRow, saddle_rows
 from spine_nav_common.core.types import Rejected
 

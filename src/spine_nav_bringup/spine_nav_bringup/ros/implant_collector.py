@@ -13,7 +13,8 @@ from geometry_msgs.msg import PoseArray
 from rclpy.node import Node
 
 from rod_bending_ar.ros.rod_guidance import WITHDRAWN
-from spine_nav_common.core.outputs import ImplantWriter, TimingWriter
+from spine_nav_common.core.implant_outputs import ImplantWriter
+from spine_nav_common.core.outputs import TimingWriter
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.implants import Implants, implants_from_messages

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .outputs import RodCurve, ScrewRow
+from .implant_outputs import RodCurve, ScrewRow
 from .statistics import percent, spread, statistics
 from .truth import Truth, TruthRod, TruthScrew
 

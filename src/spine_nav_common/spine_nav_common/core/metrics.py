@@ -14,7 +14,8 @@ import numpy as np
 from .errors import OutputError
 from .geometry import rotation_angle, transform_points
 from .implant_metrics import RodScore, ScrewScore, score_rods, score_screws
-from .outputs import POSES, RODS, SCREWS, PoseRow, read_poses, read_rods, read_screws
+from .implant_outputs import RODS, SCREWS, read_rods, read_screws
+from .outputs import POSES, PoseRow, read_poses
 from .statistics import median, percent, spread, statistics
 from .truth import Truth, TruthFrame
 from .types import Case, ScrewPlan, Status

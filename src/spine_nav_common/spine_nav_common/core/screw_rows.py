@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import RodError
-from .outputs import ScrewRow
+from .implant_outputs import ScrewRow
 from .types import LEVEL_CODE
 
 SIDES = ("left", "right")

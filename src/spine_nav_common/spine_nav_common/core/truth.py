@@ -12,7 +12,7 @@ import numpy as np
 
 from .errors import TruthError
 from .geometry import check_transform
-from .outputs import write_json
+from .tables import write_json
 from .types import LEVELS, ScrewPlan
 
 __all__ = [

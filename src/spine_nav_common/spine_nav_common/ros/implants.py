@@ -17,7 +17,7 @@ from nav_msgs.msg import Path
 from std_msgs.msg import Header
 
 from spine_nav_common.core.geometry import transform
-from spine_nav_common.core.outputs import RodCurve, ScrewRow
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 
 from .conversions import header, pose_array, pose_message, stamp_to_ns
 from .results import key_values, status_fields

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.geometry import check_transform, transform_points
-from spine_nav_common.core.outputs import ScrewRow
+from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.screw_rows import CRANIAL, sided_rows
 from spine_nav_common.core.types import Case, Head3D, Rejected
 

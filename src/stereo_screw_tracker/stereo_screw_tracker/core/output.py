@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from spine_nav_common.core.outputs import RodCurve, ScrewRow
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import StereoResult
 
 

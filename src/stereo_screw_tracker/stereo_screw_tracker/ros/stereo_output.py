@@ -14,7 +14,7 @@ from nav_msgs.msg import Path
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from spine_nav_common.core.outputs import RodCurve, ScrewRow
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
 from spine_nav_common.ros.implants import Implants, implant_messages
