@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from spine_nav_common.core.case import load_case
 from spine_nav_common.core.implant_metrics import (
     RIGHT_MM,
     VISIBLE_SHARE,
@@ -28,17 +29,19 @@ from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.run import Progress
 from spine_nav_common.core.statistics import statistics
 from spine_nav_common.core.truth import Truth
-from spine_nav_common.core.types import Rejected, StereoFrame, StereoResult
+from spine_nav_common.core.types import Case, Rejected, StereoFrame, StereoResult
 from spine_perception.core.backends import THREADS
 from stereo_screw_tracker.core.load import StereoCore, TracksScrews
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
 
 from . import peers_stereo
 from .bench_stereo_scenes import (
+    LONG_SECONDS,
     SECONDS,
     StereoFolder,
     foreign_stereo,
     judged_stereo,
+    long_stereo,
     timed_stereo,
     write_scenes,
 )
@@ -47,6 +50,7 @@ from .commands import FindScrews
 from .results import OURS
 
 FIRST, ALL = "first", "all"
+SETTLED = 9  # pairs of a scene after which its tracks count as settled: from the tenth on
 RANGES_M = (0.0, 0.45, 0.55, np.inf)
 AT_M = 0.5  # the targets speak of heads half a metre away
 _PAIRS_TOLD = 3  # of those in which the same thing went wrong
@@ -72,7 +76,7 @@ class Peer(Protocol):
     def heads(self, frame: StereoFrame) -> np.ndarray | Rejected: ...
 
 
-def ours(tracker: TracksScrews, frames: Iterable[StereoFrame]) -> Answer:
+def ours(tracker: TracksScrews, frames: Iterable[StereoFrame], case: Case | None = None) -> Answer:
     """The tracker over the pairs of one scene, from a fresh start."""
     tracker.reset()
     rows: list[ScrewRow] = []
@@ -80,7 +84,7 @@ def ours(tracker: TracksScrews, frames: Iterable[StereoFrame]) -> Answer:
     ms, stages, refused = [], [], []
     for frame in frames:
         start = time.perf_counter()
-        result = tracker.process(frame)
+        result = tracker.process(frame, None, case)
         ms.append(1e3 * (time.perf_counter() - start))
         if isinstance(result, Rejected):
             refused.append(result.reason)
@@ -187,9 +191,14 @@ def rods_document(scores: Sequence[RodScore]) -> dict[str, Any]:
         "visible_max_mm": statistics(
             e.visible_max_mm for e in found if e.visible_max_mm is not None
         ),
+        "covered": _mean([e.covered for e in found if e.covered is not None]),
         "worst_mm": max((e.visible_max_mm for e in found if e.visible_max_mm is not None),
                         default=None),
     }  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def is_found(error: RodError) -> bool:
@@ -351,6 +360,30 @@ def _scene_row(
     }
 
 
+def settled_record(scenes: Sequence[StereoFolder], tracker: TracksScrews) -> dict[str, Any]:
+    """Heads from the tenth pair of a moving camera on, in scenes of more pairs, and their names
+    with the case: how many of the right rows have both level and side, and how many wrong ones."""
+    scores: dict[str, list[ScrewScore]] = {FIRST: [], "settled": []}
+    named = 0
+    for scene in scenes:
+        frames, truth = scene.pairs(), scene.truth()
+        answer = ours(tracker, frames, load_case(scene.case) if scene.case else None)
+        stamps = [f.stamp_ns for f in frames]
+        for what, own in ((FIRST, stamps[:1]), ("settled", stamps[SETTLED:])):
+            rows = [r for r in answer.rows if r.stamp_ns in set(own)]
+            scores[what].append(score_screws(rows, only(truth, own)))
+            if what != FIRST:
+                named += sum(bool(r.level and r.side) for r in rows)
+    pooled = heads_document(scores["settled"])
+    return {
+        "scenes": [s.name for s in scenes],
+        "first": heads_document(scores[FIRST]),
+        "heads": pooled,
+        "named": named,
+        "names_wrong": pooled["level_wrong"] + pooled["side_wrong"],
+    }
+
+
 # -- the parts of the bench -------------------------------------------------------------------
 
 
@@ -369,7 +402,9 @@ def judged_record(
     scenes = write_scenes(cache, wanted, seconds, progress)
     peers = peers_stereo.load_peers()
     record = stereo_record(scenes, lambda _, frames: ours(core.tracker, frames), peers, progress)
-    return record | peer_settings(peers)
+    more = [] if smoke else write_scenes(cache, long_stereo(), LONG_SECONDS, progress)
+    settled = settled_record(more, core.tracker) if more else None
+    return record | {"settled": settled} | peer_settings(peers)
 
 
 def foreign_record(

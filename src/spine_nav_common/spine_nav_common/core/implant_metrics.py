@@ -167,6 +167,7 @@ class RodError:
     visible_mm: float | None = None
     visible_max_mm: float | None = None
     seen_mm: float = 0.0
+    covered: float | None = None
 
 
 @dataclass(frozen=True)
@@ -246,9 +247,18 @@ def score_rods(stamp_ns: int | None, rods: Sequence[RodCurve], truth: Truth) -> 
         mean_mm, most_mm = (None, None) if visible is None else (1e3 * v for v in visible)
         errors[i] = replace(
             errors[i], distance_mm=float(distance_mm[i, j]), side_wrong=wrong,
-            visible_mm=mean_mm, visible_max_mm=most_mm,
+            visible_mm=mean_mm, visible_max_mm=most_mm, covered=_covered(rods[j], true_rod),
         )  # fmt: skip
     return RodScore(tuple(errors), len(rods) - len(pairs))
+
+
+def _covered(rod: RodCurve, true_rod: TruthRod) -> float | None:
+    """Share of the seen places within 1.96 sigma of the true rod; None where none is seen."""
+    seen = np.asarray(rod.seen, bool)
+    if not seen.any():
+        return None
+    off_mm = 1e3 * _nearest_on(rod.centreline_m[seen], true_rod.centreline_m)[0]
+    return float(np.mean(off_mm <= 1.96 * rod.sigma_mm[seen]))
 
 
 def _seen_length_mm(rod: TruthRod, saddles: np.ndarray) -> float:
