@@ -2,6 +2,7 @@
 """One virtual spine for all tests of this package; its grids are computed once."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import registration_support as support
+from navigator_support import CONFIG, statuses
 
+from spine_nav_common.core.types import Status
 from spine_registration.core.estimator import Noise
 from spine_registration.core.model import build_model
+from spine_registration.core.navigator import Navigator
 
 CASE = ("L1", "L2", "L3", "L4")
 
@@ -54,3 +58,36 @@ def truth(world_model):
 @pytest.fixture(scope="module")
 def stage(world, world_model):
     return support.Stage(world, world_model)
+
+
+@pytest.fixture(scope="module")
+def frames(stage, truth):
+    """Frames 1 to 24 of a still spine; index 0 is frame 1."""
+    return [stage.frame(i, truth) for i in range(1, 25)]
+
+
+@pytest.fixture
+def oracle(stage):
+    return support.Oracle(stage)
+
+
+@pytest.fixture
+def new_navigator(case, model, oracle):
+    def make(config=CONFIG, exposed=None):
+        own, grids = case, model
+        if exposed:
+            own = replace(case, exposed_levels=exposed)
+            grids = support.part_model(model, tuple(case.meshes), exposed)
+        return Navigator(own, oracle, config, support.ERRORS, grids)
+
+    return make
+
+
+@pytest.fixture
+def tracking(new_navigator, frames):
+    """A navigator that tracks all four levels after two frames."""
+    navigator = new_navigator()
+    for frame in frames[:2]:
+        result = navigator.process(frame)
+    assert statuses(result) == [Status.TRACKED] * 4, result
+    return navigator
