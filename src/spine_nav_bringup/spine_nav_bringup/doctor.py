@@ -25,6 +25,7 @@ NUMERICAL = ("numpy", "scipy", "numba", "cv2", "yaml", "trimesh", "onnxruntime",
 # One participant maps a 32 MB segment (fastdds_shm32M.xml); `live` with a viewer and a recorder
 # has three, and Docker gives 64 MB unless told otherwise.
 SHM_NEEDED_MB = 128
+UDP_NEEDED = 4 * 2**20  # receiveBufferSize of fastdds_shm32M.xml
 DISK_NEEDED_GB = 2.0
 HEALTH_S = 2.0  # a graph that runs tells its health once a second
 
@@ -181,6 +182,20 @@ def check_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     return Finding("/dev/shm", State.OK, found)
 
 
+def check_udp_buffer(path: Path = Path("/proc/sys/net/core/rmem_max")) -> Finding:
+    """How much a UDP socket of Fast DDS may hold: discovery of a restarted node overflows less."""
+    try:
+        size = int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return Finding("UDP buffer", State.OPTIONAL, "not known here", "")
+    found = f"{size / 2**20:.1f} MB"
+    if size < UDP_NEEDED:
+        remedy = f"sysctl -w net.core.rmem_max={UDP_NEEDED}"
+        found += ": a node that dies is back one to three seconds later"
+        return Finding("UDP buffer", State.OPTIONAL, found, remedy)
+    return Finding("UDP buffer", State.OK, found)
+
+
 def check_gpu(
     providers: Iterable[str],
     root: Path = Path("/"),
@@ -273,8 +288,15 @@ def check_disk(path: Path | None = None) -> Finding:
 
 def examine() -> Report:
     """Look at everything; takes a few seconds, mostly for importing the wheels."""
-    findings = [check_python(), check_numerical(), *check_ros(), check_shared_memory()]
-    findings += [*check_model(), *check_stereo_models(), check_cameras(), check_disk()]
+    findings = [check_python(), check_numerical(), *check_ros()]
+    findings += [
+        check_shared_memory(),
+        check_udp_buffer(),
+        *check_model(),
+        *check_stereo_models(),
+        check_cameras(),
+        check_disk(),
+    ]
     findings.append(check_graph())
     cores = len(os.sched_getaffinity(0))
     findings.append(Finding("CPU", State.OK, f"{cores} core(s)"))

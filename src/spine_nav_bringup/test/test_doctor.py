@@ -14,6 +14,7 @@ from spine_nav_bringup import doctor
 from spine_nav_bringup.doctor import Finding, Report, State
 from spine_nav_bringup.doctor_latency import latency_text
 from spine_nav_common.core.budgets import StageTimes
+from spine_nav_common.ros.runtime import PROFILE
 
 
 def without(*absent: str) -> doctor.Importer:
@@ -96,6 +97,22 @@ def test_no_shared_memory_at_all_is_survived(tmp_path):
     finding = doctor.check_shared_memory(tmp_path / "none")
     assert finding.state is State.OPTIONAL
     assert finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "words"),
+    [
+        ("212992\n", State.OPTIONAL, "0.2 MB: a node that dies is back"),
+        ("4194304\n", State.OK, "4.0 MB"),
+        ("?", State.OPTIONAL, "not known"),
+    ],
+)
+def test_a_small_udp_buffer_is_told(tmp_path, text, state, words):
+    (tmp_path / "rmem_max").write_text(text)
+    finding = doctor.check_udp_buffer(tmp_path / "rmem_max")
+    assert finding.state is state and words in finding.found
+    assert ("sysctl" in finding.remedy) == text.startswith("2")
+    assert str(doctor.UDP_NEEDED) in PROFILE.read_text(), "what the profile asks for"
 
 
 def test_a_gpu_that_onnx_runtime_cannot_use_is_told(tmp_path):
