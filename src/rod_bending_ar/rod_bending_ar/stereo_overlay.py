@@ -264,7 +264,7 @@ def _lines(
         for n in plan.steps:
             step = f"{n.n}  feed {n.feed_mm:.1f} mm  turn {n.rotate_deg:.0f}°"
             lines.append((f"{step}  bend to {n.bend_set_deg:.1f}°", TEXT, False))
-        lines.append((f"largest gap {plan.seating.max_mm:.2f} mm", TEXT, False))
+        lines.append((plan.gap_words(), TEXT, False))
         lines += [(f"check: {w}", HELD, False) for w in plan.warnings]
     lines += [("", TEXT, False)] * bool(result.events)
     return lines + [(event, HELD, False) for event in result.events]

@@ -129,6 +129,8 @@ def test_the_predicted_gap_holds_what_the_heads_leave_open():
     # isotropic: 95 % of heads within 2 mm in space are within 1.75 mm across the rod
     assert vague.gaps95_mm.shape == (5,)
     assert 1.75 <= vague.gaps95_mm.min() <= vague.predicted_gap_mm < 2.2
+    # What a surgeon reads never states the bends' gap as if the heads were known exactly.
+    assert f"up to {vague.predicted_gap_mm:.1f} mm" in vague.gap_words()
     assert f"gap up to {vague.predicted_gap_mm:.1f} mm" in plan_text(vague)
     written = vague.to_dict()["predicted_gap_mm"]
     assert written["max"] == round(vague.seating.max_mm, 3)

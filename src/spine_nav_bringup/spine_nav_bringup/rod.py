@@ -75,12 +75,7 @@ def describe(plan: RodPlan) -> str:
     head = (
         f"{plan.side}: {plan.order.material} rod, {plan.order.diameter_mm} mm thick,"
         f" {plan.length_mm:.0f} mm long, {len(plan.steps)} bends;"
-        f" largest gap {plan.seating.max_mm:.2f} mm as measured"
-        + (
-            f", up to {plan.predicted_gap_mm:.1f} mm as well as the heads are known (95 %)"
-            if len(plan.gaps95_mm)
-            else ""
-        )
+        f" {plan.gap_words()}"
     )
     steps = [
         f"  {s.n}. feed {s.feed_mm:.1f} mm, rotate {s.rotate_deg:.1f} deg,"

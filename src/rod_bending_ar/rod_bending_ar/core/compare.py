@@ -54,7 +54,7 @@ class RodComparison:
     def text(self) -> str:
         """One line for the surgeon."""
         if self.good:
-            return f"rod is good: largest gap {self.gaps_mm.max():.1f} mm"
+            return f"rod is good: largest gap {self.gaps_mm.max():.1f} mm as measured"
         miss = (
             f"{self.gaps_mm.max():.1f} mm off {self.worst}, {self.worst_arc_mm:.0f} mm from the"
             " caudal end"

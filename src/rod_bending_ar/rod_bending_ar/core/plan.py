@@ -80,6 +80,13 @@ class RodPlan:
         uncertainty may add (95 %)."""
         return float(max(self.seating.max_mm, self.gaps95_mm.max(initial=0.0)))
 
+    def gap_words(self) -> str:
+        """The largest gap for a surgeon: never the bends' alone where the heads' is known."""
+        measured = f"largest gap {self.seating.max_mm:.2f} mm as measured"
+        if not len(self.gaps95_mm):
+            return measured
+        return f"{measured}, up to {self.predicted_gap_mm:.1f} mm as well as the heads are known (95 %)"
+
     def to_dict(self) -> dict[str, Any]:
         """bend_plan_<side>.json."""
         return {
