@@ -120,3 +120,45 @@ def test_a_player_that_died_goes_on_where_its_recording_would_be(
         return
     assert stamps[0] >= epoch[1] + (now_s - epoch[0]) * 1e9 - 2 * support.PERIOD_NS
     assert any("went on" in note for note in second.facts()["notes"])
+
+
+def test_a_player_that_was_put_away_in_order_begins_anew(world, tmp_path, monkeypatch):
+    """Its recording may be over: going on with it would play nothing."""
+    monkeypatch.setattr(guardian, "_board", mmap.mmap(-1, 8192))
+    folder = support.write_small_recording(tmp_path / "rec", 3)
+    values = {"source": "replay", "recording": str(folder), "wait_for_subscriber": False}
+    node = world.add(CameraSource(values, NAMESPACE))
+    world.until(lambda: node.finished)
+    assert node.frames_sent == 3
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    node.trigger_configure()
+    node.trigger_activate()
+    world.until(lambda: node.finished)
+    assert node.frames_sent == 6
+    assert not any("went on" in note for note in node.facts()["notes"])
+
+
+def test_a_player_that_cannot_catch_up_plays_on_all_the_same(world, monkeypatch):
+    """Slower than the pace, every frame's time has passed, and the next one's even longer."""
+    monkeypatch.setattr(guardian, "_board", mmap.mmap(-1, 8192))
+    epoch = (time.monotonic() - 0.5, support.START_NS)
+    guardian.leave("played", {"of": " at 20.0", "epoch": epoch, "lap_ns": 0})
+
+    class Slow(ListSource):
+        lap_ns = 0
+
+        def go_on(self, first_ns, since_ns, lap_ns):
+            assert first_ns == support.START_NS
+
+        def frames(self):
+            for frame in self.items:
+                time.sleep(0.01)  # three times its share of the pace
+                yield frame
+
+    source = Slow([support.frame(i) for i in range(200)])
+    values = {"source": "replay", "rate": 20.0, "wait_for_subscriber": False}
+    node = world.add(CameraSource(values, NAMESPACE, lambda config: source))
+    world.until(lambda: node.finished)
+    assert node.frames_sent > 0
+    assert node.facts()["failure"] == ""

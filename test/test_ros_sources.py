@@ -39,6 +39,8 @@ PERIOD_NS = support.PERIOD_NS
         (2, False, [(2, 2), (3, 3), (4, 0), (5, 1)]),  # in the first round: period, picture
         (9, True, [(9, 1), (10, 2), (11, 3), (12, 0)]),  # in the third
         (9, False, [(9, 0), (10, 1), (11, 2), (12, 3)]),  # nobody knows how long a round is
+        (3.5, True, [(4, 0), (5, 1), (6, 2), (7, 3)]),  # between two rounds
+        (11.5, True, [(12, 0), (13, 1), (14, 2), (15, 3)]),
     ],
 )
 def test_a_recording_goes_on_where_it_would_be(recording, since, lap_known, expected):
@@ -47,7 +49,9 @@ def test_a_recording_goes_on_where_it_would_be(recording, since, lap_known, expe
     lap_ns = source.lap_ns
     assert lap_ns == pytest.approx(4 * PERIOD_NS, abs=10)
     source = Recorded(recording, loop=True)
-    source.go_on(support.START_NS, support.START_NS + since * PERIOD_NS - 1000, lap_known * lap_ns)
+    source.go_on(
+        support.START_NS, support.START_NS + round(since * PERIOD_NS) - 1000, lap_known * lap_ns
+    )
     got = list(itertools.islice(source.frames(), 4))
     seen = [
         (round((f.stamp_ns - support.START_NS) / PERIOD_NS), int(f.colour[0, 0, 0])) for f in got

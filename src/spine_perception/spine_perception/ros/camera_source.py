@@ -8,6 +8,7 @@ player dies goes on where it would be by then, as a camera would.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -48,6 +49,7 @@ T_LINK_OPTICAL = np.array(
 """A camera's body (x ahead, y left, z up) to its optical frame (z ahead, x right, y down)."""
 _CLOCK_S = 0.02
 _SLIP_S = 0.1
+_GIVE_UP_S = 0.5  # a player that falls behind by this much more while it catches up never will
 _LEFT = "played"  # name of what is left to the process after this one
 _WENT_ON = (
     "the player died, and went on where the recording was by then; what it missed is not sent"
@@ -134,6 +136,8 @@ class CameraSource(SpineNode):
         self._stop.set()
         self.source.close()
         self._thread.join(5.0)
+        guardian.leave(_LEFT, None)  # it did not die: what comes next begins anew
+        self._known = None
 
     def cleanup(self) -> None:
         self.source = None
@@ -144,10 +148,13 @@ class CameraSource(SpineNode):
         try:
             if not self._wait_for_listener():
                 return
-            behind = self._go_on()
+            behind, least = self._go_on(), math.inf
             for frame in self.source.frames():
-                if behind and time.monotonic() - self.due(frame.stamp_ns) > _SLIP_S:
-                    continue  # its time passed while the recording was opened
+                if behind:
+                    late = time.monotonic() - self.due(frame.stamp_ns)
+                    least = min(least, late)
+                    if _SLIP_S < late < least + _GIVE_UP_S:
+                        continue  # its time passed while the recording was opened
                 behind = False
                 if not self._wait_until_due(frame):
                     return

@@ -92,11 +92,10 @@ class Recorded:
                 yield replace(frame, stamp_ns=frame.stamp_ns + offset_ns) if offset_ns else frame
             if not self._loop or first_ns is None:
                 return
-            if last_ns is None:  # it went on behind the end of a round whose length is not known
-                offset_ns = self._since_ns - first_ns
-            else:
+            if last_ns is not None:
                 self.lap_ns = last_ns - first_ns + _LOOP_GAP_NS
-                offset_ns += self.lap_ns
+            # It may have gone on behind the end of a round whose length is not known.
+            offset_ns += self.lap_ns or self._since_ns - first_ns
             self._found = self._open()
 
     def close(self) -> None:
