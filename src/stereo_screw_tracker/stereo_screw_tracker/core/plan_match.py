@@ -27,12 +27,13 @@ _LONG = 1.6  # a constellation this much longer than wide shows which way the sp
 @dataclass(frozen=True)
 class PlanMatch:
     """Parallel to the heads: planned screw or None; cranial (3,) unit, camera frame; rms_mm of the
-    pattern's fit, margin_mm its lead over the next reading."""
+    pattern's fit; lead_mm2 by how much less the squared distances of all heads sum up to than in
+    the next reading."""
 
     planned: tuple[ScrewPlan | None, ...]
     cranial: np.ndarray
     rms_mm: float
-    margin_mm: float
+    lead_mm2: float
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,11 @@ def match_plan(
     if not ranked or ranked[0].rms_mm > config.pattern_mm:
         fit = f"{ranked[0].rms_mm:.1f} mm" if ranked else "none"
         return Rejected(f"the heads do not form the plan's pattern (best fit: {fit})")
-    margin = ranked[1].rms_mm - ranked[0].rms_mm if len(ranked) > 1 else float("inf")
-    if margin < config.pattern_margin_mm:
+    squares = [len(heads) * r.rms_mm**2 for r in ranked[:2]]
+    lead = squares[1] - squares[0] if len(squares) > 1 else float("inf")
+    if lead < config.pattern_lead_mm2:
         return Rejected(
-            f"two readings of the heads fit the plan about equally well ({margin:.1f} mm apart): "
+            f"two readings of the heads fit the plan about equally well ({lead:.0f} mm2 apart): "
             "say where the patient's head lies (--cranial)"
         )
     best = ranked[0]
@@ -82,7 +84,7 @@ def match_plan(
         tuple(plan[j] if j >= 0 else None for j in best.pairs),
         best.R_camera_ct @ cranial_axis,
         best.rms_mm,
-        margin,
+        lead,
     )
 
 
