@@ -138,6 +138,14 @@ def test_a_node_that_never_began_is_not_tried_again(tmp_path):
     assert len(node.lives()) == 1
 
 
+def test_a_node_killed_again_while_it_starts_keeps_what_was_left(tmp_path):
+    code, errors = Guarded(tmp_path, "-9", "early", "0").end()
+    told = [line for line in errors.splitlines() if line.startswith("left ")]
+    assert code == 0
+    assert told[-1] == "left {'turn': 'early'}"
+    assert len(told) == 3
+
+
 def test_a_killed_node_is_started_again_and_a_told_one_is_not(tmp_path):
     node = Guarded(tmp_path, "stay", "stay")
     os.kill(node.wait_for(1), signal.SIGKILL)

@@ -90,7 +90,9 @@ def keep(main: Callable[[], int], name: str) -> int:
             began = bool(os.read(told, 1))
         os.close(told)
         fell = code < 0 or code in (WORKER_DIED, FELL_OVER)
-        if stopped or _orphaned() or not (began and fell):
+        # Killed twice in a row is no fault of the node's: what the first left would be lost.
+        again = began or (_lives > 1 and code < 0)
+        if stopped or _orphaned() or not (again and fell):
             return code if code >= 0 else 128 - code
         wait_s = restart.next_s()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
