@@ -112,6 +112,24 @@ def test_the_shape_has_the_last_word_on_a_new_reading(
     never_wrong(three_of_five, frames[4:], world_model, truth)
 
 
+def test_wrong_readings_do_not_shut_out_a_patient_who_was_proven(monkeypatch, tracking, frames):
+    """Refused again and again behind a hand, say: when the picture clears, the patient is found."""
+    real = navigator_module.compare
+
+    def refused(*a):
+        return replace(real(*a), proven=False, refusal="this is not the spine of this case")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(navigator_module, "has_jumped", lambda *a: True)
+        patch.setattr(navigator_module, "differs", lambda *a: True)
+        patch.setattr(navigator_module, "compare", refused)
+        for frame in frames[2:8]:
+            assert Status.TRACKED not in statuses(tracking.process(frame))
+    for frame in frames[8:14]:
+        result = tracking.process(frame)
+    assert statuses(result) == [Status.TRACKED] * 4
+
+
 def test_a_reading_that_half_of_the_votes_contradict_shows_no_level(
     monkeypatch, new_navigator, frames
 ):

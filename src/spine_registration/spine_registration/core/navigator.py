@@ -131,7 +131,7 @@ class Navigator:
         self._refused = False
         self._renew = False
         self._identity = unknown_patient(self._patches)
-        self._foreign = 0
+        self._foreign, self._known = 0, False
         self._last_stamp: int | None = None
         self._seg: Segmentation | None = None
 
@@ -229,7 +229,8 @@ class Navigator:
         if self._renew:
             self._belief, self._renew, self._past = None, False, None
             self._answers.forget()
-            self._identity, self._foreign = unknown_patient(self._patches), 0
+            self._identity = unknown_patient(self._patches)
+            self._foreign, self._known = 0, False
         if seen.tracking and self._belief is None:
             # Lost or asked anew since it was segmented: the whole image counts, not the old place.
             seen = self._look(frame, None)
@@ -494,12 +495,15 @@ class Navigator:
         self._identity = now = compare(before, self._patches, self.model, T, pixels)
         if now.proven and not before.proven and now.verdict is not None:
             events.append(f"shape of the case proven by {now.verdict.margin_nat:.0f} nat")
+        self._known = self._known or now.proven
         events += now.news
         if not now.refusal:
             return None
         self._belief = None
         events.append(f"all levels lost: {now.refusal}")
-        if before.proven or before.again:  # it was this patient before: the reading is wrong
+        if (
+            self._known or before.proven
+        ):  # it was this patient before: the reading is wrong, however often
             self._identity = unknown_patient(self._patches)
             return self._all(Status.LOST, now.refusal)
         self._foreign += 1
