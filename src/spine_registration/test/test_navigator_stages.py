@@ -16,11 +16,6 @@ def frames(stage, truth):
 
 
 @pytest.fixture
-def oracle(stage):
-    return support.Oracle(stage)
-
-
-@pytest.fixture
 def new_navigator(case, model, oracle):
     return lambda: Navigator(case, oracle, error_model=support.ERRORS, model=model)
 

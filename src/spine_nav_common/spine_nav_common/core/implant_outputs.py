@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
+from .closing import Closing
 from .errors import OutputError
 from .outputs import TimingWriter
 from .tables import Table, number_text, read_json, table_rows, write_json
@@ -86,21 +86,14 @@ class RodCurve:
             raise ValueError("rod: a number is not finite")
 
 
-class ScrewWriter:
+class ScrewWriter(Closing):
     """Writes screws.csv, frame by frame; use as a context manager."""
 
     def __init__(self, directory: str | Path) -> None:
         self._table = Table(Path(directory) / SCREWS, SCREW_COLUMNS)
 
-    def __enter__(self) -> ScrewWriter:  # noqa: PYI034 - Self needs Python 3.11
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Finish the files."""
         self._table.close()
 
     def write(self, rows: Sequence[ScrewRow]) -> None:
@@ -174,7 +167,7 @@ def write_rods(directory: str | Path, stamp_ns: int | None, rods: Sequence[RodCu
     write_json(Path(directory) / RODS, {"version": 1, "stamp_ns": stamp_ns, "rods": entries})
 
 
-class ImplantWriter:
+class ImplantWriter(Closing):
     """Writes screws.csv and timings.csv frame by frame, and rods.json of the last frame when it is
     closed; use as a context manager. timings: the one of the folder's other writer, if there is one.
     """
@@ -185,16 +178,9 @@ class ImplantWriter:
         self._timings = timings or TimingWriter(directory)
         self._last: tuple[int | None, Sequence[RodCurve]] = (None, ())
 
-    def __enter__(self) -> ImplantWriter:  # noqa: PYI034 - Self needs Python 3.11
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._screws.__exit__(kind, error, trace)
+    def close(self) -> None:
+        """Finish the files."""
+        self._screws.close()
         self._timings.close()
         write_rods(self._directory, *self._last)
 

@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from .closing import Closing
 from .errors import OutputError
 from .geometry import check_transform, q_xyzw_from_rotation, rotation_from_q_xyzw, transform
 from .tables import Table, number_text, table_rows, write_json
@@ -59,7 +59,7 @@ class TimingWriter:
         self._table.close()
 
 
-class ResultWriter:
+class ResultWriter(Closing):
     """Writes poses.csv and timings.csv of a run into a folder; use as a context manager."""
 
     def __init__(self, directory: str | Path) -> None:
@@ -67,15 +67,8 @@ class ResultWriter:
         self._poses = Table(directory / POSES, POSE_COLUMNS)
         self.timings = TimingWriter(directory)
 
-    def __enter__(self) -> ResultWriter:  # noqa: PYI034 - Self needs Python 3.11
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Finish the files."""
         self._poses.close()
         self.timings.close()
 

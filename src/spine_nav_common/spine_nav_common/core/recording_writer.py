@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from .closing import Closing
 from .images import encode_image
 from .types import Intrinsics, RgbdFrame, StereoFrame
 
@@ -24,7 +24,7 @@ TYPES = get_typestore(Stores.ROS2_JAZZY)
 _IMAGE, _INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 
 
-class RecordingWriter:
+class RecordingWriter(Closing):
     """A new recording folder; use as a context manager, which closes it.
 
     Args:
@@ -56,16 +56,8 @@ class RecordingWriter:
         self._connections: dict[str, Connection] = {}
         self._writer.open()
 
-    def __enter__(self) -> RecordingWriter:  # noqa: PYI034 - Self needs Python 3.11
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # closed after an error too: what was recorded so far stays readable
+    def close(self) -> None:
+        """Finish the files."""
         self._writer.close()
 
     def message(self, msgtype: str, **fields: Any) -> Any:
