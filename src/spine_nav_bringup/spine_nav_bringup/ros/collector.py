@@ -158,5 +158,5 @@ class Collector(Node):
         while self._done:
             self._write(*self._done.popleft())
         self._fill_until(2**63)
-        self._writer.__exit__(None, None, None)
+        self._writer.close()
         self._writer = None

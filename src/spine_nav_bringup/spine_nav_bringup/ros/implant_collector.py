@@ -90,5 +90,5 @@ class ImplantCollector(Node):
     def close(self) -> None:
         """Close the files; safe to call twice."""
         if self._writer is not None:
-            self._writer.__exit__(None, None, None)
+            self._writer.close()
             self._writer = None
