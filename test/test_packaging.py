@@ -38,6 +38,7 @@ LAYERS = (
 # import name -> rosdep key. Without a key the wheel comes from requirements/ (see docker/).
 ROSDEP = {
     "PIL": "python3-pil",
+    "aiohttp": "python3-aiohttp",
     "cv2": "python3-opencv",
     "matplotlib": "python3-matplotlib",
     "mcap": None,
