@@ -244,12 +244,14 @@ def measure_rods(
     rng: np.random.Generator,
     sigma_px: float = 0.15,
     reach_px: float = 25.0,
+    sure: float = 0.997,
     covered: tuple[tuple[np.ndarray, float], ...] = (),
     camera: StereoCamera = CAMERA,
 ) -> RodMeasurements:
     """Per view: the signed distance to the nearest true rod along the image normal, with noise.
 
-    covered: (place (3,), radius in m) that a hand hides in both views.
+    sure: confidence where a rod is seen. covered: (place (3,), radius in m) that a hand hides in both
+    views.
     """
     views = []
     for eye in (0, 1):
@@ -272,7 +274,7 @@ def measure_rods(
                 if abs(way[j] @ normal[k]) < min(best, reach_px) and not hand:
                     best = abs(way[j] @ normal[k])
                     offset[k] = way[j] @ normal[k] + rng.normal(0.0, sigma_px)
-                    confidence[k] = 0.95
+                    confidence[k] = sure
         views.append((normal, offset, np.full(len(place), sigma_px), confidence))
     (nl, ol, sl, cl), (nr, orr, sr, cr) = views
     return RodMeasurements(points_m, nl, nr, ol, orr, sl, sr, cl, cr)

@@ -389,6 +389,30 @@ def test_whether_a_rod_is_seen_is_judged_by_both_eyes(left, right, seen) -> None
     assert (joint >= CONFIG.presence) == seen == (mirrored >= CONFIG.presence)
 
 
+class TestNoHeadHoldsIt:
+    """Shafts of instruments look like rods, but not so surely; a head that holds one settles it."""
+
+    @pytest.mark.parametrize("sure", [0.9, 0.97])
+    def test_what_may_be_a_shaft_is_not_reported(self, sure: float) -> None:
+        answer = fitted([rod_m()], sure=sure)
+        assert isinstance(answer, Rejected)
+        assert "uncover the rod" in answer.reason
+
+    @pytest.mark.parametrize("sure", [0.9, 0.97])
+    def test_heads_vouch_for_it(self, sure: float) -> None:
+        assert good(fitted([rod_m()], held=screws(heads_m(("left",))), sure=sure)).seen.any()
+
+    def test_one_eye_that_sees_it_surely_is_enough(self) -> None:
+        rod, rng = rod_m(), np.random.default_rng(4)
+
+        def half_hidden(points: np.ndarray, tangents: np.ndarray) -> RodMeasurements:
+            m = measure_rods([rod], points, tangents, rng)
+            return replace(m, confidence_right=np.minimum(m.confidence_right, 0.6))
+
+        start = SeedCurve(rod[10:-10:6] + (1e-3, -1e-3, 6e-3), 1.0)
+        assert good(fit_rod(CAMERA, start, half_hidden, [], CONFIG)).seen.any()
+
+
 class TestToTheSaddle:
     """A tulip's arms hide the rod that they hold: what is seen of it ends before the saddle."""
 

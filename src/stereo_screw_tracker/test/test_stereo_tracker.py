@@ -12,6 +12,7 @@ from screw_support import CAMERA, SECOND, World, frame, heads_m, image, observe,
 from spine_nav_common.core.types import Rejected, StereoResult
 from stereo_screw_tracker.core.confidence import ConfidenceModel
 from stereo_screw_tracker.core.config import RodConfig, StereoConfig, TrackConfig
+from stereo_screw_tracker.core.load import load_tracker
 from stereo_screw_tracker.core.tracker import StereoTracker
 from stereo_screw_tracker.core.types import HeadObservation
 
@@ -274,3 +275,9 @@ def test_a_lone_vague_head_is_not_shown_and_a_lone_sure_one_is() -> None:
     )
     assert strict.screws == ()
     assert any("not shown" in event for event in strict.events)
+
+
+def test_the_finder_tells_what_the_refiners_are_to_judge() -> None:
+    config = StereoConfig(least_score=0.15, rods=RodConfig(least_seed_confidence=0.25))
+    finder = load_tracker(config).tracker._finder
+    assert (finder.head_threshold, finder.rod_threshold) == (0.15, 0.25)

@@ -106,7 +106,9 @@ class AssignConfig:
 class RodConfig:
     """How rods are collected, measured and fitted (rod_group.py, rod_fit.py)."""
 
-    least_seed_confidence: float = param(0.3, "weaker rod cells are not used", "", 0.0, 1.0)
+    least_seed_confidence: float = param(
+        0.3, "weaker rod cells are not used; the rod refiner judges the others", "", 0.05, 1.0
+    )
     link_mm: float = param(20.0, "rod cells this close along the rod belong together", "mm", 1, 100)
     across_mm: float = param(
         5.0,
@@ -124,7 +126,17 @@ class RodConfig:
     least_seen_mm: float = param(
         20.0, "a rod of which less is seen is not determined", "mm", 5, 300
     )
-    most_rods: int = param(3, "rods looked for: one per side, and one held in hand", "", 1, 6)
+    most_rods: int = param(
+        5,
+        "rods looked for: one per side, one held in hand, and shafts that look like one",
+        "",
+        1,
+        9,
+    )
+    lone_log_odds: float = param(
+        5.0, "a rod that no head holds is seen so surely by its surer eye (mean log odds): shafts of"
+        " instruments are not", "", 0.0, 9.0,
+    )  # fmt: skip
     spacing_mm: float = param(3.0, "distance between two measured places", "mm", 0.5, 20.0)
     passes: int = param(2, "how often the whole rod is measured and fitted", "", 1, 6)
     walk_mm: float = param(30.0, "how far beyond an end one step of the search looks", "mm", 3, 200)

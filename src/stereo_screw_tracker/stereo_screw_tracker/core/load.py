@@ -96,6 +96,7 @@ def load_tracker(
     n = load_networks(models, backend, threads)
     # the refiner judges what the finder only suspects, so more is asked than the finder would tell
     n.finder.head_threshold = config.least_score
+    n.finder.rod_threshold = config.rods.least_seed_confidence
     for part in (n.finder, n.heads, n.rods):
         part.warm_up()
     tracker = StereoTracker(config, n.finder, n.heads, n.rods)

@@ -106,12 +106,22 @@ def fit_rod(
     if holding:
         anchors = tuple(Anchor(s, h.head.point_m, h.head.covariance_m2) for h, s in holding)
         fit = fit_spline(camera, sampled.s_mm, sampled.measured, anchors, config)
+    if not holding and _surest(sampled, config) < config.lone_log_odds:
+        return Rejected("no head holds it and it may be an instrument's shaft; uncover the rod")
     rod = _reported(fit, free, sampled, screws, config, cranial)
     if isinstance(rod, Rejected):
         return rod
     # from the curve that knows nothing of the heads: no head may confirm itself
     held = {h.track_id: _pulled(h.head, free, s, config) for h, s in holding}
     return FittedRod(rod, held)
+
+
+def _surest(sampled: _Sampled, config: RodConfig) -> float:
+    """Mean log odds of the seen places for the eye that is surer of them: the other may be hidden."""
+    seen = sampled.seen(config)
+    eyes = (sampled.measured.confidence_left, sampled.measured.confidence_right)
+    p = np.clip(np.nan_to_num(np.stack(eyes)[:, seen], nan=0.0), 1e-3, 1.0 - 1e-3)
+    return float(np.log(p / (1.0 - p)).mean(axis=1).max())
 
 
 def _arc_mm(points: np.ndarray) -> np.ndarray:
