@@ -143,6 +143,20 @@ class TestFusion:
             off = np.linalg.norm(points - track.point_m, axis=1).min()
             assert off < 3.0 * np.sqrt(track.head().covariance_m2[2, 2])
 
+    def test_an_axis_that_is_misread_in_every_pair_does_not_become_surer(self) -> None:
+        """A camera that stands still: forty equal answers are worth one."""
+        turned = exp_so3(np.radians([6.0, 0.0, 0.0]))  # twice the stated sigma
+        heads = seen(heads_m(), R=turned)
+        state = Tracks()
+        for k in range(40):
+            step = advance(state, heads, k * STEP, CONFIG)
+            state = step.state
+        stated = np.array([t.head().axis_sigma_rad for t in step.shown])
+        assert (stated >= np.sqrt(CONFIG.axis_common_share) * heads[0].axis_sigma_rad).all()
+        assert (stated < 1.1 * heads[0].axis_sigma_rad).all()
+        off = np.array([np.arccos(t.axis @ posterior()) for t in step.shown])
+        assert (off < 2.1 * stated).all()
+
     def test_covariances_stay_positive(self) -> None:
         rng = np.random.default_rng(4)
         state, points = Tracks(), heads_m()

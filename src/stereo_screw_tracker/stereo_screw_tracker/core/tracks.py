@@ -2,9 +2,9 @@
 """Screw heads followed over frames: stable ids, fused places, hidden heads held for a while.
 
 What a network gets wrong in one frame it gets wrong again in the next, so a measurement's
-covariance is split: the share `common_share` stays the same over frames and is carried beside the
-filter (`common_m2`), only the rest averages out. Time comes in with the frames; nothing here reads
-a clock.
+covariance is split: the share `common_share` (of the axis: `axis_common_share`) stays the same over
+frames and is carried beside the filter (`common_m2`), only the rest averages out. Time comes in
+with the frames; nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ def updated(
     # Joseph form: stays positive definite whatever the rounding
     covariance = keep @ predicted @ keep.T + gain @ noise @ gain.T
     weight = float(np.trace(gain)) / 3.0
-    axis, sigma, axis_weight = _fused_axis(track, head, np.sqrt(1.0 - share))
+    axis_share = config.axis_common_share
+    axis, sigma, axis_weight = _fused_axis(track, head, np.sqrt(1.0 - axis_share))
     return replace(
         track,
         point_m=track.point_m + gain @ innovation,
@@ -211,7 +212,7 @@ def updated(
         axis=axis,
         axis_sigma_rad=sigma,
         axis_common_rad=(1.0 - axis_weight) * track.axis_common_rad
-        + axis_weight * np.sqrt(share) * head.axis_sigma_rad,
+        + axis_weight * np.sqrt(axis_share) * head.axis_sigma_rad,
         odds=track.odds + (_odds(head) - track.odds) / min(track.looks + 1, _MEMORY),
         epipolar_px=head.epipolar_px,
         seen_ns=stamp_ns,
@@ -261,15 +262,15 @@ def _restarted(state: Tracks, stamp_ns: int, config: TrackConfig, events: list[s
 
 
 def _started(head: Head3D, stamp_ns: int, config: TrackConfig) -> Track:
-    share = config.common_share
+    share, axis_share = config.common_share, config.axis_common_share
     return Track(
         -1,
         head.point_m,
         (1.0 - share) * head.covariance_m2,
         share * head.covariance_m2,
         head.axis,
-        float(np.sqrt(1.0 - share) * head.axis_sigma_rad),
-        float(np.sqrt(share) * head.axis_sigma_rad),
+        float(np.sqrt(1.0 - axis_share) * head.axis_sigma_rad),
+        float(np.sqrt(axis_share) * head.axis_sigma_rad),
         head.epipolar_px,
         stamp_ns,
         _odds(head),
