@@ -22,7 +22,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from spine_nav_common.core.graph import SCENES, USE_CASE_SCENES
+from spine_nav_common.core.graph import EXTRAS, SCENES, USE_CASE_SCENES
 from spine_nav_common.core.restart import GIVEN_UP, WRONG_INPUT, Backoff
 from spine_nav_common.ros.runtime import dds_environment
 
@@ -39,6 +39,10 @@ ARGUMENTS = {
     "params_file": ("", "parameters; empty = config/<source>.yaml of this package"),
     "model": ("", "ONNX network; empty = the one that is shipped"),
     "models": ("", "folder of the stereo networks; empty = those that are shipped"),
+    "display": (
+        "false",
+        "serve the surgeon's page, at 127.0.0.1:8760 unless parameters say otherwise",
+    ),
     "exit_at_end": ("false", "end the launch after the last frame of a recording"),
     "log_level": ("info", "of all nodes"),
 }
@@ -78,6 +82,7 @@ def nodes(context: LaunchContext) -> list:
     )
     sim_time = {"use_sim_time": given["use_sim_time"].lower() == "true"}
     topics = {name: f"{camera}/{topic}" for name, topic in TOPICS.items()} if camera else {}
+    display_topics = {k: v for k, v in topics.items() if k == "info_topic"}
     overlay_topics = {k: v for k, v in topics.items() if k != "depth_topic"}
     pair = given["stereo_camera"].rstrip("/")
     stereo_topics = {n: f"{pair}/{t}" for n, t in STEREO_TOPICS.items()} if pair else {}
@@ -122,8 +127,10 @@ def nodes(context: LaunchContext) -> list:
         "overlay": ("rod_bending_ar", case, overlay_topics),
         "stereo_tracker": ("stereo_screw_tracker", case, models, stereo_topics),
         "rod_guidance": ("rod_bending_ar", case),
+        "display": ("spine_nav_display", case, display_topics),
     }
     names = [name for scene in scenes for name in SCENES[scene]]
+    names += EXTRAS if given["display"].lower() == "true" else ()
     actions = [node(graph[name][0], name, *graph[name][1:]) for name in names]
     if source not in ("ros", "stereo"):
         own = {"recording": text(given["recording"])} if given["recording"] else {}

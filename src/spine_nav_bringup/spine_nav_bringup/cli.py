@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spine_nav_common.core.runtime import fix_threads
+from spine_nav_display.core.binding import DEFAULT_PORT
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 DESCRIPTION = (
@@ -32,6 +33,13 @@ def _seed(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative; seeds start at 0")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; give 0 to 65535")
     return value
 
 
@@ -106,6 +114,8 @@ def _live(args: argparse.Namespace) -> int:
         use_sim_time=args.use_sim_time,
         seconds=args.seconds,
         seed=args.seed,
+        display=args.display,
+        port=args.port,
     )
     outcome = run_live(options, progress)
     progress.close()
@@ -276,6 +286,10 @@ def build_parser() -> argparse.ArgumentParser:
     live.add_argument("--use-sim-time", action="store_true", help="follow /clock (ros2 bag play)")
     live.add_argument("--seconds", type=_positive, metavar="S", help="end after this time")
     live.add_argument("--seed", type=_seed, default=0, metavar="N", help="of a virtual source")
+    live.add_argument("--display", action="store_true", help="serve the surgeon's page")
+    live.add_argument(
+        "--port", type=_port, metavar="N", help=f"of the page (default: {DEFAULT_PORT}; 0: any)"
+    )
 
     evaluate = add("evaluate", _evaluate, "measure a run against the truth")
     evaluate.add_argument("out", type=Path, metavar="OUT")

@@ -75,6 +75,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     """The real nodes, by name, in order of start."""
     from rod_bending_ar.ros.overlay_node import OverlayNode
     from rod_bending_ar.ros.rod_guidance import RodGuidance
+    from spine_nav_display.ros.display_node import DisplayNode
     from spine_perception.ros.camera_source import CameraSource
     from spine_registration.ros.navigation import NavigationNode
     from stereo_screw_tracker.ros.stereo_tracker import StereoTrackerNode
@@ -87,6 +88,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
         "overlay": OverlayNode,
         "stereo_tracker": StereoTrackerNode,
         "rod_guidance": RodGuidance,
+        "display": DisplayNode,
         "camera_source": CameraSource,
     }
     return {name: kinds[name](given, namespace) for name, given in values.items()}

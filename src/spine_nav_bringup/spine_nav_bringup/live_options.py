@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
+from spine_nav_common.core.graph import EXTRAS, NODES, USE_CASES, use_case_values
 from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.static_frames import load_calibration
@@ -22,6 +22,7 @@ from spine_nav_common.ros.topics import (
     RIGHT,
     RIGHT_INFO,
 )
+from spine_nav_display.core.binding import check_display
 
 SOURCES = "realsense, stereo, ros, replay:RECORDING or virtual"
 COMPUTING = {"navigation": "rgbd", "stereo_tracker": "stereo"}  # node to the scene it works on
@@ -55,6 +56,8 @@ class LiveOptions:
     use_sim_time: bool = False
     seconds: float | None = None
     seed: int = 0
+    display: bool = False
+    port: int | None = None
 
 
 def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -69,14 +72,18 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         "overlay": {**case},
         "stereo_tracker": {**case},
         "rod_guidance": {**case},
+        "display": {**case, "snapshots": str(options.out / "snapshots")},
         "camera_source": {},
     }
+    if options.port is not None:
+        own["display"]["port"] = options.port
     if options.model is not None:
         own["navigation"]["model"] = str(options.model)
     if options.calibration:
         for calibration in options.calibration:  # refused now rather than by a node
             load_calibration(calibration)
-        own["stereo_tracker"]["calibration"] = ",".join(map(str, options.calibration))
+        files = ",".join(map(str, options.calibration))
+        own["stereo_tracker"]["calibration"] = own["display"]["calibration"] = files
     if options.models is not None:
         own["stereo_tracker"]["models"] = str(options.models)
     if options.backend:
@@ -104,7 +111,10 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         if node not in NODES or not parameter:
             raise ParameterError(f"--set {text}: give NODE.NAME=VALUE, NODE of {', '.join(NODES)}")
         assigned.setdefault(node, {})[parameter] = value
-    values = use_case_values(kind, file, own, assigned, scenes=scenes)
+    extras = EXTRAS if options.display else ()
+    values = use_case_values(kind, file, own, assigned, scenes=scenes, extras=extras)
+    if "display" in values:
+        check_display(values["display"])  # refused now rather than by a node
     if not options.case and "navigation" in values:
         raise ParameterError(
             f"--source {options.source}: an RGB-D camera needs --case; only a stereo pair goes"

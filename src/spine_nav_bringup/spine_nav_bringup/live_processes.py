@@ -49,6 +49,10 @@ _NODES = {
         "rod_bending_ar.executables:rod_guidance",
         "rod_bending_ar.ros.guidance_config:RodGuidanceConfig",
     ),
+    "display": (
+        "spine_nav_display.executables:display",
+        "spine_nav_display.ros.display_config:DisplayConfig",
+    ),
     "camera_source": (
         "spine_perception.executables:camera_source",
         "spine_perception.ros.camera_config:CameraSourceConfig",

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rod_bending_ar.ros.guidance_config import RodGuidanceConfig
 from rod_bending_ar.ros.overlay_node import OverlayConfig
-from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
+from spine_nav_common.core.graph import EXTRAS, NODES, USE_CASES, use_case_values
 from spine_nav_common.parameters import to_yaml
+from spine_nav_display.ros.display_config import DisplayConfig
 from spine_perception.ros.camera_source import CameraSourceConfig
 from spine_registration.ros.navigation_core import NavigationConfig
 from stereo_screw_tracker.ros.stereo_config import StereoTrackerConfig
@@ -25,6 +26,7 @@ CONFIGS = {
     "overlay": OverlayConfig,
     "stereo_tracker": StereoTrackerConfig,
     "rod_guidance": RodGuidanceConfig,
+    "display": DisplayConfig,
     "camera_source": CameraSourceConfig,
 }
 TITLES = {
@@ -39,7 +41,7 @@ assert set(CONFIGS) == set(NODES) and set(TITLES) == set(USE_CASES)
 
 def use_case_yaml(use_case: str) -> str:
     """The parameters file of one use case: every parameter of every node, with unit and meaning."""
-    values = use_case_values(use_case)
+    values = use_case_values(use_case, extras=EXTRAS)
     sections = {node: (CONFIGS[node], given) for node, given in values.items()}
     return to_yaml(sections, TITLES[use_case])
 

@@ -11,7 +11,8 @@ SCENES = {
     "rgbd": ("navigation", "case_server", "overlay"),
     "stereo": ("stereo_tracker", "rod_guidance"),
 }
-NODES = (*SCENES["rgbd"], *SCENES["stereo"], "camera_source")
+EXTRAS = ("display",)  # of any scene, where they are asked for
+NODES = (*SCENES["rgbd"], *SCENES["stereo"], *EXTRAS, "camera_source")
 
 USE_CASES: dict[str, dict[str, dict[str, Any]]] = {
     "virtual": {
@@ -42,12 +43,15 @@ def use_case_values(
     use_case: str,
     *layers: Mapping[str, Mapping[str, Any]],
     scenes: Sequence[str] | None = None,
+    extras: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Dotted values per node: the use case's own, then each layer over the ones before.
 
     scenes: `rgbd`, `stereo` or both, whose nodes there shall be; None: all that the use case has.
+    extras: nodes beside those, of EXTRAS.
     """
     nodes = [n for scene in scenes or USE_CASE_SCENES[use_case] for n in SCENES[scene]]
+    nodes += extras
     if use_case not in ("ros", "stereo"):
         nodes.append("camera_source")
     values: dict[str, dict[str, Any]] = {node: {} for node in nodes}

@@ -23,6 +23,7 @@ TRAJECTORIES = "guidance/trajectories"
 VERTEBRAE = "guidance/vertebrae"
 OVERLAY = "overlay/image"
 OVERLAY_COMPRESSED = "overlay/image/compressed"
+DISPLAY_EVENTS = "display/events"  # what the pages showed and what they asked, in JSON
 HEALTH = "health"
 HEARTBEAT = "heartbeat"
 GONE = "supervisor/gone"  # the nodes that died or hang, and are not back yet

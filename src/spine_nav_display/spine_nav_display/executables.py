@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `ros2 run`, the launch files and `spinenav live` start; see spine_nav_common.guardian."""
+
+from spine_nav_common.guardian import guarded
+
+
+def display() -> int:
+    """The display node."""
+    return guarded(
+        "spine_nav_display.ros.display_node",
+        ("aiohttp", "open3d", "spine_nav_common.core.case", "spine_nav_display.server"),
+    )

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters of the display."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spine_nav_common.parameters import param
+from spine_nav_common.ros import topics
+from spine_nav_display.core.binding import DEFAULT_HOST, DEFAULT_PORT
+
+
+@dataclass(frozen=True)
+class DisplayConfig:
+    """Parameters of the display node."""
+
+    case: str = param("", "folder of the case")
+    host: str = param(
+        DEFAULT_HOST, "address to serve at; any but this machine's own needs a token and TLS"
+    )
+    port: int = param(DEFAULT_PORT, "port to serve at; 0 = any that is free", low=0, high=65535)
+    token_file: str = param("", "file with the token that a browser must show")
+    tls_certificate: str = param("", "file with the certificate (PEM)")
+    tls_key: str = param("", "file with its key (PEM)")
+    info_topic: str = param(topics.COLOUR_INFO, "camera_info of the RGB-D camera's colour image")
+    calibration: str = param(
+        "", "files with the transform between the cameras, comma-separated, beside /tf_static"
+    )
+    max_picture_age_ms: float = param(
+        500.0, "the page covers a picture that is older", "ms", 50.0, 10000.0
+    )
+    silence_ms: float = param(
+        700.0, "without anything new for this long, the page says so", "ms", 300.0, 900.0
+    )
+    snapshots: str = param("", "folder for snapshots; none: they are refused")
+    faces: int = param(2500, "triangles drawn per vertebra", low=100, high=100000)

@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The display's node: hears what the graph publishes, tells the pages, carries their wishes to it.
+
+It computes nothing: pictures come encoded from the overlay and go on as they are. The pages live on
+the server's thread (`server.py`); everything of ROS stays on the executor's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseArray
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from spine_nav_common.core.case import load_case
+from spine_nav_common.core.clock import SYSTEM, Announced, StreamClock
+from spine_nav_common.core.images import ImageError, decode_camera_info
+from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
+from spine_nav_common.core.types import Case, NavigationResult
+from spine_nav_common.ros import qos, topics
+from spine_nav_common.ros.conversions import stamp_to_ns
+from spine_nav_common.ros.executor import call_soon
+from spine_nav_common.ros.heartbeat import beat_from_message, new_birth
+from spine_nav_common.ros.implants import implants_from_messages
+from spine_nav_common.ros.lifecycle import OK, WARN, SpineNode, StampAge
+from spine_nav_common.ros.results import result_from_messages, status_fields
+from spine_nav_common.ros.runtime import run_node, tf_message_type
+from spine_nav_display.core.binding import exposure
+from spine_nav_display.core.messages import (
+    Moment,
+    bending_message,
+    health_message,
+    implants_message,
+    levels_message,
+    withdrawn_message,
+)
+from spine_nav_display.core.placed import compare
+from spine_nav_display.core.questions import CONFIRM, Question, Taken
+from spine_nav_display.core.scene import case_message
+from spine_nav_display.server import DisplayServer, Limits
+
+from .display_config import DisplayConfig
+
+PICTURES = {"rgbd": topics.OVERLAY_COMPRESSED}
+"""Name of a camera on the page and the topic of its picture, encoded."""
+_TICK_S, _LOOK_S = 0.1, 0.25
+_GONE_S = 2.0  # nobody has looked for this long: the overlay need not draw
+_OPTICAL = "camera_color_optical_frame"
+
+
+class DisplayNode(SpineNode):
+    """See docs/display.md. Publishes display/events: what the pages showed and what they asked."""
+
+    config_type = DisplayConfig
+    yields = True
+
+    def __init__(
+        self, values: Mapping[str, Any] | None = None, namespace: str | None = None
+    ) -> None:
+        super().__init__("display", values, namespace)
+        self.server: DisplayServer | None = None
+
+    def configure(self) -> None:
+        c = self.config
+        where = exposure(c.host, c.port, c.token_file, c.tls_certificate, c.tls_key)
+        files = filter(None, c.calibration.split(","))
+        self._frames = StaticFrames(t for file in files for t in load_calibration(file.strip()))
+        self._case: Case | None = load_case(c.case) if c.case else None
+        self._events = self.advertise(String, topics.DISPLAY_EVENTS, qos.RESULT)
+        snapshots = Path(c.snapshots) if c.snapshots else None
+        limits = Limits(c.max_picture_age_ms, c.silence_ms, snapshots)
+        self.server = DisplayServer(where, self._act, limits, self._note)
+        if self._case is not None:
+            self.server.case(case_message(self._case, c.faces))
+        self._birth, self._navigation_birth = new_birth(), ""
+        self.server.start()
+        self._begin()
+        self.get_logger().info(f"the page: {self.server.url}")
+
+    def activate(self) -> None:
+        simulated = bool(self.get_parameter("use_sim_time").value)
+        self._clocks = {name: StreamClock(simulated) for name in (*PICTURES, "levels", "implants")}
+        self._results, self._looked = StampAge(), float("-inf")
+        self._looking: list[Any] = []
+        self._status: DiagnosticArray | None = None
+        self._poses: PoseArray | None = None
+        self._screw_status: DiagnosticArray | None = None
+        self._screw_poses: PoseArray | None = None
+        self._newest: NavigationResult | None = None
+        self._levels_frame, self._camera_told = _OPTICAL, ""
+        self._silent = False
+        self._register = self.create_client(Trigger, "register")
+        self._pause = self.create_client(SetBool, "pause")
+        self._answer = self.create_client(SetParameters, "navigation/set_parameters")
+        self.listen(DiagnosticArray, topics.STATUS, self._on_status, qos.POSE)
+        self.listen(PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE)
+        self.listen(DiagnosticArray, topics.SCREW_STATUS, self._on_screw_status, qos.POSE)
+        self.listen(PoseArray, topics.SCREW_POSES, self._on_screw_poses, qos.POSE)
+        self.listen(DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE)
+        self.listen(DiagnosticArray, topics.HEALTH, self._on_health, qos.LATCHED)
+        self.listen(DiagnosticStatus, topics.HEARTBEAT, self._on_beat, qos.RESULT)
+        self.listen(TimeReference, topics.CAMERA_CLOCK, self._on_camera_clock, qos.LATCHED)
+        self.listen(CameraInfo, self.config.info_topic, self._on_info, qos.SENSOR_IN)
+        if (tf := tf_message_type()) is not None:
+            self.listen(tf, "/tf_static", self._on_tf_static, qos.TF_STATIC)
+        self.every(_TICK_S, self._on_tick)
+        self.every(_LOOK_S, self._on_look)
+
+    def deactivate(self) -> None:
+        self._look_away()
+        for client in (self._register, self._pause, self._answer):
+            self.destroy_client(client)
+        self._withdraw("the display is not active")
+
+    def cleanup(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+        self.server = None
+
+    # Time.
+
+    def _on_tick(self) -> None:
+        self.server.tick()
+        silent_ms = self._results.silent_ms()
+        if self._results.count and not self._silent and silent_ms > self.config.silence_ms:
+            self._silent = True
+            self._withdraw(f"the navigation is silent for {silent_ms:.0f} ms")
+
+    def _moment(self, stream: str, stamp_ns: int) -> Moment:
+        clock, now_s = self._clocks[stream], time.monotonic()
+        clock.note(stamp_ns, self.now_ns(), now_s)
+        age_ms = clock.age_ms(stamp_ns, self.now_ns())
+        known = age_ms != float("inf")
+        sure = clock.announced is not None or clock.domain == SYSTEM
+        return Moment(stamp_ns, now_s * 1e3, age_ms if known else None, known and sure)
+
+    def _on_camera_clock(self, message: TimeReference) -> None:
+        rate = message.source.rpartition(" ")[2]
+        for clock in self._clocks.values():
+            clock.announced = Announced(
+                stamp_to_ns(message.header.stamp), stamp_to_ns(message.time_ref), float(rate)
+            )
+
+    # Pictures: asked for only while a page is open.
+
+    def _on_look(self) -> None:
+        if self.server.watched:
+            self._looked = time.monotonic()
+            if not self._looking:
+                self._looking = [
+                    self.create_subscription(
+                        CompressedImage, topic, partial(self._on_picture, name), qos.SENSOR_IN
+                    )
+                    for name, topic in PICTURES.items()
+                ]
+        elif time.monotonic() - self._looked > _GONE_S:
+            self._look_away()
+
+    def _look_away(self) -> None:
+        for subscription in self._looking:
+            self.destroy_subscription(subscription)
+        self._looking = []
+
+    def _on_picture(self, name: str, message: CompressedImage) -> None:
+        moment = self._moment(name, stamp_to_ns(message.header.stamp))
+        self.server.picture(name, bytes(message.data), moment)
+
+    def _on_info(self, message: CameraInfo) -> None:
+        try:
+            camera = decode_camera_info(message).raw_intrinsics()
+        except (ImageError, ValueError):
+            return  # the overlay tells
+        values = {"name": "rgbd", "width": camera.width, "height": camera.height}
+        values |= {"fx": camera.fx, "fy": camera.fy, "cx": camera.cx, "cy": camera.cy}
+        if (told := json.dumps(values)) != self._camera_told:
+            self._camera_told = told
+            self.server.publish("camera", values)
+
+    # Vertebrae.
+
+    def _on_status(self, message: DiagnosticArray) -> None:
+        self._status = message
+        self._join()
+
+    def _on_poses(self, message: PoseArray) -> None:
+        self._poses = message
+        self._join()
+
+    def _join(self) -> None:
+        status, poses = self._status, self._poses
+        if status is None or poses is None or status.header.stamp != poses.header.stamp:
+            return
+        self._status = None
+        try:
+            result = result_from_messages(status, poses)
+        except (ValueError, KeyError, IndexError) as error:
+            self._withdraw(f"a result cannot be read: {error!r}")
+            return
+        moment = self._moment("levels", result.stamp_ns)
+        self._results.note(result.stamp_ns)
+        self._silent, self._newest = False, result
+        self._levels_frame = status.header.frame_id or _OPTICAL
+        question = _question(status, result.stamp_ns)
+        self.server.ask(question)
+        told = levels_message(result, moment, question, self._levels_frame)
+        self.server.publish("levels", told)
+
+    def _withdraw(self, reason: str) -> None:
+        self._newest = None
+        if self.server is None:
+            return
+        levels = self._case.exposed_levels if self._case is not None else ()
+        self.server.ask(None)
+        told = withdrawn_message(levels, reason, time.monotonic() * 1e3)
+        self.server.publish("levels", told)
+
+    # Screws and rods.
+
+    def _on_screw_status(self, message: DiagnosticArray) -> None:
+        self._screw_status = message
+        self._join_screws()
+
+    def _on_screw_poses(self, message: PoseArray) -> None:
+        self._screw_poses = message
+        self._join_screws()
+
+    def _join_screws(self) -> None:
+        status, poses = self._screw_status, self._screw_poses
+        if status is None or poses is None or status.header.stamp != poses.header.stamp:
+            return
+        self._screw_status = None
+        try:
+            implants = implants_from_messages(status, poses)
+        except (ValueError, KeyError, IndexError) as error:
+            self.get_logger().warn(f"screws cannot be read: {error!r}", throttle_duration_sec=10.0)
+            return
+        T = self._frames.lookup(self._levels_frame, status.header.frame_id)
+        levels = {e.level: e for e in self._newest.levels} if self._newest is not None else {}
+        stamp_ns = self._newest.stamp_ns if self._newest is not None else 0
+        plan = self._case.plan if self._case is not None else ()
+        checks = {s.track_id: compare(s, plan, levels, stamp_ns, T) for s in implants.screws}
+        told = implants_message(
+            implants.screws,
+            implants.rods,
+            checks,
+            T,
+            self._moment("implants", implants.stamp_ns),
+            implants.reason,
+        )
+        self.server.publish("implants", told)
+
+    def _on_bending(self, message: DiagnosticArray) -> None:
+        now = Moment(stamp_to_ns(message.header.stamp), time.monotonic() * 1e3, None, False)
+        sides = [status_fields(s) for s in message.status]
+        self.server.publish("bending", bending_message(sides, now))
+
+    def _on_tf_static(self, message: Any) -> None:
+        for item in message.transforms:
+            t, q = item.transform.translation, item.transform.rotation
+            try:
+                edge = static_transform(
+                    item.header.frame_id,
+                    item.child_frame_id,
+                    (t.x, t.y, t.z),
+                    (q.x, q.y, q.z, q.w),
+                    "/tf_static",
+                )
+            except ValueError:  # another robot's frames are no concern of this node
+                continue
+            self._frames.add(edge)
+
+    # Health, and who the core is.
+
+    def _on_health(self, message: DiagnosticArray) -> None:
+        for status in message.status[:1]:
+            fields = status_fields(status)
+            told = health_message(fields.get("state", "unknown"), status.message, fields)
+            self.server.publish("health", told)
+
+    def _on_beat(self, message: DiagnosticStatus) -> None:
+        try:
+            beat = beat_from_message(message)
+        except (KeyError, ValueError):
+            return
+        if beat.name == "navigation" and beat.born != self._navigation_birth:
+            self._navigation_birth = beat.born
+            self._begin()
+
+    def _begin(self) -> None:
+        self.server.begin(f"{self._birth}/{self._navigation_birth}")
+        self.server.publish("paused", {"paused": False})
+
+    # What pages ask for.
+
+    def _act(self, action: str, taken: Taken | None) -> Future[tuple[bool, str]]:
+        """From the server's thread: asked on the executor's."""
+        future: Future[tuple[bool, str]] = Future()
+        call_soon(self, lambda: self._ask_core(action, taken, future))
+        return future
+
+    def _ask_core(self, action: str, taken: Taken | None, future: Future) -> None:
+        if not self.active:
+            future.set_result((False, "the display is not active"))
+        elif taken is not None:
+            word = "yes" if taken.answer.verb == CONFIRM else "no"
+            value = ParameterValue(
+                type=ParameterType.PARAMETER_STRING, string_value=f"{taken.question.id} {word}"
+            )
+            request = SetParameters.Request(
+                parameters=[Parameter(name="confirm_hypothesis", value=value)]
+            )
+            self._call(self._answer, request, _parameter_answer, future)
+        elif action == "register":
+            self._call(self._register, Trigger.Request(), _service_answer, future)
+        else:
+            paused = action == "pause"
+
+            def told(answer: Any) -> tuple[bool, str]:
+                if answer.success and self.server is not None:
+                    self.server.publish("paused", {"paused": paused})
+                return _service_answer(answer)
+
+            self._call(self._pause, SetBool.Request(data=paused), told, future)
+
+    def _call(
+        self, client: Any, request: Any, read: Callable[[Any], tuple[bool, str]], future: Future
+    ) -> None:
+        if not client.service_is_ready():
+            future.set_result((False, "the navigation is not there"))
+            return
+
+        def done(asked: Any) -> None:
+            if future.done():
+                return
+            if asked.exception() is not None:
+                future.set_result((False, str(asked.exception())))
+            else:
+                future.set_result(read(asked.result()))
+
+        client.call_async(request).add_done_callback(done)
+
+    def _note(self, values: dict[str, Any]) -> None:
+        """From the server's thread: what a page showed or asked, for the record."""
+        told = json.dumps({"stamp_ns": time.time_ns(), **values}, allow_nan=False)
+        call_soon(self, lambda: self.active and self._events.publish(String(data=told)))
+
+    # Health of its own.
+
+    def facts(self) -> dict[str, Any]:
+        url = self.server.url if self.server is not None else ""
+        return {**super().facts(), "url": url}
+
+    def health(self) -> tuple[bytes, str, dict[str, object]]:
+        if self.server is None:
+            return WARN, "not configured", {}
+        values: dict[str, object] = {"url": self.server.url, "pages": self.server.pages}
+        return OK, "running" if self.active else "not active", values
+
+
+def _question(status: DiagnosticArray, stamp_ns: int) -> Question | None:
+    """What a status asks: all levels carry the same question."""
+    fields = [status_fields(s) for s in status.status]
+    if not fields or not fields[0].get("hypothesis_id"):
+        return None
+    levels = tuple(f["level"] for f in fields)
+    return Question(fields[0]["hypothesis_id"], fields[0].get("hypothesis", ""), levels, stamp_ns)
+
+
+def _service_answer(answer: Any) -> tuple[bool, str]:
+    return bool(answer.success), str(answer.message)
+
+
+def _parameter_answer(answer: Any) -> tuple[bool, str]:
+    result = answer.results[0]
+    return bool(result.successful), str(result.reason)
+
+
+def main() -> int:
+    """`ros2 run spine_nav_display display`."""
+    return run_node(DisplayNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

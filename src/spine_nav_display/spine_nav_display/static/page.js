@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page: what is known, what may be shown of it now, and what the surgeon says.
+import { Clock, Control, Video } from "./link.js";
+import { STEPS, drawPanel, drawLevels, drawHealth } from "./panels.js";
+import { Space } from "./view3d.js";
+
+const LOOK_MS = 100;      // how often the watch looks
+const ARM_MS = 600;       // a question that has just come is not answered by a key meant for another
+const HOLD_MS = 600;      // how long a key is held that answers
+const TOLD_MS = 12000;
+const KEPT_DELAYS = 600;
+
+const $ = (id) => document.getElementById(id);
+const state = {
+  session: "", page: "", limits: { picture_ms: 500, silence_ms: 700 }, snapshots: false,
+  levels: null, health: null, implants: null, bending: null, plan: [], camera: null,
+  names: [], shownName: "", picture: null, step: 0, screw: 0, paused: false,
+  question: null, questionAt: 0, told: null,
+};
+const clock = new Clock();
+const delays = [];        // ms from the camera's stamp to the frame after the picture was drawn
+window.spinenav = { state, delays, clock, pictures: 0, covered: true };  // for tests and measurements
+
+// What may be shown now. Every answer is a reason against, or "".
+
+const ageOf = (m) => (m && clock.known ? (m.age_ms ?? 0) + clock.now() - m.arrived_ms : Infinity);
+
+function linkTrouble() {
+  const now = performance.now();
+  const silent = now - control.pongAt;
+  if (silent > state.limits.silence_ms) {
+    return ["NO CONTACT", Number.isFinite(silent) ? `nothing heard for ${(silent / 1000).toFixed(1)} s` : "the display does not answer"];
+  }
+  const core = control.coreMs + silent;
+  if (core > state.limits.silence_ms + 300) return ["DISPLAY STANDS STILL", `the graph was not heard for ${(core / 1000).toFixed(1)} s`];
+  return null;
+}
+
+function pictureTrouble() {
+  if (!state.picture) return ["NO PICTURE YET", "waiting for the first one"];
+  const came = performance.now() - state.picture.cameAt;
+  if (came > state.limits.silence_ms) return ["PICTURE STOPPED", `no new picture for ${(came / 1000).toFixed(1)} s`];
+  const age = ageOf(state.picture);
+  if (age > state.limits.picture_ms) return ["PICTURE TOO OLD", `${Math.round(age)} ms, limit ${state.limits.picture_ms} ms`];
+  return null;
+}
+
+// Why nothing of the vertebrae, or of one, is shown.
+export function guidanceTrouble(level) {
+  const link = linkTrouble() ?? pictureTrouble();
+  if (link) return `${link[0].toLowerCase()}: ${link[1]}`;
+  if (!state.levels) return "the navigation has said nothing yet";
+  const silent = clock.now() - state.levels.arrived_ms;
+  if (silent > state.limits.silence_ms + 300) return `the navigation is silent for ${(silent / 1000).toFixed(1)} s`;
+  if (level === undefined) return "";
+  const found = state.levels.levels.find((l) => l.level === level);
+  if (!found) return `${level} is not navigated`;
+  return found.status === "tracked" && found.T ? "" : `${level} is ${found.status}${found.reason ? `: ${found.reason}` : ""}`;
+}
+
+// Why nothing of screws and rods is shown.
+export function implantTrouble() {
+  const link = linkTrouble() ?? (state.names.length ? pictureTrouble() : null);
+  if (link) return `${link[0].toLowerCase()}: ${link[1]}`;
+  if (!state.implants) return "no stereo camera tells of screws";
+  if (state.implants.reason) return state.implants.reason;
+  const silent = clock.now() - state.implants.arrived_ms;
+  return silent > 1500 ? `no screws for ${(silent / 1000).toFixed(1)} s` : "";
+}
+
+// The watch: by this page's own clock.
+
+let reported = "";
+function watch() {
+  const link = linkTrouble();
+  const trouble = link ?? pictureTrouble();
+  $("cover").hidden = !trouble;
+  if (trouble) [$("cover-word").textContent, $("cover-why").textContent] = trouble;
+  for (const a of $("dead").getAnimations()) a.currentTime = 0;  // this script lives, and covers what is stale by itself
+  window.spinenav.covered = Boolean(trouble);
+  drawAge(trouble);
+  drawHealth(state, link);
+  draw();
+  const shown = guidanceTrouble() ? [] : state.levels.levels.filter((l) => l.T).map((l) => l.level);
+  const report = JSON.stringify([shown, Boolean(trouble)]);
+  if (report !== reported) {
+    reported = report;
+    control.send({ kind: "shows", levels: shown, covered: trouble ? trouble.join(": ") : "", picture: state.picture?.stamp_ns ?? "" });
+  }
+}
+
+function drawAge(trouble) {
+  const age = ageOf(state.picture);
+  const known = state.picture && Number.isFinite(age);
+  $("age").className = trouble ? "state-unsafe" : "state-ready";
+  $("age-number").textContent = known ? (age > 9999 ? ">9999" : `${state.picture.age_sure ? "" : "≥"}${Math.max(0, Math.round(age))}`) : "–";
+}
+
+let due = false;
+function draw() {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    drawLevels(state, linkTrouble());
+    drawPanel(state, { guidanceTrouble, implantTrouble });
+    space.draw(state, { guidanceTrouble, implantTrouble });
+    drawButtons();
+    if (state.told && performance.now() - state.told.at > TOLD_MS) state.told = null;
+    $("told").textContent = state.told ? state.told.text : "";
+    $("told").className = state.told && !state.told.ok ? "bad" : "";
+  });
+}
+
+// What is heard.
+
+const control = new Control(clock, {
+  hello(m) {
+    Object.assign(state, { page: m.page, session: m.session, snapshots: m.snapshots });
+    state.limits = { picture_ms: m.picture_ms, silence_ms: m.silence_ms };
+    Object.assign(state, { levels: null, implants: null, bending: null, health: null, question: null });
+    load();
+  },
+  session(m) { state.session = m.session; state.question = null; },
+  levels(m) {
+    state.levels = m;
+    if (m.question?.id !== state.question?.id) state.questionAt = performance.now();
+    state.question = m.question;
+    draw();
+  },
+  implants(m) { state.implants = m; draw(); },
+  bending(m) { state.bending = m; draw(); },
+  health(m) { state.health = m; },
+  camera(m) { state.camera = m; },
+  paused(m) { state.paused = m.paused; },
+  pictures(m) { state.names = m.names; },
+  outcome(m) {
+    const who = m.page === state.page ? "" : `page ${m.page}: `;
+    state.told = { text: `${who}${m.text || m.action}`, ok: m.ok, at: performance.now() };
+    draw();
+  },
+});
+
+const context = $("picture").getContext("bitmaprenderer");
+const video = new Video((words, bitmap) => {
+  if (state.shownName && words.name !== state.shownName) return;
+  const fresh = state.picture?.stamp_ns !== words.stamp_ns;
+  $("picture").width = bitmap.width; $("picture").height = bitmap.height;
+  context.transferFromImageBitmap(bitmap);
+  // A picture that only comes again proves nothing.
+  state.picture = { ...words, cameAt: fresh ? performance.now() : state.picture.cameAt };
+  $("camera-name").textContent = `${words.name} camera${state.names.length > 1 ? "  (C: the other)" : ""}`;
+  window.spinenav.pictures += 1;
+  watch();
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    if (words.age_ms === null || !clock.known) return;
+    delays.push(words.age_ms + clock.now() - words.arrived_ms);
+    if (delays.length > KEPT_DELAYS) delays.shift();
+  }));
+});
+
+async function load() {
+  const told = await (await fetch("/case.json")).json();
+  state.plan = told.plan ?? [];
+  space.load(told);
+  draw();
+}
+
+// What the surgeon says.
+
+const answers = new Set(["confirm", "reject"]);
+const BUTTONS = [
+  ["confirm", "Confirm", "Y"], ["reject", "Reject", "N"], ["register", "Register", "R"],
+  ["pause", "Pause", "P"], ["snapshot", "Snapshot", "S"], ["camera", "Camera", "C"], ["view", "View", "V"],
+];
+
+function may(action) {
+  if (action === "camera") return state.names.length > 1;
+  if (action === "view") return true;
+  if (linkTrouble()) return false;
+  if (action === "snapshot") return state.snapshots;
+  if (answers.has(action)) return Boolean(state.question) && performance.now() - state.questionAt > ARM_MS;
+  return true;
+}
+
+function run(action) {
+  if (!may(action)) return;
+  if (action === "camera") {
+    const at = state.names.indexOf(state.picture?.name);
+    state.shownName = state.names[(at + 1) % state.names.length];
+    state.picture = null;
+    video.show(state.shownName);
+  } else if (action === "view") {
+    space.next();
+  } else {
+    const asked = answers.has(action) ? { question: state.question.id, stamp_ns: state.levels.stamp_ns } : {};
+    control.act(action === "pause" && state.paused ? "resume" : action, { session: state.session, ...asked });
+  }
+  draw();
+}
+
+const buttons = new Map();
+for (const [action, word, key] of BUTTONS) {
+  const button = document.createElement("button");
+  const label = document.createElement("span");
+  const cap = document.createElement("kbd");
+  label.textContent = word; cap.textContent = key;
+  button.append(label, cap);
+  button.onclick = () => { run(action); button.blur(); };
+  $("buttons").append(button);
+  buttons.set(action, { button, label });
+}
+
+function drawButtons() {
+  for (const [action, { button }] of buttons) {
+    button.disabled = !may(action);
+    button.classList.toggle("asked", answers.has(action) && may(action));
+  }
+  buttons.get("pause").label.textContent = state.paused ? "Resume" : "Pause";
+}
+
+const steps = STEPS.map((word, i) => {
+  const button = document.createElement("button");
+  button.textContent = `${i + 1} ${word}`;
+  button.onclick = () => go(i);
+  $("steps").append(button);
+  return button;
+});
+function go(step) {
+  state.step = (step + STEPS.length) % STEPS.length;
+  steps.forEach((button, i) => button.classList.toggle("on", i === state.step));
+  draw();
+}
+
+// Keys, and foot pedals that send them. What changes the operation is held, so that no touch does it.
+const HELD = { y: "confirm", Enter: "confirm", n: "reject", Delete: "reject", r: "register", p: "pause" };
+const AT_ONCE = {
+  s: () => run("snapshot"), c: () => run("camera"), v: () => run("view"),
+  PageDown: () => go(state.step + 1), PageUp: () => go(state.step - 1),
+  ArrowRight: () => choose(1), ArrowLeft: () => choose(-1),
+};
+function choose(by) {
+  state.screw = (state.screw + by + state.plan.length) % Math.max(1, state.plan.length);
+  draw();
+}
+const holding = new Map();
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (key in HELD || key in AT_ONCE || (key >= "1" && key <= "5")) event.preventDefault();
+  if (event.repeat) return;
+  if (key >= "1" && key <= "5") go(Number(key) - 1);
+  else if (key in AT_ONCE) AT_ONCE[key]();
+  else if (key in HELD && may(HELD[key]) && !holding.has(key)) {
+    const question = state.question?.id;
+    const { button } = buttons.get(HELD[key]);
+    button.classList.add("held");
+    holding.set(key, { button, timer: setTimeout(() => {
+      release(key);
+      if (!answers.has(HELD[key]) || state.question?.id === question) run(HELD[key]);
+    }, HOLD_MS) });
+  }
+});
+function release(key) {
+  const held = holding.get(key);
+  if (!held) return;
+  clearTimeout(held.timer);
+  held.button.classList.remove("held");
+  holding.delete(key);
+}
+addEventListener("keyup", (event) => release(event.key.length === 1 ? event.key.toLowerCase() : event.key));
+addEventListener("blur", () => [...holding.keys()].forEach(release));
+
+const space = new Space($("view"), $("view-name"), $("view-note"), draw);
+go(0);
+watch();
+setInterval(watch, LOOK_MS);
+addEventListener("visibilitychange", watch);

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Words and numbers: the step's panel, the levels, the traffic light. Text only, never HTML.
+
+export const STEPS = ["Verify", "Entry", "Trajectory", "Screws", "Rod"];
+const WORDS = {
+  ready: "READY", degraded: "DEGRADED", unsafe: "UNSAFE", failed: "FAILED", 
+  tracked: "TRACKED", occluded: "OCCLUDED", lost: "LOST", rejected: "REJECTED",
+  registering: "REGISTERING", searching: "SEARCHING", unknown: "NOT KNOWN",
+};
+
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element[name] = value;
+  element.append(...children.filter((c) => c !== null));
+  return element;
+}
+
+// Redraws an element only when what it says has changed; make() -> its children.
+const said = new WeakMap();
+function say(element, key, make) {
+  const text = JSON.stringify(key);
+  if (said.get(element) === text) return false;
+  said.set(element, text);
+  element.replaceChildren(...make());
+  return true;
+}
+
+const sign = () => h("i", { className: "sign" });
+const mm = (value, digits = 1) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const number = (value, unit, words) => h("div", {}, h("b", {}, `${value}${unit ? ` ${unit}` : ""}`), h("span", {}, words));
+
+export function drawHealth(state, link) {
+  const box = document.getElementById("health");
+  const light = link ? { state: "failed", reasons: [link[1]] } : state.health ?? { state: "unknown", reasons: ["no health was told yet"] };
+  box.className = `state-${light.state}`;
+  const word = link ? link[0] : state.paused ? "PAUSED" : WORDS[light.state];
+  document.getElementById("health-word").textContent = word;
+  document.getElementById("health-why").textContent = light.reasons.join(" · ");
+}
+
+export function drawLevels(state, link) {
+  const levels = (state.levels?.levels ?? []).map((l) => (link ? { ...l, status: "unknown", reason: link[0].toLowerCase(), tre_mm: null } : l));
+  const box = document.getElementById("levels");
+  say(box, levels.map((l) => [l.level, l.status, l.reason, l.tre_mm?.toFixed(1)]), () => levels.map((l) =>
+    h("div", { className: `state-${l.status}` },
+      h("div", { className: "top" }, sign(), h("b", {}, l.level),
+        h("span", { className: "word" }, WORDS[l.status] ?? l.status.toUpperCase()),
+        l.status === "tracked" ? h("span", { className: "bound" }, `± ${mm(l.tre_mm)} mm`) : null),
+      h("div", { className: "why", title: l.reason }, l.reason || (l.status === "tracked" ? "95 % bound" : "")))));
+}
+
+const hiddenWhy = (why) => h("div", { className: "hidden-why" }, sign(), h("span", {}, `Nothing is shown: ${why}`));
+
+export function drawPanel(state, trouble) {
+  const panel = document.getElementById("panel");
+  [verify, entry, trajectoryPanel, screws, rod][state.step](panel, state, trouble);
+}
+
+function verify(panel, state, { guidanceTrouble }) {
+  const why = guidanceTrouble();
+  const question = why ? null : state.question;
+  const levels = state.levels?.levels ?? [];
+  const tracked = levels.filter((l) => l.status === "tracked").length;
+  const proven = { proven: "The shape of the bone proves the patient", refused: "THE SHAPE IS NOT THIS PATIENT'S", unknown: "The shape has not proven the patient yet" };
+  say(panel, ["verify", why, question, tracked, levels.length, state.levels?.identity], () => [
+    h("h2", {}, "Is this the right spine, level by level?"),
+    why ? hiddenWhy(why) : null,
+    question ? h("div", { className: "question" }, question.text) : null,
+    question ? h("div", {}, `Count from the sacrum, then confirm or reject: ${question.levels.join(", ")}`) : null,
+    question ? h("div", { className: "note" }, `question ${question.id}`) : null,
+    !why && !question ? h("div", { className: "numbers" }, number(`${tracked} of ${levels.length}`, "", "levels tracked"), number(question ? "1" : "none", "", "questions open")) : null,
+    why ? null : h("div", {}, proven[state.levels?.identity] ?? ""),
+  ].filter(Boolean));
+}
+
+function chosen(state) { return state.plan[state.screw % Math.max(1, state.plan.length)]; }
+const title = (state, screw) => `${screw.level} ${screw.side}  (${state.screw % state.plan.length + 1} of ${state.plan.length}, ← →)`;
+const bound = (state, screw) => state.levels.levels.find((l) => l.level === screw.level)?.tre_mm;
+
+function noPlan(panel, step) {
+  say(panel, [step, "none"], () => [h("div", {}, "No screw is planned in this case.")]);
+}
+
+function entry(panel, state, { guidanceTrouble }) {
+  const screw = chosen(state);
+  if (!screw) return noPlan(panel, "entry");
+  const why = guidanceTrouble(screw.level);
+  const at = why ? null : project(state, screw, "entry");
+  say(panel, ["entry", screw, why, Boolean(at), why || mm(bound(state, screw)), why || !at ? 0 : Math.round(at.depth * 1000)], () => [
+    h("h2", {}, `Entry ${title(state, screw)}`),
+    why ? hiddenWhy(why) : h("div", { className: "split" },
+      h("canvas", { id: "magnifier", width: 320, height: 320 }),
+      h("div", {},
+        h("div", { className: "numbers" },
+          number(`± ${mm(bound(state, screw))}`, "mm", "95 % bound of the plan's points"),
+          number(at ? (at.depth * 1000).toFixed(0) : "–", "mm", "from the camera")),
+        h("div", { className: "note" }, at ? "The circle is the bound around the planned entry." : "The entry is outside of the picture, or the camera is not known."))),
+  ]);
+  if (at) magnify(state, screw, at);
+}
+
+// Where a planned point lies in the picture: pixel, metres from the camera, and mm per pixel there.
+function project(state, screw, point) {
+  const c = state.camera;
+  const T = state.levels?.levels.find((l) => l.level === screw.level)?.T;
+  if (!c || !T || state.picture?.name !== c.name) return null;
+  const p = screw[point];
+  const at = [0, 1, 2].map((i) => T[4 * i] * p[0] + T[4 * i + 1] * p[1] + T[4 * i + 2] * p[2] + T[4 * i + 3]);
+  if (at[2] <= 0.05) return null;
+  const u = c.fx * at[0] / at[2] + c.cx;
+  const v = c.fy * at[1] / at[2] + c.cy;
+  return u < 0 || v < 0 || u >= c.width || v >= c.height ? null : { u, v, depth: at[2], perMm: c.fx / at[2] / 1000 };
+}
+
+function magnify(state, screw, at) {
+  const canvas = document.getElementById("magnifier");
+  const picture = document.getElementById("picture");
+  const context = canvas.getContext("2d");
+  const scale = picture.width / state.camera.width;
+  const half = Math.max(12, 18 * at.perMm) * scale;  // 36 mm across
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(picture, at.u * scale - half, at.v * scale - half, 2 * half, 2 * half, 0, 0, canvas.width, canvas.height);
+  const zoom = canvas.width / (2 * half) * scale;
+  context.lineWidth = 3;
+  context.strokeStyle = screw.side === "left" ? "#6cc3ff" : "#ff9f43";
+  context.beginPath();
+  context.arc(canvas.width / 2, canvas.height / 2, Math.max(4, bound(state, screw) * at.perMm * zoom), 0, 7);
+  context.moveTo(canvas.width / 2 - 9, canvas.height / 2); context.lineTo(canvas.width / 2 + 9, canvas.height / 2);
+  context.moveTo(canvas.width / 2, canvas.height / 2 - 9); context.lineTo(canvas.width / 2, canvas.height / 2 + 9);
+  context.stroke();
+}
+
+function trajectoryPanel(panel, state, { guidanceTrouble }) {
+  const screw = chosen(state);
+  if (!screw) return noPlan(panel, "trajectory");
+  const why = guidanceTrouble(screw.level);
+  const value = why ? null : bound(state, screw);
+  const turned = (deg, positive, negative) => `${Math.abs(deg).toFixed(0)}° ${deg >= 0 ? positive : negative}`;
+  say(panel, ["trajectory", screw, why, why || mm(value)], () => [
+    h("h2", {}, `Trajectory ${title(state, screw)}`),
+    why ? hiddenWhy(why) : h("div", { className: "split" },
+      h("canvas", { id: "bull", width: 320, height: 320 }),
+      h("div", {},
+        h("div", { className: "numbers" },
+          number(mm(screw.length_mm, 0), "mm", "planned depth"),
+          number(turned(screw.transverse_deg, "medial", "lateral"), "", "transverse"),
+          number(turned(screw.sagittal_deg, "cranial", "caudal"), "", "sagittal"),
+          number(`± ${mm(value)}`, "mm", "95 % bound")),
+        h("div", { className: "note" }, "Along the planned axis. No tool is tracked: its deviation is not measured."))),
+  ]);
+  if (!why) bullsEye(value, screw.side);
+}
+
+// Seen along the axis: rings of 2 mm, and the 95 % bound.
+function bullsEye(value, side) {
+  const canvas = document.getElementById("bull");
+  const c = canvas.getContext("2d");
+  const middle = canvas.width / 2;
+  const perMm = middle / 9;
+  c.fillStyle = "#000"; c.fillRect(0, 0, canvas.width, canvas.height);
+  c.strokeStyle = "#44525d"; c.lineWidth = 2; c.fillStyle = "#a9b6c0"; c.font = "24px sans-serif";
+  for (const ring of [2, 4, 6, 8]) {
+    c.beginPath(); c.arc(middle, middle, ring * perMm, 0, 7); c.stroke();
+    if (ring < 8) c.fillText(`${ring}`, middle + ring * perMm - 16, middle + 24);
+  }
+  c.beginPath(); c.arc(middle, middle, value * perMm, 0, 7);
+  c.fillStyle = "#f5e14b44"; c.fill(); c.strokeStyle = "#f5e14b"; c.lineWidth = 4; c.stroke();
+  c.fillStyle = "#a9b6c0"; c.font = "22px sans-serif"; c.textAlign = "center";
+  c.fillText("cranial", middle, 26);
+  c.save(); c.translate(side === "left" ? canvas.width - 12 : 26, middle); c.rotate(-Math.PI / 2);
+  c.fillText("midline", 0, 0); c.restore();
+  c.beginPath(); c.arc(middle, middle, 7, 0, 7);
+  c.fillStyle = side === "left" ? "#6cc3ff" : "#ff9f43"; c.fill();
+}
+
+function screws(panel, state, { implantTrouble }) {
+  const why = implantTrouble();
+  const rows = why ? [] : [...state.implants.screws].sort((a, b) => `${a.level}${a.side}${a.id}`.localeCompare(`${b.level}${b.side}${b.id}`));
+  say(panel, ["screws", why, rows.map((r) => [r.id, r.level, r.side, r.seen, mm(r.entry_mm), mm(r.angle_deg, 0), mm(r.bound_mm), mm(r.check_bound_mm), r.check_reason])], () => [
+    h("h2", {}, "Placed screws against the plan"),
+    why ? hiddenWhy(why) : rows.length ? h("table", {},
+      h("tr", {}, ...["screw", "entry off", "angle off", "95 % bound", ""].map((w) => h("th", {}, w))),
+      ...rows.slice(0, 9).map((r) => h("tr", {},
+        h("td", {}, h("b", {}, r.level ? `${r.level} ${r.side}` : `head ${r.id}`)),
+        h("td", {}, r.entry_mm === null ? "–" : `${mm(r.entry_mm)} mm`),
+        h("td", {}, r.angle_deg === null ? "–" : `${mm(r.angle_deg, 0)}°`),
+        h("td", {}, `± ${mm(r.check_bound_mm ?? r.bound_mm)} mm`),
+        h("td", { className: "wide" }, r.seen ? r.check_reason : "held, not seen now")))) : h("div", {}, "No screw is seen."),
+    rows.length > 9 ? h("div", { className: "note" }, `and ${rows.length - 9} more`) : null,
+  ].filter(Boolean));
+}
+
+function rod(panel, state, { implantTrouble }) {
+  const why = implantTrouble();
+  const sides = why ? [] : state.bending?.sides ?? [];
+  say(panel, ["rod", why, sides], () => [
+    h("h2", {}, "Rods"),
+    why ? hiddenWhy(why) : sides.length ? h("div", { className: "sides" }, ...sides.map(rodSide)) : h("div", {}, "No rod is planned yet."),
+  ]);
+}
+
+function rodSide(s) {
+  const shown = s.steps.slice(Math.max(0, Math.min(s.done - 1, s.steps.length - 4)), Math.max(4, s.done + 3));
+  return h("div", {},
+    h("h3", { className: `state-${s.state}` }, sign(), h("span", {}, `${s.side.toUpperCase()}: ${s.state}`)),
+    s.next ? h("div", { className: "next" }, `Next: ${s.next}`) : h("div", {}, s.text),
+    s.rod ? h("div", { className: "note" }, `${s.rod}, ${s.length_mm} mm, ${s.done} of ${s.steps.length} bends done${s.gap_mm ? `, largest gap ${s.gap_mm} mm` : ""}`) : null,
+    h("table", {}, ...shown.map((text) => h("tr", { className: s.steps.indexOf(text) < s.done ? "done" : "" }, h("td", { className: "wide" }, text)))),
+    s.warnings ? h("div", { className: "note" }, s.warnings) : null);
+}

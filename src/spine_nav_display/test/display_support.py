@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the display's tests share: a server without ROS, fed by the test."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+
+import cv2
+import numpy as np
+import trimesh
+
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
+from spine_nav_common.core.types import (
+    Case,
+    LevelEstimate,
+    Mesh,
+    NavigationResult,
+    ScrewPlan,
+    Status,
+)
+from spine_nav_display.core.binding import Exposure
+from spine_nav_display.core.messages import (
+    Moment,
+    bending_message,
+    health_message,
+    implants_message,
+    levels_message,
+)
+from spine_nav_display.core.placed import compare
+from spine_nav_display.core.questions import Question
+from spine_nav_display.core.scene import case_message
+from spine_nav_display.server import DisplayServer, Limits
+
+LEVELS = ("L2", "L3", "L4")
+WIDTH, HEIGHT = 640, 480
+FOCAL = 600.0
+COUNTER_BITS, CELL = 16, 20  # of the counter in the picture's upper left corner
+
+
+def small_case() -> Case:
+    """Three boxes 35 mm apart, each with two planned screws."""
+    meshes, plan = {}, []
+    for i, level in enumerate(LEVELS):
+        centre = np.array([0.0, 0.0, -0.035 * i])
+        box = trimesh.creation.box(extents=(0.05, 0.03, 0.026)).subdivide()
+        meshes[level] = Mesh(np.asarray(box.vertices) + centre, np.asarray(box.faces, np.int32))
+        for side, x in (("left", 0.016), ("right", -0.016)):
+            entry, target = centre + (x, 0.017, 0.0), centre + (0.4 * x, -0.026, 0.002)
+            plan.append(ScrewPlan(level, side, entry, target))
+    return Case("small", "LPS", meshes, LEVELS, tuple(plan), "")
+
+
+# The patient lies prone, head to the left of the picture: posterior towards the camera.
+T_CAMERA_CT = np.array(
+    [[0.0, 0.0, -1.0, -0.035], [1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.45], [0.0, 0.0, 0.0, 1.0]]
+)
+
+
+def result(
+    stamp_ns: int, statuses: dict[str, tuple[Status, str]] | None = None
+) -> NavigationResult:
+    """All levels tracked, but for those that `statuses` gives with a reason."""
+    levels = []
+    for i, level in enumerate(LEVELS):
+        status, reason = (statuses or {}).get(level, (Status.TRACKED, ""))
+        tracked = status is Status.TRACKED
+        levels.append(
+            LevelEstimate(
+                level, status, T_CAMERA_CT if tracked else None,
+                predicted_tre_mm=1.4 + 0.3 * i if tracked else None, reason=reason,
+            )
+        )  # fmt: skip
+    return NavigationResult(stamp_ns, tuple(levels), identity="proven", identity_margin_nat=9.0)
+
+
+def counted_jpeg(number: int) -> bytes:
+    """A picture whose upper left corner holds a number: black and white cells, least bit first."""
+    image = np.full((HEIGHT, WIDTH, 3), (60, 70, 110), np.uint8)
+    cv2.circle(image, (320, 240), 120, (40, 40, 160), -1)
+    for bit in range(COUNTER_BITS):
+        cell = 255 if number >> bit & 1 else 0
+        image[:CELL, CELL * bit : CELL * (bit + 1)] = cell
+    done, data = cv2.imencode(".jpg", image)
+    assert done
+    return data.tobytes()
+
+
+READ_COUNTER = f"""(() => {{
+  const c = document.createElement("canvas"), p = document.getElementById("picture");
+  c.width = p.width; c.height = p.height;
+  const x = c.getContext("2d", {{willReadFrequently: true}});
+  x.drawImage(p, 0, 0);
+  let n = 0;
+  for (let i = 0; i < {COUNTER_BITS}; i++) {{
+    if (x.getImageData({CELL} * i + {CELL // 2}, {CELL // 2}, 1, 1).data[0] > 127) n += 2 ** i;
+  }}
+  return n;
+}})()"""
+
+
+class Feed:
+    """A server and what a graph would tell it. `asked`: actions that reached the core, with what
+    was taken; `heard`: what the record would note; `reply`: what the core says."""
+
+    def __init__(self, exposure: Exposure | None = None, limits: Limits | None = None) -> None:
+        self.asked: list[tuple[str, object]] = []
+        self.heard: list[dict] = []
+        self.reply: tuple[bool, str] | None = (True, "done")
+        self.pending: list[Future] = []
+        self.server = DisplayServer(
+            exposure or Exposure(port=0), self._act, limits, self.heard.append
+        )
+        self.case = small_case()
+        self.server.case(case_message(self.case))
+        self.number = 0
+
+    def __enter__(self):
+        self.server.start()
+        self.server.begin("first")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop()
+
+    def _act(self, action: str, taken: object) -> Future:
+        self.asked.append((action, taken))
+        future: Future = Future()
+        if self.reply is None:
+            self.pending.append(future)
+        else:
+            future.set_result(self.reply)
+        return future
+
+    @staticmethod
+    def now(age_ms: float = 5.0) -> Moment:
+        return Moment(time.time_ns() - round(age_ms * 1e6), time.monotonic() * 1e3, age_ms)
+
+    def tick(self) -> None:
+        self.server.tick()
+
+    def camera(self) -> None:
+        values = {"name": "rgbd", "width": WIDTH, "height": HEIGHT, "fx": FOCAL, "fy": FOCAL}
+        self.server.publish("camera", {**values, "cx": WIDTH / 2, "cy": HEIGHT / 2})
+
+    def picture(self, name: str = "rgbd", age_ms: float = 5.0) -> int:
+        self.number += 1
+        self.server.picture(name, counted_jpeg(self.number), self.now(age_ms))
+        return self.number
+
+    def levels(self, statuses=None, question: Question | None = None) -> None:
+        moment = self.now()
+        self.server.ask(question)
+        told = levels_message(
+            result(moment.stamp_ns, statuses), moment, question, "camera_color_optical_frame"
+        )
+        self.server.publish("levels", told)
+
+    def health(self, state: str = "ready", reason: str = "all well") -> None:
+        self.server.publish("health", health_message(state, reason, {}))
+
+    def implants(self) -> None:
+        moment = self.now()
+        estimates = {e.level: e for e in result(moment.stamp_ns).levels}
+        rows, checks = [], {}
+        for i, plan in enumerate(self.case.plan):
+            T, out = T_CAMERA_CT, plan.entry_m - plan.target_m
+            out = T[:3, :3] @ out / np.linalg.norm(out)
+            head = T[:3, :3] @ plan.entry_m + T[:3, 3] + 0.01 * out + (0.0006 * i, 0, 0)
+            row = ScrewRow(moment.stamp_ns, i, head, out, 0.9, 1.1, plan.level, plan.side, i != 3)
+            rows.append(row)
+            checks[i] = compare(row, self.case.plan, estimates, moment.stamp_ns, np.eye(4))
+        left = np.array([r.head_m for r in rows if r.side == "left"])
+        rod = RodCurve("left", left, np.full(len(left), 0.3), np.ones(len(left), bool))
+        told = implants_message(rows, [rod], checks, np.eye(4), moment, "")
+        self.server.publish("implants", told)
+
+    def bending(self) -> None:
+        steps = {
+            f"step {n}": f"{n}: feed {20 * n:.1f} mm, rotate {8 * n:.1f} deg, bend to {7 + n:.1f} deg"
+            for n in (1, 2, 3)
+        }
+        common = {"rod": "Ti6Al4V 5.5 mm", "length_mm": "112.0", "steps": "3"}
+        left = {
+            "side": "left", "state": "bending", "text": "2 bends left", "steps_done": "1",
+            "gap_mm": "1.90", "next": steps["step 2"], "warnings": "", **common, **steps,
+        }  # fmt: skip
+        right = {
+            "side": "right",
+            "state": "planned",
+            "text": "planned",
+            "steps_done": "0",
+            **common,
+            **steps,
+        }
+        self.server.publish("bending", bending_message([left, right], self.now()))
+
+    def all(self) -> None:
+        """Everything once: an operation that goes well."""
+        self.tick()
+        self.camera()
+        self.health()
+        self.levels()
+        self.implants()
+        self.bending()
+        self.picture()

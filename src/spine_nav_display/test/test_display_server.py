@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The display's server, asked by clients that the test plays: no browser, no ROS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, ClientWebSocketResponse, WSServerHandshakeError
+from display_support import Feed
+
+from spine_nav_common.parameters import ParameterError
+from spine_nav_display.core.binding import Exposure
+from spine_nav_display.core.questions import Question, Taken
+from spine_nav_display.pictures import unpack
+from spine_nav_display.server import Limits
+
+ASKED = Question("K7QX", "L2 to L4?", ("L2", "L3", "L4"), 11)
+
+
+def served(scenario: Callable[[Feed, ClientSession], Awaitable[None]], **given: Any) -> Feed:
+    """Runs a scenario against a server."""
+
+    async def run() -> None:
+        async with ClientSession() as session:
+            await asyncio.wait_for(scenario(feed, session), 30.0)
+
+    with Feed(**given) as feed:
+        asyncio.run(run())
+    return feed
+
+
+class Page:
+    """A page's control connection."""
+
+    def __init__(self, socket: ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.session = ""
+
+    @classmethod
+    async def open(cls, feed: Feed, session: ClientSession) -> Page:
+        page = cls(await session.ws_connect(f"{feed.server.url}control"))
+        hello = await page.until("hello")
+        page.session = hello["session"]
+        return page
+
+    async def until(self, kind: str, *more: str) -> dict[str, Any]:
+        while True:
+            message = json.loads(await self.socket.receive_str())
+            if message["kind"] in (kind, *more):
+                return message
+
+    async def act(self, action: str, **values: Any) -> dict[str, Any]:
+        given = {"session": self.session, **values}
+        await self.socket.send_str(json.dumps({"kind": "act", "action": action, "n": 1, **given}))
+        return await self.until("outcome")
+
+
+def test_every_answer_forbids_third_parties() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        for path in ("", "page.js", "vendor/three.module.min.js", "case.json", "nowhere"):
+            async with session.get(feed.server.url + path) as answer:
+                policy = answer.headers["Content-Security-Policy"]
+                assert "default-src 'none'" in policy and "connect-src 'self'" in policy
+                assert "unsafe" not in policy and "http" not in policy and "*" not in policy
+                assert answer.status == (404 if path == "nowhere" else 200)
+        socket = await session.ws_connect(f"{feed.server.url}control")
+        assert "Content-Security-Policy" in socket._response.headers
+
+    served(scenario)
+
+
+def test_a_path_that_climbs_out_finds_nothing() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        for path in ("../server.py", "%2e%2e/server.py", "vendor/SOURCE.md"):
+            async with session.get(f"{feed.server.url}{path}") as answer:
+                assert answer.status == 404
+
+    served(scenario)
+
+
+def test_a_foreign_page_in_the_same_browser_is_refused() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+            async with session.get(feed.server.url, headers=headers) as answer:
+                assert answer.status == 403
+            for room in ("control", "video"):
+                with pytest.raises(WSServerHandshakeError, match="403"):
+                    await session.ws_connect(f"{feed.server.url}{room}", headers=headers)
+
+    served(scenario)
+
+
+def test_a_token_is_asked_for_everywhere() -> None:
+    token = "0123456789abcdef"
+
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        url = feed.server.url
+        for path in ("", "case.json", "?token=wrong"):
+            async with session.get(url + path) as answer:
+                assert answer.status == 401
+        with pytest.raises(WSServerHandshakeError, match="401"):
+            await session.ws_connect(f"{url}control")
+        async with session.get(f"{url}?token={token}", allow_redirects=False) as answer:
+            assert answer.status == 302 and answer.headers["Location"] == "/"
+            cookie = answer.headers["Set-Cookie"]
+            assert all(w in cookie for w in ("HttpOnly", "Secure", "SameSite=Strict"))
+        async with session.get(url, headers={"Cookie": f"spinenav={token}"}) as answer:
+            assert answer.status == 200
+
+    served(scenario, exposure=Exposure(port=0, token=token))
+
+
+def test_a_port_that_is_taken_is_a_wrong_parameter() -> None:
+    with Feed() as first:
+        second = Feed(exposure=Exposure(port=first.server.port))
+        with pytest.raises(ParameterError, match="--port"):
+            second.server.start()
+
+
+def test_a_page_gets_all_that_is_known_and_a_late_one_too() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        feed.all()
+        for _ in range(2):
+            page = await Page.open(feed, session)
+            wanted = {"session", "levels", "health", "implants", "bending", "camera", "pictures"}
+            while wanted:
+                wanted.discard((await page.until(*wanted))["kind"])
+
+    served(scenario)
+
+
+def test_an_answer_reaches_the_core_with_its_question_and_everybody_is_told() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        one, two = [await Page.open(feed, session) for _ in range(2)]
+        feed.levels(question=ASKED)
+        await one.until("levels")
+        told = await one.act("confirm", question="K7QX", stamp_ns="11")
+        assert told["ok"] and "L2, L3, L4 confirmed by page 1" in told["text"]
+        assert (await two.until("outcome"))["text"] == told["text"]
+        refused = await two.act("reject", question="K7QX", stamp_ns="11")
+        assert not refused["ok"] and "page 1 was first" in refused["text"]
+
+    feed = served(scenario)
+    ((action, taken),) = feed.asked
+    assert action == "confirm" and isinstance(taken, Taken) and taken.answer.question == "K7QX"
+    noted = [n for n in feed.heard if n["what"] == "action"]
+    assert [(n["page"], n["ok"], n["question"]) for n in noted] == [
+        ("1", True, "K7QX"), ("2", False, "K7QX"),
+    ]  # fmt: skip
+
+
+def test_of_two_answers_at_once_the_first_wins_while_the_core_still_thinks() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        feed.reply = None
+        one, two = [await Page.open(feed, session) for _ in range(2)]
+        feed.levels(question=ASKED)
+        await one.until("levels")
+        given = {"kind": "act", "action": "confirm", "n": 1, "session": one.session}
+        await one.socket.send_str(json.dumps({**given, "question": "K7QX"}))
+        while not feed.pending:
+            await asyncio.sleep(0.01)
+        refused = await two.act("confirm", question="K7QX")
+        assert not refused["ok"] and "was first" in refused["text"]
+        feed.pending[0].set_result((False, "another hypothesis is asked by now"))
+        told = await one.until("outcome")
+        assert not told["ok"] and "another hypothesis" in told["text"]
+        feed.reply = (True, "")
+        assert (await two.act("confirm", question="K7QX"))["ok"], "it is open again"
+
+    assert len(served(scenario).asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda feed: feed.levels(question=Question("B2B2", "?", (), 1)), "has changed"),
+        (lambda feed: feed.levels(), "nothing waits"),
+        (lambda feed: (feed.server.begin("second"), feed.levels(question=ASKED)), "started again"),
+    ],
+)
+def test_an_answer_to_what_is_asked_no_more_never_reaches_the_core(
+    change: Callable[[Feed], Any], words: str
+) -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        feed.levels(question=ASKED)
+        await page.until("levels")
+        change(feed)
+        await page.until("levels")
+        refused = await page.act("confirm", question="K7QX")
+        assert not refused["ok"] and words in refused["text"]
+
+    assert served(scenario).asked == []
+
+
+def test_after_a_restart_an_old_page_registers_nothing_either() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        feed.server.begin("second")
+        await page.until("session")
+        for action in ("register", "pause", "resume", "snapshot"):
+            assert not (await page.act(action))["ok"]
+        page.session = "second"
+        assert (await page.act("register"))["ok"]
+
+    assert [a for a, _ in served(scenario).asked] == ["register"]
+
+
+def test_a_page_that_shows_no_pictures_misses_no_word() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        video = await session.ws_connect(f"{feed.server.url}video", max_msg_size=0)
+        for number in range(300):
+            feed.picture()
+            feed.levels()
+            if number % 10 == 0:
+                told = await page.act("register")
+                assert told["ok"]
+        first, _ = unpack(await video.receive_bytes())
+        with pytest.raises(asyncio.TimeoutError):
+            await video.receive_bytes(timeout=0.3)  # one is under way, and not acknowledged
+        await video.send_str(json.dumps({"shown": first["n"]}))
+        newest, _ = unpack(await video.receive_bytes())
+        assert (first["n"], newest["n"]) == (1, 300)
+
+    assert len(served(scenario).asked) == 30
+
+
+def test_a_page_that_never_reads_is_dropped_and_the_others_go_on() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        _reader, writer = await asyncio.open_connection("127.0.0.1", feed.server.port, limit=1)
+        host = f"127.0.0.1:{feed.server.port}"
+        writer.write(
+            f"GET /control HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        await writer.drain()
+        while feed.server.pages < 2:
+            await asyncio.sleep(0.01)
+        while feed.server.pages == 2:  # events that it never takes
+            assert (await page.act("register"))["ok"]
+            feed.server.publish("bulk", {"x": "y" * 200_000})
+        assert (await page.act("register"))["ok"]
+        writer.close()
+
+    served(scenario)
+
+
+def test_nonsense_closes_its_own_connection_alone() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        for bad in ("not json", "[1]", json.dumps({"kind": "ping", "t": "x" * 5000})):
+            socket = await session.ws_connect(f"{feed.server.url}control")
+            await socket.send_str(bad)
+            while not (await socket.receive()).type.name.startswith("CLOS"):
+                pass
+        unknown = await page.act("format_disk")
+        assert not unknown["ok"] and "nothing that this page can ask" in unknown["text"]
+        await page.socket.send_str(json.dumps({"kind": "ping", "t": [1]}))
+        assert (await page.until("pong"))["t"] == 0
+
+    assert served(scenario).asked == []
+
+
+def test_a_pong_tells_for_how_long_the_graph_was_not_heard() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+
+        async def core_ms() -> float:
+            await page.socket.send_str(json.dumps({"kind": "ping", "t": 1.0}))
+            return (await page.until("pong"))["core_ms"]
+
+        while await core_ms() < 200:
+            await asyncio.sleep(0.02)
+        feed.tick()
+        assert await core_ms() < 200
+
+    served(scenario)
+
+
+def test_ten_pages_get_one_packing_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    import spine_nav_display.server as module
+
+    packed: list[int] = []
+    real = module.pack
+    monkeypatch.setattr(module, "pack", lambda *a: (packed.append(1), real(*a))[1])
+
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        videos = [
+            await session.ws_connect(f"{feed.server.url}video", max_msg_size=0) for _ in range(10)
+        ]
+        while len(feed.server._viewers) < 10:
+            await asyncio.sleep(0.01)
+        feed.picture()
+        got = [await v.receive_bytes() for v in videos]
+        assert len(set(got)) == 1
+
+    served(scenario)
+    assert len(packed) == 1
+
+
+def test_a_viewer_chooses_its_camera() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        video = await session.ws_connect(f"{feed.server.url}video", max_msg_size=0)
+        while not feed.server.watched:
+            await asyncio.sleep(0.01)
+        feed.picture("rgbd")
+        first, _ = unpack(await video.receive_bytes())
+        await video.send_str(json.dumps({"shown": first["n"]}))
+        feed.picture("stereo")
+        await video.send_str(json.dumps({"show": "stereo"}))
+        second, _ = unpack(await video.receive_bytes())
+        assert (first["name"], second["name"]) == ("rgbd", "stereo")
+
+    served(scenario)
+
+
+def test_a_snapshot_holds_picture_and_what_was_known(tmp_path: Path) -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        assert "no picture" in (await page.act("snapshot"))["text"]
+        feed.all()
+        await page.until("pictures")
+        assert (await page.act("snapshot"))["ok"]
+
+    served(scenario, limits=Limits(snapshots=tmp_path / "s"))
+    (jpeg,) = (tmp_path / "s").glob("*_rgbd.jpg")
+    (known,) = (tmp_path / "s").glob("*.json")
+    assert jpeg.read_bytes()[:2] == b"\xff\xd8"
+    assert json.loads(known.read_text())["levels"]["identity"] == "proven"
+
+
+def test_a_snapshot_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        feed.all()
+        await page.until("pictures")
+        told = await page.act("snapshot")
+        assert not told["ok"] and "cannot be written" in told["text"]
+
+    served(scenario, limits=Limits(snapshots=tmp_path / "file"))
+
+
+def test_the_end_tells_every_page_and_leaves_no_thread() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        await asyncio.to_thread(feed.server.stop)
+        while not (await page.socket.receive()).type.name.startswith("CLOS"):
+            pass
+
+    served(scenario)
+    assert not [t for t in threading.enumerate() if t.name == "display"]
