@@ -178,6 +178,20 @@ class TestFit:
         length = 1e3 * np.linalg.norm(np.diff(fit.centreline_m, axis=0), axis=1).sum()
         assert abs(length - 0.5 * (len(rod) - 1)) < 12.0
 
+    def test_it_follows_a_bent_rod_beyond_the_rough_curve(self) -> None:
+        """Straight on, the refiner would lose a rod of 70 mm radius after a centimetre."""
+        angle = np.linspace(-0.8, 0.8, 240)
+        rod = MIDDLE + 0.07 * np.stack([1.0 - np.cos(angle), np.sin(angle), 0.0 * angle], 1)
+        fit = good(fitted([rod], rough=rod[85:-85:6], reach_px=3.0))
+        ends = fit.centreline_m[[0, -1]]
+        for end in rod[[0, -1]]:
+            assert 1e3 * np.linalg.norm(ends - end, axis=1).min() < 5.0
+
+    def test_a_tulip_beyond_the_rough_curve_does_not_end_it(self) -> None:
+        rod = rod_m()
+        fit = good(fitted([rod], rough=rod[40:200:6], covered=((rod[230], 0.0065),)))
+        assert 1e3 * np.linalg.norm(fit.centreline_m[[0, -1]] - rod[-1], axis=1).min() < 6.0
+
     def test_it_stops_where_the_rod_stops(self) -> None:
         rod = rod_m()[:200]
         fit = good(fitted([rod], rough=rod_m()[10:260:6]))

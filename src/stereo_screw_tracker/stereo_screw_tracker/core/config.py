@@ -140,7 +140,7 @@ class RodConfig:
         9,
     )
     lone_log_odds: float = param(
-        5.0, "a rod that no head holds is seen so surely by its surer eye (mean log odds): shafts of"
+        4.8, "a rod that no head holds is seen so surely by its surer eye (mean log odds): shafts of"
         " instruments are not", "", 0.0, 9.0,
     )  # fmt: skip
     spacing_mm: float = param(3.0, "distance between two measured places", "mm", 0.5, 20.0)

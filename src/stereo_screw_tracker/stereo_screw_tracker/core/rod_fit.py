@@ -20,7 +20,8 @@ Measure = Callable[[np.ndarray, np.ndarray], RodMeasurements]
 
 _SAMPLE_MM = 0.8
 _MOST_WALKS = 5
-_WALK_GAP_MM = 12.0  # beyond the rough curve's ends, a longer gap is the end
+_WALK_GAP_MM = 18.0  # beyond the rough curve's ends, a longer gap is the end
+_BENT_PLACES = 9  # of an end, from which its bend is taken
 _SURE = 3.0  # log odds beyond which an eye is not surer
 _SEATED_SIGMAS = 2.5
 _SIDE_MM = 15.0  # a rod belongs to the side of the screws this close to it
@@ -165,11 +166,18 @@ def _walked(
 
 
 def _beyond(points: np.ndarray, steps_mm: np.ndarray) -> np.ndarray:
-    """Straight on from the end of a curve, along its last centimetre."""
-    first = max(0, len(points) - 5)
-    way = points[-1] - points[first]
-    way = way / max(float(np.linalg.norm(way)), 1e-9)
-    return points[-1] + 1e-3 * steps_mm[:, None] * way
+    """On from the end of a curve: bent as its last stretch is across the view, straight in depth,
+    whose curvature two eyes hardly tell."""
+    last = points[-max(4, _BENT_PLACES) :]
+    s = -_arc_mm(last[::-1])[::-1]
+    view = last[-1] / np.linalg.norm(last[-1])
+    way = last - last[-1]
+    depth = way @ view
+    flat = way - depth[:, None] * view
+    bent = np.linalg.lstsq(np.stack([s, s**2], axis=1), flat, rcond=None)[0]
+    slope = s[-5:] @ depth[-5:] / max(float(s[-5:] @ s[-5:]), 1e-9)
+    on = np.stack([steps_mm, steps_mm**2], axis=1) @ bent
+    return np.asarray(points[-1] + on + (steps_mm * slope)[:, None] * view)
 
 
 def _measured(s: np.ndarray, points: np.ndarray, measure: Measure) -> _Sampled:
@@ -337,11 +345,13 @@ def seated(
         depth = way @ view
         across = np.linalg.norm(way - depth[:, None] * view, axis=1)
         k = int(across.argmin())
+        if across[k] > 1e-3 * config.anchor_mm:
+            continue
         own = float(view @ head.covariance_m2 @ view)
         rod = float(view @ fit.covariance_across(fine[k : k + 1])[0] @ view)
         sigma = float(np.sqrt(own + rod + (1e-3 * config.seat_mm) ** 2))
         reach = max(1e-3 * config.anchor_mm, _SEATED_SIGMAS * sigma)
-        if across[k] <= 1e-3 * config.anchor_mm and abs(depth[k]) <= reach:
+        if abs(depth[k]) <= reach:
             near.append((screw, float(fine[k])))
             gap.append(float(depth[k]))
             head_var.append(own + (1e-3 * config.seat_mm) ** 2)

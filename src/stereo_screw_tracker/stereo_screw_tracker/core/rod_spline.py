@@ -20,6 +20,7 @@ from .types import RodMeasurements, StereoCamera
 
 _KNOT_MM = 15.0
 _ROUNDS = 5
+_RESTS_M = 2e-5  # a fit that moves by less is done
 _OUTLIER = 2.5  # sigmas at which a residual's weight is halved
 _STIFF_MM = 25.0  # stretch over which a rod's curvature stays alike
 _ACROSS_PRIOR_MM = 6.0  # the first curve is this rough across the view
@@ -135,7 +136,9 @@ def fit_spline(
             soft = 1.0 / (1.0 + float(r @ W @ r) / (2.0 * _OUTLIER**2))
             H = H + soft * (A.T @ W @ A)
             g = g + soft * (A.T @ W @ target)
-        control = np.linalg.solve(H, g).reshape(n, 3)
+        before, control = control, np.linalg.solve(H, g).reshape(n, 3)
+        if np.abs(control - before).max() < _RESTS_M:
+            break
     inflate = max(1.0, chi / count) if count else 1.0
     covariance = inflate * np.linalg.inv(H)
     return SplineFit(BSpline(knots, control, 3), 0.5 * (covariance + covariance.T))
