@@ -232,8 +232,12 @@ def test_what_was_mended_in_the_case_is_told_in_the_log_and_in_diagnostics(world
     health = world.listen(DiagnosticArray, "/diagnostics", qos.STATE)
     log = world.listen(Log, "/rosout")
     node, _ = navigation(world, str(case))
-    world.until(lambda: health and log)
-    assert any("'Left L2' as L2 left" in m.msg and m.level >= 30 for m in log)
-    values = {v.key: v.value for m in health for s in m.status for v in s.values}
-    assert "'Left L2' as L2 left" in values["note 1"]
-    assert node.notes == (values["note 1"],)
+    told = "'Left L2' as L2 left"
+    world.until(lambda: any(told in m.msg and m.level >= 30 for m in log))
+
+    def values() -> dict[str, str]:
+        return {v.key: v.value for m in health for s in m.status for v in s.values}
+
+    world.until(lambda: "note 1" in values())
+    assert told in values()["note 1"]
+    assert node.notes == (values()["note 1"],)

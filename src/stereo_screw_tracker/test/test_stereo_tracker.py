@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from screw_support import CAMERA, SECOND, World, frame, heads_m, image, observe, rod_m
 
+from spine_nav_common.core.geometry import transform
 from spine_nav_common.core.types import Rejected, StereoResult
 from stereo_screw_tracker.core.confidence import ConfidenceModel
 from stereo_screw_tracker.core.config import RodConfig, StereoConfig, TrackConfig
 from stereo_screw_tracker.core.load import load_tracker
+from stereo_screw_tracker.core.odometry import Wound
 from stereo_screw_tracker.core.tracker import StereoTracker
 from stereo_screw_tracker.core.types import HeadObservation
 
@@ -168,7 +170,7 @@ def test_reset_counts_ids_from_zero_again() -> None:
 
 
 def test_doubtful_heads_wait_for_a_surer_sighting() -> None:
-    world = World(confidence=0.6)
+    world = World(confidence=0.6, sigma_px=0.1)
     t = tracker(world)
     for k in range(3):
         assert shown(t.process(frame(k * STEP))).screws == ()
@@ -275,6 +277,61 @@ def test_a_lone_vague_head_is_not_shown_and_a_lone_sure_one_is() -> None:
     )
     assert strict.screws == ()
     assert any("not shown" in event for event in strict.events)
+
+
+def test_a_head_that_is_known_too_badly_is_not_shown_and_the_user_is_told() -> None:
+    world = World(sigma_px=0.1)
+    bounds = [s.bound95_mm for s in shown(tracker(world).process(frame(0))).screws]
+    most = float(np.median(bounds))
+    world = World(sigma_px=0.1)
+    strict = shown(tracker(world, most_bound_mm=most).process(frame(0)))
+    assert [s.bound95_mm for s in strict.screws] == [b for b in bounds if b <= most]
+    assert 0 < len(strict.screws) < 10
+    assert sum("known within" in e for e in strict.events) == 10 - len(strict.screws)
+
+
+def test_heads_behind_a_hand_go_with_the_wound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine of ten are hidden while the camera turns about the tenth, which alone tells no turn."""
+
+    def last(by_texture: bool) -> np.ndarray:
+        world = World(sigma_px=0.1)
+        t = tracker(world)
+        before = world.T_now_first
+        monkeypatch.setattr(
+            Wound,
+            "motion",
+            lambda *_: (
+                world.T_now_first @ np.linalg.inv(before) if by_texture else Rejected("no texture")
+            ),
+        )
+        t.process(frame(0))
+        world.hidden = set(range(1, 10))
+        for k in range(1, 9):
+            before = world.T_now_first
+            world.move((1.0, 1.0, 0.0), (0.8, 0.5, 1.2))
+            t.process(frame(k * STEP))
+        held = [track for track in t._tracks.tracks if track.track_id >= 0]
+        assert len(held) == 10
+        rows = np.array([track.point_m for track in held])
+        return 1e3 * np.linalg.norm(rows[:, None] - world.now(), axis=2).min(axis=1)
+
+    assert last(by_texture=True).max() < 2.5
+    assert last(by_texture=False).max() > 4.0  # what the texture is for
+
+
+def test_texture_that_moves_otherwise_than_the_seen_heads_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(sigma_px=0.1)
+    t = tracker(world)
+    t.process(frame(0))
+    world.hidden = {4}
+    monkeypatch.setattr(Wound, "motion", lambda *_: transform(np.eye(3), np.array([0.02, 0, 0])))
+    for k in range(1, 5):
+        world.move((1.0, 0.5, 0.5), (0.2, 0.1, 0.2))
+        result = shown(t.process(frame(k * STEP)))
+    assert len(result.screws) == 10
+    assert off_mm(result, world).max() < 2.5
 
 
 def test_the_finder_tells_what_the_refiners_are_to_judge() -> None:

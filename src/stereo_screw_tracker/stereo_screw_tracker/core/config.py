@@ -65,6 +65,11 @@ class TrackConfig:
         80.0, "1 sigma of the hand-held camera's speed", "mm/s", 0.1, 1e3
     )
     camera_deg_per_s: float = param(20.0, "1 sigma of its turning speed", "deg/s", 0.1, 360.0)
+    texture_mm: float = param(
+        0.5, "1 sigma of the wound's motion as its texture tells it: tissue gives way, and the chest"
+        " breathes", "mm", 0.01, 10.0,
+    )  # fmt: skip
+    texture_deg: float = param(0.3, "the same for its turn", "deg", 0.01, 10.0)
     process_mm_per_sqrt_s: float = param(
         1.6, "a head's own wander against the others: 0.3 mm from one frame to the next at 30 Hz,"
         " from breathing", "mm/sqrt(s)", 0.0, 100.0,
@@ -199,6 +204,9 @@ class StereoConfig:
         5.0, "a head without any other in view is shown only if it is known within this (95 %)",
         "mm", 0.5, 50.0,
     )  # fmt: skip
+    most_bound_mm: float = param(
+        8.0, "a head known worse than this (95 %) is not shown: it may be none", "mm", 0.5, 50.0
+    )
     look_again: bool = param(True, "tracked heads that the finder missed are looked for again")
     search_every: int = param(
         3, "pairs from one search of the picture to the next; between them known heads and rods are"

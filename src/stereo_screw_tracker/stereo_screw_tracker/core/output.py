@@ -1,10 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A StereoResult as the rows and curves of screws.csv and rods.json."""
+"""What of the screws is shown, and a StereoResult as the rows and curves of screws.csv and rods.json."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
-from spine_nav_common.core.types import StereoResult
+from spine_nav_common.core.types import ScrewTrack, StereoResult
+
+
+def known_well(
+    screws: Sequence[ScrewTrack], most_mm: float
+) -> tuple[tuple[ScrewTrack, ...], list[str]]:
+    """The screws whose bound is at most `most_mm`, and in words which are not shown and why."""
+    return tuple(s for s in screws if s.bound95_mm <= most_mm), [
+        f"screw {s.track_id} not shown: known within {s.bound95_mm:.0f} mm only; uncover it or look"
+        " from another side"
+        for s in screws
+        if s.bound95_mm > most_mm
+    ]
 
 
 def screw_rows(result: StereoResult) -> list[ScrewRow]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tracker asks of its three networks; tests put fakes there."""
+"""What the tracker asks of its three networks (tests put fakes there), and how long each step takes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -57,3 +58,19 @@ class MeasuresRods(Protocol):
     def measure(
         self, frame: StereoFrame, points_m: np.ndarray, tangents: np.ndarray
     ) -> RodMeasurements: ...
+
+
+class StageClock:
+    """Durations of the stages of one frame, ms."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._laps[stage] = 1e3 * (now - self._last)
+        self._last = now
+
+    def done(self) -> dict[str, float]:
+        return {**self._laps, "total": 1e3 * (time.perf_counter() - self._start)}

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.types import (
     Case,
     Head3D,
@@ -25,6 +25,8 @@ from .config import StereoConfig
 from .finder_look import close_look, whole
 from .follow import moved, picture_shift, rough_curve, sorted_out, thumbnail
 from .ghosts import screen
+from .odometry import Wound
+from .output import known_well
 from .pair_check import check_pair
 from .pair_geometry import check_geometry
 from .rectification import check_rig
@@ -32,8 +34,8 @@ from .rod_fit import FittedRod, fit_rod, seen_by_both
 from .rod_ghosts import without_ghosts
 from .rod_group import SeedCurve, group_rods
 from .rod_heads import rods_between_heads
-from .stages import Candidate, FindsScrews, Found, MeasuresRods, RefinesHeads
-from .tracks import NS, Step, Tracks, advance, align, predict
+from .stages import Candidate, FindsScrews, Found, MeasuresRods, RefinesHeads, StageClock
+from .tracks import NS, Step, Tracks, advance, align, predict, probability
 from .triangulate import camera_of, project_pair
 from .types import HeadObservation, StereoCamera
 
@@ -45,6 +47,7 @@ RIG_CHECK_NS = 5_000_000_000
 """Stamps between two checks that the pair is rectified and the right way round."""
 FOLLOW_S = 0.35  # a longer gap between pairs is searched
 LEAST_FOLLOWED = 0.6  # share of the heads seen before; when fewer are found the picture is searched
+TEXTURE_OFF_M = 5e-3  # a motion of the texture that leaves the seen heads farther off is not theirs
 SETTLED_PAIRS = 3  # a head is followed without a search once it was in as many pairs
 
 
@@ -82,6 +85,8 @@ class StereoTracker:
         self._since_search = self._searches = 0
         self._thumbnail: np.ndarray | None = None
         self._rod_curves: list[np.ndarray] = []
+        self._wound = Wound()
+        self._T_seen: np.ndarray | None = None
 
     def process(
         self,
@@ -101,7 +106,7 @@ class StereoTracker:
             A result without screws when none is in view. Rejected, with the remedy, when the pair
             cannot be used; the tracks then wait for the next frame.
         """
-        clock = _Clock()
+        clock = StageClock()
         if frame.stamp_ns == self._tracks.stamp_ns:
             return Rejected(f"stamp {frame.stamp_ns} came twice: the pair is not used again")
         wrong = check_pair(frame) or self._wrong_rig(frame)
@@ -109,6 +114,7 @@ class StereoTracker:
         if wrong is not None:
             return wrong
         camera = camera_of(frame)
+        self._T_seen = self._by_texture(frame) if self._wound.waiting else None
         places = self._expected(frame, camera)
         heads = self._followed(frame, camera, places)
         clock.lap("follow")
@@ -119,8 +125,7 @@ class StereoTracker:
             found, heads = self._searched(frame, camera, places, clock)
             if isinstance(heads, Rejected):
                 return heads
-        step = advance(self._tracks, heads, frame.stamp_ns, self.config.tracks)
-        self._tracks = step.state
+        step = self._advanced(frame, heads)
         labels = assign(
             [t.head() for t in step.shown], vertebrae, case, self.config.cranial, self.config.assign
         )
@@ -131,7 +136,10 @@ class StereoTracker:
             curves += self._between_heads(frame, camera, curves, screws)
         rods, events = self._fitted_rods(frame, camera, curves, screws, labels)
         held = {i: head for rod in rods for i, head in rod.held.items()}
-        screws = self._bounded(screws, held, step, camera)
+        screws, unsure = known_well(
+            self._bounded(screws, held, step, camera), self.config.most_bound_mm
+        )
+        events += unsure
         if len(screws) == 1 and screws[0].bound95_mm > self.config.lone_bound_mm:
             # screws come in rows: nothing else speaks for this one
             events.append(
@@ -190,7 +198,9 @@ class StereoTracker:
         if isinstance(screened, Rejected):
             return screened
         state = self._tracks
-        matched = align(state, screened.heads, frame.stamp_ns, self.config.tracks).pairs
+        matched = align(
+            state, screened.heads, frame.stamp_ns, self.config.tracks, self._T_seen
+        ).pairs
         seen = {
             i for i in places
             if state.tracks[i].track_id >= 0 and state.tracks[i].seen_ns == state.stamp_ns
@@ -205,7 +215,7 @@ class StereoTracker:
         frame: StereoFrame,
         camera: StereoCamera,
         places: Mapping[int, Place],
-        clock: _Clock,
+        clock: StageClock,
     ) -> tuple[Found | None, tuple[Head3D, ...] | Rejected]:
         """Heads of a picture that is searched: in turns all of it and closely about known heads."""
         look = None
@@ -271,7 +281,7 @@ class StereoTracker:
         dt = (frame.stamp_ns - state.stamp_ns) * NS
         if not 0.0 < dt <= config.reset_s:
             return []
-        found = align(state, heads, frame.stamp_ns, config)
+        found = align(state, heads, frame.stamp_ns, config, self._T_seen)
         matched = {i for i, _ in found.pairs}
         expected = []
         for i, track in enumerate(state.tracks):
@@ -284,6 +294,39 @@ class StereoTracker:
                 expected.append((left, right, self.config.expected_score))
         return expected
 
+    def _by_texture(self, frame: StereoFrame) -> np.ndarray | None:
+        moved = self._wound.motion(frame)
+        return None if isinstance(moved, Rejected) else moved
+
+    def _advanced(self, frame: StereoFrame, heads: Sequence[Head3D]) -> Step:
+        """The next step of the tracks. Where a shown head is hidden, the texture is asked how the
+        wound moved; it is not believed against two heads and more."""
+        state, config = self._tracks, self.config.tracks
+        T = self._T_seen
+        found = align(state, heads, frame.stamp_ns, config, T)
+        shown = {i for i, t in enumerate(state.tracks) if t.track_id >= 0}
+        if T is None and shown - {i for i, _ in found.pairs}:
+            T = self._by_texture(frame)
+        if T is not None:
+            found = align(state, heads, frame.stamp_ns, config)
+            apart_m = [
+                float(
+                    np.linalg.norm(transform_points(T, state.tracks[i].point_m) - heads[j].point_m)
+                )
+                for i, j in found.pairs
+                if i in shown
+            ]
+            if len(apart_m) > 1 and np.median(apart_m) > TEXTURE_OFF_M:
+                T = None
+        step = advance(state, heads, frame.stamp_ns, config, T)
+        self._tracks = step.state
+        known = [t for t in step.state.tracks if t.track_id >= 0]
+        if any(t.seen_ns != frame.stamp_ns for t in known):
+            self._wound.passed(step.T_now_before)
+        elif known:
+            self._wound.seen(frame, np.array([t.point_m for t in known]))
+        return step
+
     def _bounded(
         self,
         screws: Sequence[ScrewTrack],
@@ -293,13 +336,17 @@ class StereoTracker:
     ) -> tuple[ScrewTrack, ...]:
         """The screws with the saddles that rods made more certain, and with their bounds."""
         stamp_ns, out = step.state.stamp_ns or 0, []
-        hidden_s = {t.track_id: (stamp_ns - t.seen_ns) * NS for t in step.shown}
+        track_of = {t.track_id: t for t in step.shown}
         for screw in screws:
             head = (
                 held.get(screw.track_id, screw.head) if self.config.rods.seat_heads else screw.head
             )
+            track = track_of[screw.track_id]
             inputs = BoundInputs(
-                head.point_m, head.covariance_m2, head.confidence, hidden_s[screw.track_id]
+                head.point_m,
+                head.covariance_m2,
+                probability(track.seen_odds),
+                (stamp_ns - track.seen_ns) * NS,
             )
             if self.trace is not None:
                 self.trace.append((screw.track_id, inputs, camera))
@@ -385,19 +432,3 @@ def _inside(pixel: np.ndarray, size: tuple[int, int]) -> bool:
     return bool(
         np.isfinite(pixel).all() and 0.0 <= pixel[0] < size[0] and 0.0 <= pixel[1] < size[1]
     )
-
-
-class _Clock:
-    """Durations of the stages of one frame, ms."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self._laps[stage] = 1e3 * (now - self._last)
-        self._last = now
-
-    def done(self) -> dict[str, float]:
-        return {**self._laps, "total": 1e3 * (time.perf_counter() - self._start)}

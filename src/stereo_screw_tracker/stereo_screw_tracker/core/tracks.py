@@ -29,6 +29,11 @@ _MISSED = -2.0  # log odds of a pair in which a head should be and is not measur
 _FORGET = 0.8  # of hold_s
 
 
+def probability(odds: float) -> float:
+    """Of log odds."""
+    return 1.0 / (1.0 + float(np.exp(-odds)))
+
+
 @dataclass(frozen=True)
 class Track:
     """One head in the frame of the last stamp.
@@ -36,7 +41,7 @@ class Track:
     covariance_m2 (3, 3): what averages out, when it was last measured; common_m2: what does not.
     lost_m2: what its own wander and unseen camera motion added since; motion_m2: noise of the
     present frame's motion. track_id is -1 until the head is shown; seen_ns: last stamp that
-    measured it.
+    measured it. seen_odds: odds at that stamp; what hides a head says nothing about its place.
     """
 
     track_id: int
@@ -52,6 +57,7 @@ class Track:
     age: int = 1
     looks: int = 1
     believed: bool = False
+    seen_odds: float = 0.0
     lost_m2: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
     motion_m2: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
 
@@ -66,7 +72,7 @@ class Track:
             self.predicted_m2() + self.common_m2,
             self.axis,
             float(np.hypot(self.axis_sigma_rad, self.axis_common_rad)),
-            1.0 / (1.0 + float(np.exp(-self.odds))),
+            probability(self.odds),
             self.epipolar_px,
         )
 
@@ -92,17 +98,23 @@ class Step:
     T_now_before: np.ndarray
 
 
-def advance(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: TrackConfig) -> Step:
+def advance(
+    state: Tracks,
+    heads: Sequence[Head3D],
+    stamp_ns: int,
+    config: TrackConfig,
+    T_seen: np.ndarray | None = None,
+) -> Step:
     """Bring the tracks up to date with the heads measured at stamp_ns.
 
-    A stamp that does not follow the last one, or only after a long gap, forgets the tracks and
+    T_seen: see `align`. A stamp that does not follow the last one, or only after a long gap, forgets the tracks and
     says so; ids go on counting.
     """
     events: list[str] = []
     state = _restarted(state, stamp_ns, config, events)
     usable = [h for h in heads if h.confidence >= config.least_confidence]
     dt = 0.0 if state.stamp_ns is None else (stamp_ns - state.stamp_ns) * NS
-    found = align(state, usable, stamp_ns, config)
+    found = align(state, usable, stamp_ns, config, T_seen)
     predicted = [predict(t, found.motion, dt, config) for t in state.tracks]
     of_track = dict(found.pairs)
     taken = set(of_track.values())
@@ -133,13 +145,24 @@ def advance(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: Track
     )
 
 
-def align(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: TrackConfig) -> Match:
-    """Which head is which track, and how the camera moved since the last frame."""
+def align(
+    state: Tracks,
+    heads: Sequence[Head3D],
+    stamp_ns: int,
+    config: TrackConfig,
+    T_seen: np.ndarray | None = None,
+) -> Match:
+    """Which head is which track, and how the camera moved since the last frame.
+
+    T_seen: (4, 4) that motion as the wound's texture tells it (odometry.py), where it was asked.
+    """
     dt = 0.0 if state.stamp_ns is None else max((stamp_ns - state.stamp_ns) * NS, 1e-3)
-    before = np.array([t.point_m for t in state.tracks]).reshape(-1, 3)
-    before_covariance = np.array([t.covariance_m2 + t.lost_m2 for t in state.tracks]).reshape(
-        -1, 3, 3
-    )
+    T = np.eye(4) if T_seen is None else T_seen
+    R = T[:3, :3]
+    before = transform_points(T, np.array([t.point_m for t in state.tracks]).reshape(-1, 3))
+    before_covariance = np.array(
+        [R @ (t.covariance_m2 + t.lost_m2) @ R.T for t in state.tracks]
+    ).reshape(-1, 3, 3)
     now = np.array([h.point_m for h in heads]).reshape(-1, 3)
     # the common share moves with the heads and says nothing about their motion
     now_covariance = np.array(
@@ -148,7 +171,9 @@ def align(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: TrackCo
     wander = (1e-3 * config.process_mm_per_sqrt_s) ** 2 * dt * np.eye(3)
     floor = 1e-9 * np.eye(3)
     sigma = (1e-3 * config.camera_mm_per_s * dt, np.radians(config.camera_deg_per_s) * dt)
-    return match(
+    if T_seen is not None:
+        sigma = (1e-3 * config.texture_mm, np.radians(config.texture_deg))
+    found = match(
         before,
         before_covariance + wander + floor,
         now,
@@ -156,6 +181,14 @@ def align(state: Tracks, heads: Sequence[Head3D], stamp_ns: int, config: TrackCo
         (max(sigma[0], 1e-4), max(sigma[1], 1e-4)),
         1e-3 * config.gate_mm,
     )
+    if T_seen is None:
+        return found
+    # the texture is compared with one pair of before, so its error does not add up over frames
+    rest = found.motion
+    motion = Motion(
+        rest.T_now_before @ T, rest.measured + rest.drift, np.zeros((6, 6)), rest.centre_m
+    )
+    return Match(found.pairs, motion)
 
 
 def predict(track: Track, motion: Motion, dt: float, config: TrackConfig) -> Track:
@@ -228,7 +261,8 @@ def _odds(head: Head3D) -> float:
 def _judged(track: Track, stamp_ns: int, config: TrackConfig) -> Track:
     if track.seen_ns != stamp_ns:
         return track
-    return replace(track, believed=bool(track.odds >= logit(config.sure_confidence)))
+    believed = bool(track.odds >= logit(config.sure_confidence))
+    return replace(track, believed=believed, seen_odds=track.odds)
 
 
 def _not_seen(track: Track, dt: float, config: TrackConfig) -> Track:
