@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from spine_nav_common.core.images import decode_camera_info, decode_colour, decode_depth
+from spine_nav_common.core.frames import FRAME_ID, rgbd_frame
 from spine_nav_common.core.losses import StreamLosses
 from spine_nav_common.core.pairing import Pair, Pairer
 from spine_nav_common.core.recorded_clock import lacks_clock
@@ -26,7 +26,6 @@ _REMEDY = (
     "synchronise the camera's streams, or raise pair_tolerance_ms knowing that a hand-held camera"
     " moves 0.8 mm in 10 ms"
 )
-_FRAME_ID = "camera_color_optical_frame"
 
 
 @dataclass(frozen=True)
@@ -44,42 +43,17 @@ class RawFrame:
     @property
     def frame_id(self) -> str:
         """Optical frame of the colour image."""
-        return self.colour.header.frame_id or _FRAME_ID
+        return self.colour.header.frame_id or FRAME_ID
 
     def decode(self, rectify: RgbdRectifier) -> RgbdFrame:
-        """The frame as arrays, without lens distortion; no depth image means all NaN.
-
-        Raises ValueError: an image or camera_info that cannot be used, sizes that differ.
-        """
-        model = decode_camera_info(self.info)
-        colour = decode_colour(self.colour)
-        shape = (model.height, model.width)
-        if colour.shape[:2] != shape:
-            raise ValueError(
-                f"colour is {_size(colour)} but its camera_info says {shape[1]}x{shape[0]}; "
-                "send the camera_info of this stream"
-            )
-        depth_m = np.full(shape, np.nan, np.float32)
-        if self.depth is not None:
-            depth_m = decode_depth(self.depth)
-        if depth_m.shape != shape:
-            raise ValueError(
-                f"depth is {_size(depth_m)} but colour is {_size(colour)}; align depth to colour"
-            )
-        if model.distorted:
-            colour, depth_m = rectify(model, colour, depth_m)
-        camera = model.raw_intrinsics()
-        return RgbdFrame(self.stamp_ns, colour, depth_m, camera, self.frame_id)
+        """See core.frames.rgbd_frame."""
+        return rgbd_frame(self.stamp_ns, self.colour, self.depth, self.info, rectify)
 
 
 def image_type(topic: str) -> type:
     """CompressedImage for image_transport's compressed topics, else Image."""
     last = topic.rsplit("/", 1)[-1]
     return CompressedImage if last in ("compressed", "compressedDepth") else Image
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 class ImagePairs:

@@ -22,6 +22,8 @@ POSE = _profile(reliable=True, latched=False, depth=1)
 RESULT = _profile(reliable=True, latched=False, depth=50)
 LATCHED = _profile(reliable=True, latched=True, depth=1)
 STATE = _profile(reliable=True, latched=True, depth=10)
+# Late listeners (a recorder that was started again) get the last minute.
+JOURNAL = _profile(reliable=True, latched=True, depth=1000)
 TF_STATIC = _profile(reliable=True, latched=True, depth=100)  # as tf2 has it
 
 IMAGE_RELIABILITIES = ("best_effort", "reliable")

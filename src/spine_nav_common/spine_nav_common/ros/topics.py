@@ -18,6 +18,7 @@ CAMERA_CLOCK = "camera/clock"  # of a recording that the camera node plays
 STATUS = "registration/status"
 VERTEBRA_POSES = "registration/vertebra_poses"
 LATENCY = "registration/latency"
+JOURNAL = "registration/journal"  # what a session's record replays by
 LABELS = "segmentation/labels"
 TRAJECTORIES = "guidance/trajectories"
 VERTEBRAE = "guidance/vertebrae"
@@ -26,6 +27,7 @@ OVERLAY_COMPRESSED = "overlay/image/compressed"
 DISPLAY_EVENTS = "display/events"  # what the pages showed and what they asked, in JSON
 HEALTH = "health"
 HEARTBEAT = "heartbeat"
+SESSION_EVENT = "session/event"  # whatever else the session's record shall hold, as JSON
 GONE = "supervisor/gone"  # the nodes that died or hang, and are not back yet
 DEFAULT_NAMESPACE = "/spine"
 

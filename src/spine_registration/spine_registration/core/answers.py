@@ -111,6 +111,10 @@ class Answers:
         self._answer = Answer(question, accept)
         return f"{'accepted' if accept else 'rejected'} {question.name} ({question.id})"
 
+    def put(self, answer: Answer) -> None:
+        """An answer that was given once, again (see Navigator.again)."""
+        self._answer = answer
+
     def take(self) -> Answer | None:
         """The answer that came since the last frame; a rejection is remembered."""
         answer, self._answer = self._answer, None

@@ -133,21 +133,35 @@ class Recall:
         shown: what may still be used.
         same: the last frame gave the same bone at the same place before a camera that stood still:
             it is the same patient, whose shape was proven.
+        now_s: the machine's time (`uptime_s`) that the last frame was compared at.
 
     Args:
         memory: of the process before.
         within_s: how old its poses may be, by stamps and by the machine's own time.
+        boot: of the machine; None = of this one.
     """
 
-    def __init__(self, memory: Memory, case: Case, model: SpineModel, within_s: float) -> None:
-        here = memory.boot == boot_id() != ""
+    def __init__(
+        self,
+        memory: Memory,
+        case: Case,
+        model: SpineModel,
+        within_s: float,
+        boot: str | None = None,
+    ) -> None:
+        here = memory.boot == (boot_id() if boot is None else boot) != ""
         self.shown = memory.shown if here and memory.case == case_key(case) else None
         self._model = model
         self._within_s = within_s
         self._agreed, self.same = 0, False
+        self.now_s = 0.0
 
-    def says(self, found: Estimate, frame: RgbdFrame) -> Said:
-        """What the poses of before say to those that were found in a frame."""
+    def says(self, found: Estimate, frame: RgbdFrame, now_s: float | None = None) -> Said:
+        """What the poses of before say to those that were found in a frame.
+
+        now_s: the machine's time; None = now.
+        """
+        self.now_s = uptime_s() if now_s is None else now_s
         said = self._compare(found, frame)
         self.same = said is Said.SAME
         self._agreed = self._agreed + 1 if self.same else 0
@@ -158,7 +172,7 @@ class Recall:
         if shown is None or camera_key(frame) != shown.camera:
             return Said.NOTHING
         by_stamp_s = (frame.stamp_ns - shown.stamp_ns) * 1e-9
-        by_uptime_s = uptime_s() - shown.uptime_s
+        by_uptime_s = self.now_s - shown.uptime_s
         if not (0.0 < by_stamp_s <= self._within_s and 0.0 <= by_uptime_s <= self._within_s):
             return Said.NOTHING
         before = Placed(anchors(self._model, shown.T_camera_ct))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from spine_nav_common.core.types import (
 from spine_perception.core.instances import find_instances
 from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFrames
 
-from .answers import Answers
+from .answers import Answer, Answers, Question
 from .bias import bias_response
 from .chain import chain_gaps_m, chain_springs
 from .config import NavigatorConfig
@@ -40,6 +41,7 @@ from .estimator import Noise, anchors
 from .identity import Identity, make_patches
 from .identity import advance as compare
 from .identity import begin as unknown_patient
+from .journal import JournalError, Took, took_answer
 from .labels import label_image
 from .levels import Evidence, LevelState, advance, registered
 from .memory import Memory, Recall, Said, case_key, remember
@@ -57,6 +59,9 @@ AGREE_FRAMES = 3
 MAX_FOREIGN = 2
 """Registrations whose shape is not the case's before no more are tried: the first may have been a
 wrong reading of the right patient."""
+_RECENT = 3
+"""Poses that a frame may have been looked at by: a frame is segmented while the one before is
+solved."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Segmented:
     """A frame and what its pixels show: what `segment` hands to `solve`.
 
     tracking: made for a spine that was being followed: one look at its place, few pixels.
-    epoch: how often the camera's clock had been set back before.
+    epoch: how often the camera's clock had been set back before. looked_ns: see Took.
     """
 
     frame: RgbdFrame
@@ -73,6 +78,7 @@ class Segmented:
     tracking: bool
     ms: float
     epoch: int = 0
+    looked_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class _Belief:
     next_way: int = 1
     shown: bool = False  # some exposed level has been tracked since the registration
     followed: bool = False  # a frame after that of the registration was understood
+    stamp_ns: int | None = None  # of the frame that made it
 
     def seen_ns(self, exposed: list[int]) -> int:
         """Stamp of the last frame in which an exposed level was tracked, or of the registration."""
@@ -121,6 +128,9 @@ class Navigator:
         self._answers, self._epoch = Answers(self.model), 0
         self._patches = make_patches(self.model)
         self._past: Recall | None = None
+        self._uptime_s: float | None = None  # instead of the machine's own, see `again`
+        self._recent: deque[_Belief] = deque(maxlen=_RECENT)
+        self.took = Took()  # what went into the last frame's answer besides its pixels
         self.reset()
 
     def reset(self) -> None:
@@ -152,6 +162,11 @@ class Navigator:
         question = self._answers.open
         return None if question is None else question.id
 
+    @property
+    def question(self) -> Question | None:
+        """What waits for the surgeon's answer, with the poses that it was asked for."""
+        return self._answers.open
+
     def confirm(self, accept: bool, hypothesis_id: str | None = None) -> str | Rejected:
         """Answer the pending hypothesis; see Answers.answer."""
         return self._answers.answer(accept, hypothesis_id)
@@ -174,11 +189,11 @@ class Navigator:
         before = None if self._past is None else self._past.shown
         return remember(self.case, frame, clock, T, np.array(tracked), self._answers, before)
 
-    def recall(self, memory: Memory, within_s: float) -> None:
+    def recall(self, memory: Memory, within_s: float, boot: str | None = None) -> None:
         """Before the first frame: what the process before this one knew; see `Recall`."""
         if memory.case == case_key(self.case):
             self._answers.recall(memory.rejections, memory.contradicted)
-            self._past = Recall(memory, self.case, self.model, within_s)
+            self._past = Recall(memory, self.case, self.model, within_s, boot)
 
     def process(self, frame: RgbdFrame) -> NavigationResult:
         """Bring all levels up to date with one frame.
@@ -188,6 +203,32 @@ class Navigator:
         """
         self._check(frame)
         return self.solve(self.segment(frame))
+
+    def again(
+        self, frame: RgbdFrame, took: Took, epoch: int = 0, answer: Answer | None = None
+    ) -> NavigationResult:
+        """`process` as it was once done live, whose `took` is given: the same result, bit by bit, if
+        all frames before were done so too.
+
+        Args:
+            epoch: see `segment`.
+            answer: the one that `took` names, to the `question` that a frame before has asked.
+
+        Raises:
+            JournalError: this navigator has not the poses by which the frame was looked at.
+            ValueError: as `process`.
+        """
+        seen_by = None
+        if took.looked_ns is not None:
+            seen_by = next((b for b in self._recent if b.stamp_ns == took.looked_ns), None)
+            if seen_by is None:
+                raise JournalError(f"frame {frame.stamp_ns} was looked at by poses of another run")
+        self._check(frame, epoch == self._epoch)
+        self._renew = took.renewed
+        self._uptime_s = took.uptime_s
+        if answer is not None:
+            self._answers.put(answer)
+        return self.solve(replace(self._look(frame, seen_by), epoch=epoch))
 
     def segment(self, frame: RgbdFrame, epoch: int = 0) -> Segmented:
         """What the pixels of a frame show. Uses the last pose only to know where to look.
@@ -209,7 +250,9 @@ class Navigator:
             seg = self._segmenter.run(frame, self._hint(frame, belief))
         tracking = belief is not None
         pixels = self._observe(frame, seg, tracking)
-        return Segmented(frame, seg, pixels, tracking, 1e3 * (time.perf_counter() - start))
+        ms = 1e3 * (time.perf_counter() - start)
+        looked_ns = None if belief is None else belief.stamp_ns
+        return Segmented(frame, seg, pixels, tracking, ms, looked_ns=looked_ns)
 
     def solve(self, seen: Segmented) -> NavigationResult:
         """Bring all levels up to date with one segmented frame.
@@ -217,6 +260,7 @@ class Navigator:
         Raises ValueError: the frame is older than the last one.
         """
         frame, events = seen.frame, []
+        self.took = Took(seen.looked_ns)
         if seen.epoch < self._epoch:
             raise ValueError(f"frame {frame.stamp_ns} is of before the camera's clock was set back")
         if seen.epoch > self._epoch:
@@ -228,6 +272,7 @@ class Navigator:
         clock = _Clock(seen.ms)
         if self._renew:
             self._belief, self._renew, self._past = None, False, None
+            self.took = replace(self.took, renewed=True)
             self._answers.forget()
             self._identity = unknown_patient(self._patches)
             self._foreign, self._known = 0, False
@@ -287,9 +332,13 @@ class Navigator:
         if isinstance(found, Rejected):
             self._agreeing = None
             return self._all(Status.SEARCHING, found.reason)
-        before = self._past.says(found.best.estimate, frame) if self._past else Said.NOTHING
+        before = Said.NOTHING
+        if self._past is not None:
+            before = self._past.says(found.best.estimate, frame, self._uptime_s)
+            self.took = replace(self.took, uptime_s=self._past.now_s)
         answer = self._answers.take()
         if answer is not None:
+            self.took = replace(self.took, answer=took_answer(answer))
             verb = "confirmed" if answer.accept else "rejected"
             events.append(f"{verb} by the surgeon: {answer.question.name} ({answer.question.id})")
             if self._answers.holds(answer, found, frame.stamp_ns):
@@ -525,6 +574,8 @@ class Navigator:
                 Status.OCCLUDED,
             ):
                 events.append(f"{self.model.levels[k]} {after.status.value}: {after.reason}")
+        belief = replace(belief, stamp_ns=self._last_stamp)
+        self._recent.append(belief)
         out = self._report(belief)
         alive = any(belief.levels[k].status is not Status.LOST for k in self._exposed)
         self._belief = belief if alive else None

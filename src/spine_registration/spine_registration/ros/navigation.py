@@ -25,13 +25,15 @@ from spine_nav_common.ros.lifecycle import OK, WARN
 from spine_nav_common.ros.runtime import run_node
 from spine_nav_common.ros.worker_node import WorkerNode
 
+from ..core.journal import FrameEntry
 from ..memory_file import MemoryFile, memory_path
 from .navigation_core import Core, NavigationConfig, load_core, refused, withdrawn
+from .navigation_journal import JournalTopic
 from .navigation_output import NavigationOutput
 
 _READING_S = 1.0  # nobody has read a hypothesis that stands for a shorter time
 _WORDS = {"yes": True, "no": False}
-_Output = tuple[RawFrame, NavigationResult, tuple[str | None, str | None], float]
+_Output = tuple[RawFrame, NavigationResult, tuple[str | None, str | None], float, FrameEntry]
 
 
 class NavigationNode(WorkerNode):
@@ -67,6 +69,8 @@ class NavigationNode(WorkerNode):
         self.tell(self.core.case.notes)
         c = self.config
         self._output = NavigationOutput(self.advertise, levels, c.publish_tf, c.tf_prefix)
+        self._journal = JournalTopic(self.advertise)
+        self._journal.begin(self.core, c)
         self.serve(Trigger, "register", self._on_register)
         self.serve(SetBool, "confirm_level", self._on_confirm)
         self.serve(SetBool, "pause", self.on_pause)
@@ -87,6 +91,7 @@ class NavigationNode(WorkerNode):
     def deactivate(self) -> None:
         self._fell = not self.alive
         super().deactivate()
+        self._journal.left_over("navigation was stopped")
 
     def cleanup(self) -> None:
         self.core = None
@@ -134,7 +139,8 @@ class NavigationNode(WorkerNode):
                 self.trouble = f"fault in the navigation, started anew: {error!r}"
                 navigator.reset()
             result = refused(raw.stamp_ns, self.core.case.exposed_levels, self.trouble)
-        return raw, result, pending, segment_ms + (time.monotonic() - start) * 1e3
+        entry = self._journal.worked(raw, seen, navigator, self.trouble)
+        return raw, result, pending, segment_ms + (time.monotonic() - start) * 1e3, entry
 
     def _recall(self) -> None:
         """Hand on what the process before this one knew, once it is known whose clock this is."""
@@ -144,6 +150,7 @@ class NavigationNode(WorkerNode):
         if memory.clock != self.clock.domain:  # stamps of two clocks do not compare
             memory = replace(memory, shown=None)
         self.core.navigator.recall(memory, self.config.keep_s)
+        self._journal.recalled(memory, self.config.keep_s)
         self.get_logger().info("took over what the navigation before this one knew")
 
     def _remember(self, frame: Any) -> None:
@@ -158,13 +165,15 @@ class NavigationNode(WorkerNode):
             self.get_logger().warn(self._memory.problem, throttle_duration_sec=10.0)
 
     def done(self, output: _Output) -> None:
+        raw, result, hypothesis, work_ms, entry = output
         if self.paused or not self.active:
+            self._journal.frame(entry, "paused" if self.paused else "not active", published=False)
             return
-        raw, result, hypothesis, work_ms = output
         self.counts["processed"] += 1
         self.withdrawn, self.frame_id = self.note(result.stamp_ns, raw.arrived), raw.frame_id
         if self.withdrawn:
             result, hypothesis = withdrawn(result, self.withdrawn), (None, None)
+        self._journal.frame(entry, self.withdrawn)
         if self.trouble:
             self.get_logger().warn(self.trouble, throttle_duration_sec=1.0)
         self._last = result
@@ -203,6 +212,7 @@ class NavigationNode(WorkerNode):
             self._memory.remove()
             return "registration requested"
 
+        self._journal.asked("register")
         return self.ask(answer, forget)
 
     def _note_question(self, asked: str | None) -> None:
@@ -224,12 +234,21 @@ class NavigationNode(WorkerNode):
             said = self._confirm(request.data, self._asked)
         answer.success = not isinstance(said, Rejected)
         answer.message = said.reason if isinstance(said, Rejected) else said
+        if isinstance(said, Rejected):
+            self._journal.asked("confirm", accept=request.data, refused=said.reason)
         return answer
+
+    def on_pause(self, request: SetBool.Request, answer: SetBool.Response) -> SetBool.Response:
+        self._journal.asked("pause" if request.data else "resume")
+        return super().on_pause(request, answer)
 
     def _confirm(self, accept: bool, hypothesis_id: str) -> str | Rejected:
         self._answered += 1  # kept at once, for the case that this process dies
         # A flag that the next frame honours: no need to wait for the frame in work.
-        return self.core.navigator.confirm(accept, hypothesis_id)
+        said = self.core.navigator.confirm(accept, hypothesis_id)
+        refused_for = said.reason if isinstance(said, Rejected) else ""
+        self._journal.asked("confirm", accept=accept, id=hypothesis_id, refused=refused_for)
+        return said
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         """`confirm_hypothesis` is an answer that names its question."""
