@@ -116,11 +116,32 @@ def _live(args: argparse.Namespace) -> int:
         seed=args.seed,
         display=args.display,
         port=args.port,
+        session=args.session,
     )
     outcome = run_live(options, progress)
     progress.close()
     print(outcome.text())
     return outcome.exit_code
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from spine_nav_common.core.progress import Progress
+
+    from .audit import run_audit
+
+    progress = Progress("audit")
+    code = run_audit(
+        args.session,
+        case=args.case,
+        recompute=args.recompute,
+        every_frame=args.every_frame,
+        json=args.json,
+        model=args.model,
+        backend=args.backend,
+        progress=progress,
+    )
+    progress.close()
+    return code
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -285,11 +306,25 @@ def build_parser() -> argparse.ArgumentParser:
     live.add_argument("--namespace", default="/spine", help="of all nodes (default: /spine)")
     live.add_argument("--use-sim-time", action="store_true", help="follow /clock (ros2 bag play)")
     live.add_argument("--seconds", type=_positive, metavar="S", help="end after this time")
+    live.add_argument("--session", type=Path, metavar="DIR", help="record the session there")
     live.add_argument("--seed", type=_seed, default=0, metavar="N", help="of a virtual source")
     live.add_argument("--display", action="store_true", help="serve the surgeon's page")
     live.add_argument(
         "--port", type=_port, metavar="N", help=f"of the page (default: {DEFAULT_PORT}; 0: any)"
     )
+
+    audit = add("audit", _audit, "what a session has shown and why; whether its record is whole")
+    audit.add_argument("session", type=Path, metavar="SESSION")
+    audit.add_argument("--case", type=Path, help="of the operation, to compute anything again")
+    audit.add_argument(
+        "--recompute", metavar="STAMP|all", help="compute this frame's result again, and compare"
+    )
+    audit.add_argument(
+        "--every-frame", action="store_true", help="not only where something changed"
+    )
+    audit.add_argument("--json", action="store_true", help="print the timeline as JSON lines only")
+    _model_option(audit)
+    _backend_option(audit)
 
     evaluate = add("evaluate", _evaluate, "measure a run against the truth")
     evaluate.add_argument("out", type=Path, metavar="OUT")

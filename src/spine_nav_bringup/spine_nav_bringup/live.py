@@ -32,6 +32,7 @@ from spine_nav_common.ros.topics import COLOUR_INFO
 
 from .live_options import COMPUTING, LiveOptions, configure
 from .live_processes import Processes
+from .live_session import RECORDER, with_recorder
 from .replay import Outcome
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def run_live(
         require_ros()
     except RosMissing as error:
         raise ParameterError(f"{error}; replay works without ROS") from error
+    values = with_recorder(options, use_case, values, case)
     return _Run(options, use_case, values, case, progress).run(make_nodes)
 
 
@@ -76,6 +78,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     from rod_bending_ar.ros.overlay_node import OverlayNode
     from rod_bending_ar.ros.rod_guidance import RodGuidance
     from spine_nav_display.ros.display_node import DisplayNode
+    from spine_nav_display.ros.session_recorder import SessionRecorder
     from spine_perception.ros.camera_source import CameraSource
     from spine_registration.ros.navigation import NavigationNode
     from stereo_screw_tracker.ros.stereo_tracker import StereoTrackerNode
@@ -83,6 +86,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     from .ros.case_server import CaseServer
 
     kinds = {
+        RECORDER: SessionRecorder,
         "navigation": NavigationNode,
         "case_server": CaseServer,
         "overlay": OverlayNode,
@@ -155,7 +159,7 @@ class _Run:
             self.collectors["stereo_tracker"] = screws
         self.supervisor = Supervisor({"nodes": tuple(self.nodes)}, namespace)
         # Else the first results would find nobody to note them.
-        self.supervisor.bring_up.gate = lambda: all(n.listened_to for n in self.computing.values())
+        self.supervisor.bring_up.gate = self._all_listen
         self.all = [*self.collectors.values(), self.supervisor]
         if self.processes is None:
             self.all = [*self.nodes.values(), *self.all]
@@ -164,6 +168,14 @@ class _Run:
             self.supervisor.on_beat = lambda beat: self.nodes[beat.name].note(beat)
         for node in self.all:
             self.executor.add_node(node)
+
+    def _all_listen(self) -> bool:
+        """Whether what the camera sends, and what comes of it, will be heard and noted."""
+        recorder = self.nodes.get(RECORDER)
+        heard = recorder is None or recorder.ready
+        if not heard:  # a recorder that does not start never keeps the others from it
+            heard = bool(self.supervisor.bring_up.without(self.supervisor.nodes[RECORDER]))
+        return heard and all(n.listened_to for n in self.computing.values())
 
     def _latency_ms(self, stamp_ns: int) -> float | None:
         """Stamp to now. A replayed frame's stamp counts from when it was due at its own pace."""
@@ -284,7 +296,7 @@ class _Run:
 
     def _summarise(self) -> None:
         recording = self.values.get("camera_source", {}).get("recording", "")
-        configs = {name: node.config for name, node in self.nodes.items() if node.config}
+        configs = {n: v.config for n, v in self.nodes.items() if v.config and n != RECORDER}
         models = {
             "model" if name == "navigation" else "stereo_model": node.model_sha256
             for name, node in self.computing.items()
@@ -294,6 +306,8 @@ class _Run:
             more |= self._navigation_summary()
         if "stereo_tracker" in self.nodes:
             more["stereo"] = self._stereo_summary()
+        if RECORDER in self.nodes:
+            more["session"] = self.nodes[RECORDER].facts_of_record
         self.summary = write_summary(
             self.options.out,
             poses="navigation" in self.nodes,

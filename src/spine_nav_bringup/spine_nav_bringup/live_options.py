@@ -58,6 +58,7 @@ class LiveOptions:
     seed: int = 0
     display: bool = False
     port: int | None = None
+    session: Path | None = None
 
 
 def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:

@@ -29,6 +29,10 @@ from spine_nav_common.ros.heartbeat import Beat
 
 # Node: its executable, and the class of its parameters.
 _NODES = {
+    "session_recorder": (
+        "spine_nav_display.executables:session_recorder",
+        "spine_nav_display.ros.session_topics:SessionRecorderConfig",
+    ),
     "navigation": (
         "spine_registration.executables:navigation",
         "spine_registration.ros.navigation_core:NavigationConfig",
@@ -120,6 +124,16 @@ class RemoteNode:
     @property
     def listened_to(self) -> bool:
         return self.beat is not None and self.beat.ready
+
+    @property
+    def ready(self) -> bool:
+        """What the node says of itself, see SpineNode.ready."""
+        return self.beat is not None and self.beat.ready
+
+    @property
+    def facts_of_record(self) -> dict[str, Any]:
+        """Of a session's recorder."""
+        return {**self.fact("record", {}), "problem": self.fact("record_problem", "")}
 
     @property
     def notes(self) -> tuple[str, ...]:

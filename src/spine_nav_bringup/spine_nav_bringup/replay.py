@@ -24,12 +24,14 @@ from spine_nav_common.core.static_frames import StaticFrames, load_calibration
 from spine_nav_common.core.storage import recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
+from spine_nav_display.core.session_folder import is_session
 from spine_perception.core.backends import AUTO
 from spine_perception.core.segmenter import Segmenter, load_segmenter
 from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import Navigator
 from stereo_screw_tracker.core.load import StereoCore, load_core
 
+from .replay_session import open_replayable, replay_session
 from .screws import (
     STEREO_NODE,
     RegisteredFrames,
@@ -147,7 +149,7 @@ def replay(
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Outcome:
-    """Replay a recording against a case: poses.csv from its RGB-D frames, screws.csv and rods.json
+    """Replay a recording, or the record of a session, against a case: poses.csv from its RGB-D frames, screws.csv and rods.json
     from its stereo pairs, timings.csv and summary.json; poses.csv is empty without RGB-D.
 
     Args:
@@ -166,6 +168,19 @@ def replay(
             recording shows its fault in mid-run.
         ParameterError, ModelError: a setting or the model is wrong.
     """
+    if is_session(recording) and (session := open_replayable(recording)) is not None:
+        other = bool(config or assignments)
+        summary, stopped = replay_session(
+            session,
+            case,
+            out,
+            segmenter or load_segmenter(model, backend or AUTO),
+            confirm=confirm,
+            settings=(lambda _: navigator_config(config, assignments)) if other else None,
+            progress=progress,
+            watch=watch,
+        )
+        return Outcome(summary, stopped)
     mine = [a for a in assignments if a.startswith(f"{STEREO_NODE}.")]
     settings = navigator_config(config, [a for a in assignments if a not in mine])
     stereo_settings = stereo_config(config, mine, command="replay")

@@ -10,3 +10,10 @@ def display() -> int:
         "spine_nav_display.ros.display_node",
         ("aiohttp", "open3d", "spine_nav_common.core.case", "spine_nav_display.server"),
     )
+
+
+def session_recorder() -> int:
+    """The recorder of a session."""
+    return guarded(
+        "spine_nav_display.ros.session_recorder", ("spine_nav_display.core.session_stream",)
+    )

@@ -16,7 +16,14 @@ class SupervisorConfig:
         ("navigation", "case_server", "overlay", "camera_source"), "nodes in order of start"
     )
     optional: tuple[str, ...] = param(
-        ("case_server", "overlay", "stereo_tracker", "rod_guidance", "display"),
+        (
+            "case_server",
+            "overlay",
+            "stereo_tracker",
+            "rod_guidance",
+            "display",
+            "session_recorder",
+        ),
         "nodes that the operation goes on without; a tracker that is alone is never one of them",
     )
     autostart: bool = param(True, "bring the nodes up at once")

@@ -9,32 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import replace
 
-import numpy as np
-
-from .geometry import check_transform, q_xyzw_from_rotation, rotation_from_q_xyzw, transform
 from .types import LevelEstimate, NavigationResult, Status
 
 NOT_PROCESSED = "frame not processed: a newer one came"
 _WAITING = 30
-
-
-def as_shown(result: NavigationResult) -> NavigationResult:
-    """A result as whoever listens to its messages has it: poses as a unit quaternion and back, and
-    the bound with four decimals (see ros.results)."""
-    return replace(result, levels=tuple(_as_shown(e) for e in result.levels))
-
-
-def _as_shown(e: LevelEstimate) -> LevelEstimate:
-    T, bound = e.T_camera_ct, e.predicted_tre_mm
-    if T is not None:
-        T = check_transform(T, f"pose of {e.level}")
-        q_xyzw = np.array([float(v) for v in q_xyzw_from_rotation(T[:3, :3])])
-        T = transform(rotation_from_q_xyzw(q_xyzw), T[:3, 3])
-    if bound is not None:
-        bound = float(repr(round(float(bound), 4))) if T is not None else None
-    return LevelEstimate(e.level, e.status, T, predicted_tre_mm=bound, reason=e.reason)
 
 
 class LiveRows:

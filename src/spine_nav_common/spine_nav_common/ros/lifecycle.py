@@ -146,12 +146,12 @@ class SpineNode(LifecycleNode):
         self._configured.append(lambda: self.destroy_service(service))
 
     def listen(
-        self, kind: type, topic: str, callback: Callable, profile: QoSProfile
+        self, kind: type, topic: str, callback: Callable, profile: QoSProfile, raw: bool = False
     ) -> Subscription:
-        """A subscription that lives until deactivation."""
+        """A subscription that lives until deactivation; raw: of the serialised messages."""
         events = SubscriptionEventCallbacks(incompatible_qos=lambda e: self._mismatch(topic, e))
         subscription = self.create_subscription(
-            kind, topic, callback, profile, event_callbacks=events
+            kind, topic, callback, profile, event_callbacks=events, raw=raw
         )
         self._activated.append(lambda: self.destroy_subscription(subscription))
         return subscription

@@ -38,6 +38,11 @@ def images_in(reliability: str) -> QoSProfile:
     return SENSOR_OUT if reliability == "reliable" else SENSOR_IN
 
 
+def images_kept(reliability: str) -> QoSProfile:
+    """The same for who wants every image and may be held up for two seconds."""
+    return _profile(reliable=reliability == "reliable", latched=False, depth=32)
+
+
 _NAMED = {
     "SENSOR_IN": SENSOR_IN,
     "SENSOR_OUT": SENSOR_OUT,

@@ -10,11 +10,18 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Pose, PoseArray, PoseWithCovarianceStamped
 from std_msgs.msg import Header
 
-from spine_nav_common.core.geometry import rotation_from_q_xyzw, transform
+from spine_nav_common.core.shown import result_from_messages, status_fields
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 
-from .conversions import header, pose_array, pose_covariance, pose_message, stamp_to_ns
+from .conversions import header, pose_covariance, pose_message
 
+__all__ = [
+    "ResultMessages",
+    "key_values",
+    "result_from_messages",
+    "result_messages",
+    "status_fields",
+]
 _SEVERITY = {
     Status.TRACKED: DiagnosticStatus.OK,
     Status.REGISTERING: DiagnosticStatus.WARN,
@@ -101,11 +108,6 @@ def _pose_text(pose: Pose) -> str:
     return " ".join(repr(v) for v in (p.x, p.y, p.z, o.x, o.y, o.z, o.w))
 
 
-def _pose_from_text(text: str) -> np.ndarray:
-    values = np.array([float(v) for v in text.split()])
-    return transform(rotation_from_q_xyzw(values[3:]), values[:3])
-
-
 def _number(value: float | None) -> str | None:
     return None if value is None else repr(round(float(value), 4))
 
@@ -121,47 +123,3 @@ def _pose_with_covariance(
             covariance = pose_covariance(covariance, estimate.T_camera_ct, estimate.anchor_camera_m)
         message.pose.covariance = np.asarray(covariance, dtype=np.float64).reshape(36)
     return message
-
-
-def status_fields(status: DiagnosticStatus) -> dict[str, str]:
-    """The key-value pairs of one level's status."""
-    return {pair.key: pair.value for pair in status.values}
-
-
-def result_from_messages(status: DiagnosticArray, poses: PoseArray | None) -> NavigationResult:
-    """The result that a subscriber sees, joined by equal stamp and `pose_index`.
-
-    A `tracked` level whose pose is not there (no array of that stamp, or index -1) is given as
-    `lost`, never with an older pose.
-    """
-    stamp_ns = stamp_to_ns(status.header.stamp)
-    joined = poses is not None and stamp_to_ns(poses.header.stamp) == stamp_ns
-    levels = []
-    for item in status.status:
-        fields = status_fields(item)
-        index = int(fields["pose_index"])
-        state, reason = Status(fields["status"]), fields["reason"]
-        T = None
-        if state is Status.OCCLUDED and fields.get("held_pose"):
-            T = _pose_from_text(fields["held_pose"])
-        elif state is Status.TRACKED:
-            if joined and 0 <= index < len(poses.poses):
-                T = pose_array(poses.poses[index])
-            else:
-                state, reason = Status.LOST, "no pose with this stamp"
-        tre = fields["predicted_tre_mm"]
-        levels.append(
-            LevelEstimate(
-                level=fields["level"],
-                status=state,
-                T_camera_ct=T,
-                predicted_tre_mm=float(tre) if tre and T is not None else None,
-                reason=reason,
-            )
-        )
-    first = status_fields(status.status[0]) if status.status else {}
-    margin = first.get("identity_margin_nat")
-    return NavigationResult(
-        stamp_ns, tuple(levels), identity=first.get("identity", "unknown"),
-        identity_margin_nat=float(margin) if margin else None,
-    )  # fmt: skip

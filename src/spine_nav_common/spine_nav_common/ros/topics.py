@@ -27,7 +27,6 @@ OVERLAY_COMPRESSED = "overlay/image/compressed"
 DISPLAY_EVENTS = "display/events"  # what the pages showed and what they asked, in JSON
 HEALTH = "health"
 HEARTBEAT = "heartbeat"
-SESSION_EVENT = "session/event"  # whatever else the session's record shall hold, as JSON
 GONE = "supervisor/gone"  # the nodes that died or hang, and are not back yet
 DEFAULT_NAMESPACE = "/spine"
 

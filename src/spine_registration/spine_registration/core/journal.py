@@ -67,6 +67,7 @@ class FrameEntry:
             reset.
         shown: "" = its result was published as it was; else why it was withdrawn or not shown.
         published: whether a result of it was published at all.
+        events: what happened in it, in words.
     """
 
     stamp_ns: int
@@ -78,6 +79,7 @@ class FrameEntry:
     fault: bool = False
     shown: str = ""
     published: bool = True
+    events: tuple[str, ...] = ()
 
 
 def entry_text(op: str, life: str, number: int, **values: Any) -> str:
@@ -113,7 +115,7 @@ def frame_entry(values: dict[str, Any]) -> FrameEntry:
         if took is not None:
             answer = took["answer"]
             took = Took(**{**took, "answer": None if answer is None else TookAnswer(**answer)})
-        names = FrameEntry.__dataclass_fields__
-        return FrameEntry(**{**{k: values[k] for k in names}, "took": took})
+        given = {k: values[k] for k in FrameEntry.__dataclass_fields__}
+        return FrameEntry(**{**given, "took": took, "events": tuple(given["events"])})
     except (KeyError, TypeError) as error:
         raise JournalError(f"no frame entry: {error!r}") from error

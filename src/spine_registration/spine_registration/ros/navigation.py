@@ -26,8 +26,9 @@ from spine_nav_common.ros.runtime import run_node
 from spine_nav_common.ros.worker_node import WorkerNode
 
 from ..core.journal import FrameEntry
+from ..core.nothing import refused, withdrawn
 from ..memory_file import MemoryFile, memory_path
-from .navigation_core import Core, NavigationConfig, load_core, refused, withdrawn
+from .navigation_core import Core, NavigationConfig, load_core
 from .navigation_journal import JournalTopic
 from .navigation_output import NavigationOutput
 
@@ -139,7 +140,7 @@ class NavigationNode(WorkerNode):
                 self.trouble = f"fault in the navigation, started anew: {error!r}"
                 navigator.reset()
             result = refused(raw.stamp_ns, self.core.case.exposed_levels, self.trouble)
-        entry = self._journal.worked(raw, seen, navigator, self.trouble)
+        entry = self._journal.worked(raw, seen, navigator, self.trouble, result.events)
         return raw, result, pending, segment_ms + (time.monotonic() - start) * 1e3, entry
 
     def _recall(self) -> None:

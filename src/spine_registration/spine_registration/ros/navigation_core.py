@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Status
+from spine_nav_common.core.types import Case
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.worker_node import MAX_AGE_MS
@@ -80,19 +79,3 @@ def load_core(config: NavigationConfig) -> Core:
     segmenter.warm_up()
     navigator = Navigator(case, segmenter, config.navigator, model=prepared(case))
     return Core(case, navigator, segmenter.provider, segmenter.model_sha256)
-
-
-def refused(stamp_ns: int, levels: Iterable[str], reason: str) -> NavigationResult:
-    """The result of an image that cannot be used: every level lost, with the reason."""
-    estimates = tuple(LevelEstimate(level, Status.LOST, reason=reason) for level in levels)
-    return NavigationResult(stamp_ns, estimates, events=(reason,))
-
-
-def withdrawn(result: NavigationResult, reason: str) -> NavigationResult:
-    """The same stamp with nothing shown: every level without pose. What had none keeps its state."""
-    keep = (Status.REJECTED, Status.SEARCHING, Status.LOST)
-    levels = tuple(
-        LevelEstimate(e.level, e.status if e.status in keep else Status.LOST, reason=reason)
-        for e in result.levels
-    )
-    return NavigationResult(result.stamp_ns, levels, events=(f"withdrawn: {reason}",))

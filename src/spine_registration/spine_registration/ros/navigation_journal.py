@@ -70,7 +70,9 @@ class JournalTopic:
         usable = memory if memory.boot == boot_id() else replace(memory, shown=None)
         self._waiting.append({"memory": to_json(usable), "within_s": within_s})
 
-    def worked(self, raw: RawFrame, seen: Any, navigator: Any, trouble: str) -> FrameEntry:
+    def worked(
+        self, raw: RawFrame, seen: Any, navigator: Any, trouble: str, events: tuple[str, ...]
+    ) -> FrameEntry:
         """A frame was worked on; what becomes of its result is told by `frame`."""
         solved = not isinstance(seen, Exception)
         entry = FrameEntry(
@@ -81,6 +83,7 @@ class JournalTopic:
             getattr(navigator, "took", None) if solved else None,
             trouble,
             trouble.startswith("fault"),
+            events=events,
         )
         self._waiting.append(entry)
         return entry

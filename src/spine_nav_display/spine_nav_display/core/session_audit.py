@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session's record tells: the timeline, and whether a decision comes out the same again."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
+from spine_registration.core.journal import FrameEntry
+
+from .session_reading import Noted, Session
+from .session_replay import Again
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_PRESSED = {
+    "confirm": "an answer",
+    "register": "a new registration",
+    "pause": "pause",
+    "resume": "go on",
+}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Something that happened. log_ns: when the recorder heard of it, by the system's clock. kind:
+    `run`, `event`, `shown`, `withdrawn`, `asked`, `answer`, `refused`, `fault`, `note`. stamp_ns: of the frame
+    that it came from, None = of none."""
+
+    log_ns: int
+    kind: str
+    text: str
+    stamp_ns: int | None = None
+
+    def line(self, start_ns: int) -> str:
+        """For a reader; seconds since the start."""
+        stamp = "" if self.stamp_ns is None else f" [frame {self.stamp_ns}]"
+        return f"{(self.log_ns - start_ns) * 1e-9:10.3f} s  {self.kind:9} {self.text}{stamp}"
+
+
+def head(session: Session) -> list[str]:
+    """Which session, with which case, models, calibration and settings."""
+    m = session.manifest
+    started = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(m["started_ns"] * 1e-9))
+    case = m.get("case") or {}
+    lines = [
+        f"session {m['session']}, started {started}, source {m.get('source')}",
+        f"case {case.get('sha256', 'none')}, exposed {', '.join(case.get('exposed_levels', []))}",
+    ]
+    lines += [f"calibration {sha}" for sha in m.get("calibration", [])] or [
+        "calibration none given"
+    ]
+    if m.get("ended_ns") is None:
+        lines.append("the session has no end: its recorder, or the machine, stopped in the middle")
+    for stream, counts in m.get("streams", {}).items():
+        lines.append(
+            f"{stream}: " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in counts.items())
+        )
+    return lines
+
+
+def timeline(session: Session, every_frame: bool = False) -> list[Moment]:
+    """All that happened, in order.
+
+    every_frame: also frames that showed the same as the one before.
+    """
+    moments = [m for life in session.lives for m in _of_life(life)]
+    moments += _shown(session, every_frame)
+    for log_ns, stamp_ns, reason in session.withdrawn:
+        moments.append(Moment(log_ns, "withdrawn", reason, stamp_ns))
+    moments += [Moment(log_ns, "note", text) for log_ns, text in session.events]
+    return sorted(moments, key=lambda m: m.log_ns)
+
+
+def _of_life(life: list[Noted]) -> Iterator[Moment]:
+    for noted in life:
+        v, at = noted.values, noted.log_ns
+        if noted.op == "begin":
+            text = f"navigation begins: model {v['model']}, {v['provider']}, settings {v['config']}"
+            yield Moment(at, "run", text)
+        elif noted.op == "recall":
+            yield Moment(at, "run", "it took over what the navigation before it had known")
+        elif noted.op == "asked":
+            yield Moment(at, "asked", _asked(v))
+        elif noted.frame is not None:
+            yield from _of_frame(at, noted.frame)
+
+
+def _asked(v: dict[str, Any]) -> str:
+    word = _PRESSED.get(v["what"], v["what"])
+    if v["what"] == "confirm":
+        word = f"{'yes' if v['accept'] else 'no'} to {v.get('id', 'what was asked')}"
+    return word + (f", refused: {v['refused']}" if v.get("refused") else "")
+
+
+def _of_frame(at: int, frame: FrameEntry) -> Iterator[Moment]:
+    if frame.took is not None and frame.took.answer is not None:
+        a = frame.took.answer
+        text = f"{'yes' if a.accept else 'no'} to {a.id} (asked with frame {a.asked_ns}) was taken"
+        yield Moment(at, "answer", text, frame.stamp_ns)
+    if frame.took is not None and frame.took.renewed:
+        yield Moment(at, "answer", "registered anew, as was asked for", frame.stamp_ns)
+    if frame.trouble:
+        yield Moment(at, "fault" if frame.fault else "refused", frame.trouble, frame.stamp_ns)
+    for text in frame.events:
+        yield Moment(at, "event", text, frame.stamp_ns)
+    if not frame.published:
+        yield Moment(at, "run", f"its result was not published: {frame.shown}", frame.stamp_ns)
+
+
+def _shown(session: Session, every_frame: bool) -> Iterator[Moment]:
+    """Of each level what was published, where it changed."""
+    before: dict[str, tuple[str, str]] = {}
+    for stamp_ns, (log_ns, result) in sorted(session.shown.items(), key=lambda item: item[1][0]):
+        for e in result.levels:
+            # Numbers change with every frame; what is said does not.
+            reason = "" if e.status is Status.TRACKED else _NUMBER.sub("#", e.reason)
+            now = (e.status.value, reason)
+            if every_frame or before.get(e.level) != now:
+                yield Moment(log_ns, "shown", level_text(e), stamp_ns)
+            before[e.level] = now
+
+
+def level_text(e: LevelEstimate) -> str:
+    """Status, predicted error and reason of a level."""
+    bound = "" if e.predicted_tre_mm is None else f", predicted error {e.predicted_tre_mm:.2f} mm"
+    return f"{e.level} {e.status.value}{bound}" + (f": {e.reason}" if e.reason else "")
+
+
+def differences(was: NavigationResult, now: NavigationResult) -> list[str]:
+    """In what two published results differ, bit by bit; empty = they are the same."""
+    found = []
+    for a, b in zip(was.levels, now.levels):
+        if (a.level, a.status, a.reason) != (b.level, b.status, b.reason):
+            found.append(f"{level_text(a)} was shown, computed again {level_text(b)}")
+        elif not _same(a.T_camera_ct, b.T_camera_ct):
+            found.append(f"{a.level}: its pose differs by {_apart(a.T_camera_ct, b.T_camera_ct)}")
+        elif a.predicted_tre_mm != b.predicted_tre_mm:
+            found.append(f"{a.level}: {a.predicted_tre_mm} mm was stated, now {b.predicted_tre_mm}")
+    if len(was.levels) != len(now.levels):
+        found.append(f"{len(was.levels)} levels were shown, computed again {len(now.levels)}")
+    return found
+
+
+def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.tobytes() == b.tobytes()
+
+
+def _apart(a: np.ndarray | None, b: np.ndarray | None) -> str:
+    if a is None or b is None:
+        return "being there or not"
+    return f"{1e3 * float(np.linalg.norm(a[:3, 3] - b[:3, 3])):.3g} mm"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A frame's result as it was shown and as it comes out again. verdict: `same`, `different`, or
+    `unknown` with the reason in `text`."""
+
+    stamp_ns: int
+    verdict: str
+    text: str
+
+
+def judge(session: Session, again: Again) -> Decision:
+    """Compare a frame that was computed again with what was published of it."""
+    stamp_ns = again.noted.frame.stamp_ns if again.noted.frame is not None else -1
+    if again.problem:
+        return Decision(stamp_ns, "unknown", again.problem)
+    if again.published is None:
+        return Decision(stamp_ns, "unknown", "nothing was published of it")
+    if stamp_ns not in session.shown:
+        return Decision(stamp_ns, "unknown", "what was published of it is not in the record")
+    found = differences(session.shown[stamp_ns][1], again.published)
+    if not found:
+        return Decision(stamp_ns, "same", "")
+    if not again.sure:
+        found.append("frames before it could not be computed again, so that this proves nothing")
+    return Decision(stamp_ns, "different" if again.sure else "unknown", "; ".join(found))
+
+
+def as_json(moments: list[Moment]) -> str:
+    """The timeline as JSON lines."""
+    return "\n".join(json.dumps(vars(m)) for m in moments)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session's record read back: its journal, what was shown, and the pictures behind each frame."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spine_nav_common.core.recorded_messages import ROLES
+from spine_nav_common.core.recording_writer import TYPES
+from spine_nav_common.core.shown import result_from_messages, stamp_ns_of
+from spine_nav_common.core.storage import RawMessage, Storage, StorageCut, open_storage
+from spine_nav_common.core.types import NavigationResult
+from spine_registration.core.journal import FrameEntry, JournalError, frame_entry, read_entry
+
+from .session_folder import SessionError, read_manifest
+
+_JOURNAL, _STATUS, _POSES = "/registration/journal", "/registration/status", "/vertebra_poses"
+_EVENT = "/display/events"
+_LATE_NS = (
+    5_000_000_000  # a picture is received this much later than the word of its frame, at most
+)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """An entry of the journal and when the recorder received it. frame: of an entry of that kind."""
+
+    log_ns: int
+    values: dict[str, Any]
+    frame: FrameEntry | None = None
+
+    @property
+    def op(self) -> str:
+        """What it tells, see spine_registration.core.journal."""
+        return str(self.values["op"])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The messages of one frame; depth None: it had none."""
+
+    colour: Any
+    depth: Any | None
+    info: Any
+
+
+@dataclass
+class Session:
+    """What was read of a session at once; pictures are streamed.
+
+    Attributes:
+        folder: of it. manifest: its content.
+        lives: journals in order of their first entry, one per process (and configuration) of the
+            navigation; each in the order in which things were done.
+        shown: stamp to the first result that was published of it; withdrawn: (log_ns, stamp, reason)
+            of those that were taken back later.
+        events: (log_ns, content) of what others noted.
+        notes: what is missing, in words. cut: why the record ends early, "" = it does not.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    lives: list[list[Noted]] = field(default_factory=list)
+    shown: dict[int, tuple[int, NavigationResult]] = field(default_factory=dict)
+    withdrawn: list[tuple[int, int, str]] = field(default_factory=list)
+    events: list[tuple[int, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    cut: str = ""
+
+
+def deserialise(raw: RawMessage) -> Any:
+    """The message of its bytes; rosbags' object."""
+    return TYPES.deserialize_cdr(raw.data, raw.msgtype)
+
+
+def stream(
+    storage: Storage, topics: Collection[str], cut: Callable[[str], None]
+) -> Iterator[RawMessage]:
+    """Messages as far as they read; cut: told why no further."""
+    try:
+        yield from storage.messages(topics)
+    except StorageCut as error:
+        cut(str(error))
+
+
+def open_session(folder: str | Path) -> Session:
+    """Read all but the pictures of a session. Raises SessionError, RecordingError."""
+    folder = Path(folder)
+    session = Session(folder, read_manifest(folder))
+    storage = open_storage(folder)
+
+    def ends(suffix: str) -> list[str]:
+        return [topic for topic in storage.topics if topic.endswith(suffix)]
+
+    journals, statuses, poses = ends(_JOURNAL), ends(_STATUS), ends(_POSES)
+    lives: dict[str, dict[int, Noted]] = {}
+    arrays: dict[int, Any] = {}
+    heard: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+
+    def cut(why: str) -> None:
+        session.cut = why
+
+    for raw in stream(storage, [*journals, *statuses, *poses, *ends(_EVENT)], cut):
+        message = deserialise(raw)
+        if raw.topic in journals:
+            _note(session, lives, raw.log_ns, message.data)
+        elif raw.topic in poses:
+            arrays.setdefault(stamp_ns_of(message.header.stamp), message)
+        elif raw.topic in statuses:
+            heard[stamp_ns_of(message.header.stamp)].append((raw.log_ns, message))
+        else:
+            session.events.append((raw.log_ns, message.data))
+    for stamp_ns, messages in heard.items():
+        log_ns, first = messages[0]
+        session.shown[stamp_ns] = (log_ns, result_from_messages(first, arrays.get(stamp_ns)))
+        for later_ns, message in messages[1:]:
+            taken_back = result_from_messages(message, None)
+            reason = taken_back.levels[0].reason if taken_back.levels else ""
+            session.withdrawn.append((later_ns, stamp_ns, reason))
+    for life in lives.values():
+        entries = [life[n] for n in sorted(life)]
+        missing = max(life) + 1 - len(entries)
+        if missing:
+            session.notes.append(f"{missing} entries of the journal are missing")
+        session.lives.append(entries)
+    return session
+
+
+def _note(session: Session, lives: dict[str, dict[int, Noted]], log_ns: int, text: str) -> None:
+    try:
+        values = read_entry(text)
+        frame = frame_entry(values) if values["op"] == "frame" else None
+    except JournalError as error:
+        session.notes.append(str(error))
+        return
+    # A recorder that was started again hears the last minute twice.
+    lives.setdefault(values["life"], {}).setdefault(values["n"], Noted(log_ns, values, frame))
+
+
+class PictureReader:
+    """The pictures of frames in the order of the journal, streamed: none is kept longer than needed.
+
+    Args:
+        session: of which.
+        on_info: called with the stamp of each camera_info of the colour camera, in their order.
+    """
+
+    def __init__(
+        self, session: Session, on_info: Callable[[int], None] = lambda stamp: None
+    ) -> None:
+        storage = open_storage(session.folder)
+        roles = {}
+        for role in ("colour", "depth", "colour info"):
+            found = [name for name in ROLES[role] if name in storage.topics]
+            roles[role] = found[0] if found else ""
+        if not roles["colour"]:
+            raise SessionError(
+                session.folder, "", "it holds no colour images", "only its events can be read"
+            )
+        self._roles, self._on_info, self._session = roles, on_info, session
+        self._stream = stream(storage, [t for t in roles.values() if t], self._cut)
+        self._needed = self._count_needed(session)
+        self._held: dict[tuple[str, int], deque[RawMessage]] = defaultdict(deque)
+        self._log_ns = 0
+        self._ended = False
+
+    def _cut(self, why: str) -> None:
+        self._session.cut = self._session.cut or why
+
+    def _count_needed(self, session: Session) -> Counter[tuple[str, int]]:
+        needed: Counter[tuple[str, int]] = Counter()
+        for life in session.lives:
+            for noted in life:
+                if noted.frame is not None:
+                    needed.update(self._keys(noted.frame))
+        return needed
+
+    def _keys(self, frame: FrameEntry) -> list[tuple[str, int]]:
+        keys = [
+            (self._roles["colour"], frame.stamp_ns),
+            (self._roles["colour info"], frame.info_ns),
+        ]
+        if frame.depth_ns is not None:
+            keys.append((self._roles["depth"], frame.depth_ns))
+        return keys
+
+    def fetch(self, noted: Noted) -> Pictures | str:
+        """The pictures of a frame's entry, or which of them is missing.
+
+        Every entry is asked for once, in the order of the journal.
+        """
+        if noted.frame is None:
+            raise ValueError("this entry is of no frame")
+        keys = self._keys(noted.frame)
+        while not self._ended and any(not self._held[key] for key in keys):
+            if self._log_ns > noted.log_ns + _LATE_NS:
+                break
+            self._read_on()
+        missing = [topic for topic, stamp in keys if not self._held[topic, stamp]]
+        found = {topic: self._take(topic, stamp) for topic, stamp in keys}
+        if missing:
+            return f"not in the record: {', '.join(missing)}"
+        messages = {topic: deserialise(raw) for topic, raw in found.items() if raw is not None}
+        r = self._roles
+        depth = None if noted.frame.depth_ns is None else messages[r["depth"]]
+        return Pictures(messages[r["colour"]], depth, messages[r["colour info"]])
+
+    def _take(self, topic: str, stamp_ns: int) -> RawMessage | None:
+        key = (topic, stamp_ns)
+        self._needed[key] -= 1
+        held = self._held[key]
+        if not held:
+            del self._held[key]
+            return None
+        if self._needed[key] > 0 and topic == self._roles["colour info"]:
+            return held[0]  # one camera_info may serve several frames
+        raw = held.popleft()
+        if not held:
+            del self._held[key]
+        return raw
+
+    def _read_on(self) -> None:
+        raw = next(self._stream, None)
+        if raw is None:
+            self._ended = True
+            return
+        self._log_ns = raw.log_ns
+        stamp_ns = stamp_ns_of(deserialise_header(raw))
+        if raw.topic == self._roles["colour info"]:
+            self._on_info(stamp_ns)
+        if self._needed[raw.topic, stamp_ns] > 0:
+            self._held[raw.topic, stamp_ns].append(raw)
+
+    def close(self) -> None:
+        """Read on to the end, so that all camera_infos are told."""
+        while not self._ended:
+            self._read_on()
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    sec: int
+    nanosec: int
+
+
+def deserialise_header(raw: RawMessage) -> _Stamp:
+    """The stamp of a message that begins with a header, without reading the rest of it."""
+    order = "little" if raw.data[1] & 1 else "big"
+    sec = int.from_bytes(raw.data[4:8], order, signed=True)  # type: ignore[arg-type]
+    return _Stamp(sec, int.from_bytes(raw.data[8:12], order))  # type: ignore[arg-type]

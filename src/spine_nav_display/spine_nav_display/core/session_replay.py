@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session has shown, computed again from its record: the same frames, answers and requests in
+the same order through the same core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spine_nav_common.core.case import load_case
+from spine_nav_common.core.errors import InputError
+from spine_nav_common.core.frames import rgbd_frame
+from spine_nav_common.core.rectify import RgbdRectifier
+from spine_nav_common.core.shown import as_shown
+from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame
+from spine_nav_common.parameters import ParameterError, build
+from spine_perception.core.segmenter import Segmenter
+from spine_registration.core.answers import Answer, Question
+from spine_registration.core.config import NavigatorConfig
+from spine_registration.core.journal import FrameEntry, JournalError, Took
+from spine_registration.core.memory import from_json
+from spine_registration.core.model import SpineModel, build_model
+from spine_registration.core.navigator import Navigator
+from spine_registration.core.nothing import refused, withdrawn
+
+from .session_folder import SessionError
+from .session_reading import Noted, PictureReader, Session
+
+
+@dataclass(frozen=True)
+class Again:
+    """A frame that was computed again.
+
+    Attributes:
+        noted: its entry in the journal.
+        frame: its pixels, None where they are missing.
+        result: as the core gives it; None where it could not be computed.
+        published: what was to be seen of it; None where nothing was published.
+        sure: everything before it could be computed too, by the same means.
+        problem: why it could not be computed, or is not what the journal says; "" = all well.
+    """
+
+    noted: Noted
+    frame: RgbdFrame | None
+    result: NavigationResult | None
+    published: NavigationResult | None
+    sure: bool
+    problem: str = ""
+
+
+@dataclass
+class Means:
+    """What a session is computed again with.
+
+    config: a function from the recorded settings of a navigator to those to use; None: as recorded.
+    """
+
+    case: Case
+    model: SpineModel
+    segmenter: Segmenter
+    config: Callable[[NavigatorConfig], NavigatorConfig] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def load_means(
+    session: Session,
+    case: Path,
+    segmenter: Segmenter,
+    config: Callable[[NavigatorConfig], NavigatorConfig] | None = None,
+) -> Means:
+    """Case and grids, checked against the session.
+
+    Raises SessionError: it was another case. CaseError: the case cannot be used.
+    """
+    loaded = load_case(case)
+    recorded = session.manifest.get("case") or {}
+    if recorded.get("sha256") != loaded.sha256:
+        raise SessionError(
+            session.folder,
+            "case",
+            f"recorded with the case {str(recorded.get('sha256'))[:12]}, this is"
+            f" {loaded.sha256[:12]}",
+            "give the case of the operation, unchanged, with --case",
+        )
+    return Means(loaded, build_model(loaded), segmenter, config)
+
+
+def compute_again(
+    session: Session, means: Means, on_info: Callable[[int], None] = lambda stamp: None
+) -> Iterator[Again]:
+    """Every frame that the live run worked on, in its order.
+
+    Raises SessionError: there are no pictures. ParameterError: settings that are not known any more.
+    """
+    pictures = PictureReader(session, on_info)
+    for life in session.lives:
+        yield from _Life(life, means, pictures).run()
+    pictures.close()
+
+
+class _Life:
+    """One navigator from its beginning to its end."""
+
+    def __init__(self, entries: list[Noted], means: Means, pictures: PictureReader) -> None:
+        self._entries, self._means, self._pictures = entries, means, pictures
+        self._navigator: Navigator | None = None
+        self._rectify = RgbdRectifier()
+        self._questions: dict[tuple[int, int], Question] = {}
+        self._asked = {
+            (e.frame.epoch, e.frame.took.answer.asked_ns)
+            for e in entries
+            if e.frame is not None and e.frame.took is not None and e.frame.took.answer is not None
+        }
+        self._sure = True
+        self._last = -1
+
+    def run(self) -> Iterator[Again]:
+        for noted in self._entries:
+            if noted.values["n"] != self._last + 1:
+                self._sure = False
+            self._last = noted.values["n"]
+            if noted.op == "begin":
+                self._begin(noted.values)
+            elif noted.op == "recall":
+                self._recall(noted.values)
+            elif noted.frame is not None:
+                yield self._frame(noted, noted.frame)
+
+    def _begin(self, values: dict[str, Any]) -> None:
+        means = self._means
+        try:
+            config = build(NavigatorConfig, values["navigator"], "the record's settings")
+        except ParameterError as error:
+            raise ParameterError(f"{error}; replay with the program that recorded it") from error
+        if means.config is not None:
+            changed = means.config(config)
+            self._sure &= changed == config
+            config = changed
+        for what, now in (
+            ("model", means.segmenter.model_sha256),
+            ("provider", means.segmenter.provider),
+        ):
+            if values.get(what) != now:
+                self._sure = False
+                note = f"recorded with the {what} {values.get(what)}, computed again with {now}"
+                if note not in means.notes:
+                    means.notes.append(note)
+        self._navigator = Navigator(means.case, means.segmenter, config, model=means.model)
+
+    def _core(self) -> Navigator:
+        if self._navigator is None:  # its begin is lost
+            self._sure = False
+            self._navigator = Navigator(
+                self._means.case, self._means.segmenter, model=self._means.model
+            )
+        return self._navigator
+
+    def _recall(self, values: dict[str, Any]) -> None:
+        memory = from_json(values["memory"], len(self._means.case.meshes))
+        self._core().recall(memory, float(values["within_s"]), memory.boot)
+
+    def _frame(self, noted: Noted, entry: FrameEntry) -> Again:
+        pictures = self._pictures.fetch(noted)
+        frame, result, problem = None, None, ""
+        if isinstance(pictures, str):
+            problem, self._sure = pictures, False
+        else:
+            try:
+                frame = rgbd_frame(
+                    entry.stamp_ns, pictures.colour, pictures.depth, pictures.info, self._rectify
+                )
+                result = self._solve(frame, entry)
+            except JournalError as error:
+                problem, self._sure = str(error), False
+            except Exception as error:  # noqa: BLE001 - what the live node does with it too
+                result, problem = self._on_error(error, entry)
+        if result is not None and entry.trouble and not problem:
+            result = self._refused(entry) if entry.took is None else result
+            problem = "" if entry.took is None else f"it was refused then: {entry.trouble}"
+        self._sure &= not problem
+        published = None
+        if result is not None and entry.published:
+            published = as_shown(withdrawn(result, entry.shown) if entry.shown else result)
+        return Again(noted, frame, result, published, self._sure, problem)
+
+    def _refused(self, entry: FrameEntry) -> NavigationResult:
+        return refused(entry.stamp_ns, self._means.case.exposed_levels, entry.trouble)
+
+    def _solve(self, frame: RgbdFrame, entry: FrameEntry) -> NavigationResult:
+        if entry.took is None:
+            return self._refused(entry)  # it was never solved
+        core = self._core()
+        result = core.again(frame, entry.took, entry.epoch, self._answer(entry, entry.took))
+        question = core.question
+        if question is not None and (key := (entry.epoch, question.stamp_ns)) in self._asked:
+            self._questions[key] = question
+        return result
+
+    def _answer(self, entry: FrameEntry, took: Took) -> Answer | None:
+        if took.answer is None:
+            return None
+        question = self._questions.get((entry.epoch, took.answer.asked_ns))
+        if question is None or question.id != took.answer.id:
+            raise JournalError(f"the question {took.answer.id} was not asked again")
+        return Answer(question, took.answer.accept)
+
+    def _on_error(self, error: Exception, entry: FrameEntry) -> tuple[NavigationResult | None, str]:
+        """The live node refuses such a frame, and starts anew after a fault."""
+        if isinstance(error, InputError):
+            return None, str(error)
+        if not isinstance(error, ValueError):
+            self._core().reset()
+        if not entry.trouble:
+            return None, f"it cannot be computed again: {error!r}"
+        return self._refused(entry), ""
