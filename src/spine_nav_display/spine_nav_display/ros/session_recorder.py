@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -41,6 +42,8 @@ class SessionRecorder(SpineNode):
         self._heard: list[Recorded] = []
         self._said = ""
         self.last_counts: dict[str, int] = {}
+        self._came: Counter[str] = Counter()  # messages of the cameras by topic
+        self._lacking = self._not_received = 0
 
     def configure(self) -> None:
         self._folder = SessionFolder(self.config.session)
@@ -60,6 +63,8 @@ class SessionRecorder(SpineNode):
         self.listen(topic.kind, topic.topic, callback, topic.profile, raw=True)
 
     def deactivate(self) -> None:
+        for _ in range(2):  # nothing is under way any more
+            self._look_for_losses()
         self._heard = []
 
     def cleanup(self) -> None:
@@ -77,10 +82,12 @@ class SessionRecorder(SpineNode):
     # On the executor's thread; the streams take it from there.
 
     def _take(self, topic: Recorded, stream: Stream, data: bytes) -> None:
+        self._came[topic.name] += topic.of_camera
         data = scrub(data, self._private, partial(self._parse, topic.kind))
         stream.put(Item(topic.name, _type_name(topic.kind), time.time_ns(), data))
 
     def _take_picture(self, topic: Recorded, stream: Stream, data: bytes) -> None:
+        self._came[topic.name] += 1
         sec, nanosec = memoryview(data)[_STAMP].cast("I")
         stamp_ns = sec * 1_000_000_000 + nanosec
         stream.put(Item(topic.name, _type_name(topic.kind), time.time_ns(), data, stamp_ns))
@@ -103,10 +110,12 @@ class SessionRecorder(SpineNode):
         return {**super().facts(), "record": self.counts(), "record_problem": self.trouble()}
 
     def counts(self) -> dict[str, int]:
-        """Of both streams; they stay what they were at the end."""
-        found = {f"{n}_{k}": v for n, s in self.streams.items() for k, v in s.counts.items()}
-        found = {k: v for k, v in found.items() if not k.startswith("events_pictures")}
-        self.last_counts = found or self.last_counts
+        """Of both streams together, and pictures that never came; they stay what they were at the end."""
+        total: Counter[str] = Counter()
+        for stream in self.streams.values():
+            total.update(stream.counts)
+        if total:
+            self.last_counts = {**total, "pictures_not_received": self._not_received}
         return self.last_counts
 
     @property
@@ -122,6 +131,7 @@ class SessionRecorder(SpineNode):
 
     def _tell(self) -> None:
         """At once when it changes whether all is written."""
+        self._look_for_losses()
         said = self._state()
         if said != self._said:
             if said:
@@ -129,11 +139,25 @@ class SessionRecorder(SpineNode):
             self._said = said
             self._publish_health()
 
+    def _look_for_losses(self) -> None:
+        """Every camera_info, small enough to get through, names an image; one may be under way yet."""
+        lacking = 0
+        for info in (t.name for t in self._heard if t.of_camera and not t.picture):
+            camera = info.removesuffix("camera_info")
+            images = [t.name for t in self._heard if t.picture and t.name.startswith(camera)]
+            lacking += sum(max(0, self._came[info] - self._came[image]) for image in images)
+        self._lacking, self._not_received = (
+            lacking,
+            max(self._not_received, min(lacking, self._lacking)),
+        )
+
     def _state(self) -> str:
         left_out = sum(s.counts["pictures_left_out"] for s in self.streams.values())
         lost = sum(s.counts["messages_lost"] for s in self.streams.values())
         told = [self.trouble()]
         told += [f"{left_out} pictures left out of the record"] if left_out else []
+        missed = self._not_received
+        told += [f"{missed} pictures did not reach the recorder"] if missed else []
         told += [f"{lost} messages lost to the record"] if lost else []
         return "; ".join(filter(None, told))
 
