@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
-from screw_support import CAMERA, SECOND, World, frame, rod_m
+from screw_support import CAMERA, NO_SEEDS, SECOND, World, frame, rod_m
 
 from spine_nav_common.core.types import RodFit, StereoResult
 from stereo_screw_tracker.core.confidence import ConfidenceModel
 from stereo_screw_tracker.core.config import StereoConfig
-from stereo_screw_tracker.core.follow import picture_shift, rough_curve, sorted_out, thumbnail
+from stereo_screw_tracker.core.follow import picture_shift, rough_curve, thumbnail, unknown
 from stereo_screw_tracker.core.rod_group import SeedCurve
 from stereo_screw_tracker.core.tracker import SETTLED_PAIRS, StereoTracker
 
@@ -95,13 +97,25 @@ def test_known_heads_are_looked_for_where_the_picture_moved_to() -> None:
     assert sum(not s.hidden for s in result.screws) == 10
 
 
-def test_a_rod_that_the_finder_no_longer_sees_is_gone_with_the_next_search() -> None:
+def test_a_rod_that_was_taken_away_is_gone() -> None:
     world = World(sigma_px=0.1, rods=[rod_m("left"), rod_m("right")])
     t = tracker(world)
     for k in range(7):
         assert len(rows(t, k).rods) == 2
     world.rods = world.rods[:1]
     assert [len(rows(t, 7 + k).rods) for k in range(4)][-1] == 1
+
+
+def test_a_known_rod_that_the_finder_overlooks_stays_where_it_is_measured() -> None:
+    over_the_wound = rod_m("left") - (0.0, 0.0, 0.06)  # no head tells of it
+    world = World(sigma_px=0.1, rods=[over_the_wound])
+    t = tracker(world)
+    assert len(rows(t, 0).rods) == 1
+    find = world.find
+    world.find = lambda *args: replace(find(*args), rod_seeds=NO_SEEDS)
+    before = world.searched
+    assert [len(rows(t, 1 + k).rods) for k in range(8)] == [1] * 8
+    assert world.searched > before
 
 
 def test_the_shift_of_the_picture_is_measured_and_unlike_pictures_have_none() -> None:
@@ -120,10 +134,9 @@ def test_the_shift_of_the_picture_is_measured_and_unlike_pictures_have_none() ->
 def test_known_rods_are_told_from_new_ones() -> None:
     left, right = (SeedCurve(rod_m(side)[::8], 1.0) for side in ("left", "right"))
     deeper = left.points_m * 1.02  # the same place in the picture: the finder's depth is rough
-    again, new = sorted_out([deeper], [left, right], CAMERA, 5.0)
-    assert len(again) == 1 and len(new) == 1 and new[0] is right
-    again, new = sorted_out([rod_m("right")[::8]], [left], CAMERA, 5.0)
-    assert not again and new == [left]
+    (new,) = unknown([deeper], [left, right], CAMERA, 5.0)
+    assert new is right
+    assert unknown([rod_m("right")[::8]], [left], CAMERA, 5.0) == [left]
 
 
 def test_the_next_pair_begins_on_the_rod_itself_without_its_ends() -> None:

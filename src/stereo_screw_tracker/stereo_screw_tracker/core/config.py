@@ -118,7 +118,7 @@ class RodConfig:
     """How rods are collected, measured and fitted (rod_group.py, rod_fit.py)."""
 
     least_seed_confidence: float = param(
-        0.3, "weaker rod cells are not used; the rod refiner judges the others", "", 0.05, 1.0
+        0.15, "weaker rod cells are not used; the rod refiner judges the others", "", 0.05, 1.0
     )
     link_mm: float = param(20.0, "rod cells this close along the rod belong together", "mm", 1, 100)
     across_mm: float = param(

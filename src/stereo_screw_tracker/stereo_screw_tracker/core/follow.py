@@ -64,16 +64,14 @@ def moved(curves: Sequence[np.ndarray], T_now_before: np.ndarray) -> list[np.nda
     return [transform_points(T_now_before, curve) for curve in curves]
 
 
-def sorted_out(
+def unknown(
     known: Sequence[np.ndarray],
     seen: Sequence[SeedCurve],
     camera: StereoCamera,
     across_mm: float,
-) -> tuple[list[np.ndarray], list[SeedCurve]]:
-    """Of known curves (K, 3) those that the finder sees again, and what it sees besides."""
-    again = [k for k in known if any(_same(k, s.points_m, camera, across_mm) for s in seen)]
-    new = [s for s in seen if not any(_same(k, s.points_m, camera, across_mm) for k in again)]
-    return again, new
+) -> list[SeedCurve]:
+    """What the finder sees besides the known curves (K, 3)."""
+    return [s for s in seen if not any(_same(k, s.points_m, camera, across_mm) for k in known)]
 
 
 def _same(a: np.ndarray, b: np.ndarray, camera: StereoCamera, across_mm: float) -> bool:

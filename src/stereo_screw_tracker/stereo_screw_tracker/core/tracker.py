@@ -23,7 +23,7 @@ from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
 from .confidence import ConfidenceModel, joint_confidence, load_confidence_model
 from .config import StereoConfig
 from .finder_look import close_look, whole
-from .follow import moved, picture_shift, rough_curve, sorted_out, thumbnail
+from .follow import moved, picture_shift, rough_curve, thumbnail, unknown
 from .ghosts import screen
 from .odometry import Wound
 from .output import known_well
@@ -366,7 +366,7 @@ class StereoTracker:
         new: list[SeedCurve] = []
         if found is not None:
             seen = group_rods(found.rod_seeds, self.config.rods)
-            known, new = sorted_out(known, seen, camera, self.config.rods.across_mm)
+            new = unknown(known, seen, camera, self.config.rods.across_mm)
         followed = [(SeedCurve(curve, np.inf), 1) for curve in known]
         return [*followed, *((curve, self.config.rods.passes) for curve in new)]
 
