@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class BrowserError(RuntimeError):
 
 class Tab:
     """One page. Errors of its script and requests that were refused are in `errors`; `requests`
-    are all addresses that it has asked for."""
+    are all addresses that it has asked for; `on`: who hears of an event of the protocol."""
 
     def __init__(self, socket: ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -57,6 +57,7 @@ class Tab:
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.errors: list[str] = []
         self.requests: list[str] = []
+        self.on: dict[str, Callable[[dict[str, Any]], object]] = {}
         self._reader = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
@@ -79,6 +80,8 @@ class Tab:
                 self.requests.append(given["request"]["url"])
             elif method == "Network.webSocketCreated":
                 self.requests.append(given["url"])
+            if method in self.on:
+                self.on[method](given)
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command of the protocol. Raises BrowserError."""
@@ -159,13 +162,18 @@ class Browser:
     def __init__(self, session: ClientSession, port: int, pid: int) -> None:
         self._session, self._base, self.pid = session, f"http://127.0.0.1:{port}", pid
         self._tabs: list[Tab] = []
+        self._control: Tab | None = None
 
     async def open(self, url: str, width: int = 1280, height: int = 800) -> Tab:
         """A page in a window of that size."""
-        async with self._session.put(f"{self._base}/json/new?about:blank") as answer:
-            target = await answer.json()
+        if self._control is None:
+            async with self._session.get(f"{self._base}/json/version") as answer:
+                address = (await answer.json())["webSocketDebuggerUrl"]
+            self._control = Tab(await self._session.ws_connect(address))
+        # A window of its own: of tabs that share one, the browser draws only the foremost.
+        made = await self._control.call("Target.createTarget", url="about:blank", newWindow=True)
         socket = await self._session.ws_connect(
-            target["webSocketDebuggerUrl"], max_msg_size=64 << 20
+            f"{self._base}/devtools/page/{made['targetId']}", max_msg_size=64 << 20
         )
         tab = Tab(socket)
         self._tabs.append(tab)
@@ -177,7 +185,7 @@ class Browser:
 
     async def close(self) -> None:
         """Close the connections."""
-        for tab in self._tabs:
+        for tab in (*self._tabs, *filter(None, [self._control])):
             with suppress(Exception):
                 await tab.close()
 

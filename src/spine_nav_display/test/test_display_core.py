@@ -247,7 +247,18 @@ def test_bends_come_in_their_order() -> None:
     fields = {"side": "left", "state": "bending", "steps_done": "1"}
     fields |= {f"step {n}": f"bend {n}" for n in (3, 1, 2, 10)}
     (side,) = bending_message([fields], NOW)["sides"]
-    assert side["steps"] == ["bend 1", "bend 2", "bend 3"] and side["done"] == 1
+    assert [s["text"] for s in side["steps"]] == ["bend 1", "bend 2", "bend 3"]
+    assert side["done"] == 1 and side["next"] is None
+
+
+def test_the_numbers_of_a_bend_are_those_of_the_rod_guidances_text() -> None:
+    from rod_bending_ar.core.forward import BendStep
+    from rod_bending_ar.ros.guidance_output import step_text
+
+    text = step_text(BendStep(2, 40.5, -16.0, 9.0, 11.25))
+    (side,) = bending_message([{"side": "left", "step 1": text, "next": text}], NOW)["sides"]
+    assert side["next"] == {"text": text, "feed_mm": 40.5, "rotate_deg": -16.0, "bend_deg": 11.2}
+    assert side["steps"] == [side["next"]]
 
 
 def test_a_case_becomes_small_surfaces_and_its_exposed_plan() -> None:

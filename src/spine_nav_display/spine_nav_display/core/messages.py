@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from spine_nav_common.core.types import NavigationResult, Rejected, Status
 from .placed import Placed
 from .questions import Question
 
+_STEP = re.compile(r"\d+: feed (-?[\d.]+) mm, rotate (-?[\d.]+) deg, bend to (-?[\d.]+) deg")
 _ROD_STEP_M = 0.004  # between two points of a rod that is drawn
 
 
@@ -123,9 +125,9 @@ def bending_message(sides: Sequence[Mapping[str, str]], moment: Moment) -> dict[
     """The rods to be bent: the texts of guidance/bending/status, steps in their order."""
     told = []
     for fields in sides:
-        steps: list[str] = []
+        steps: list[dict[str, Any]] = []
         while (text := fields.get(f"step {len(steps) + 1}")) is not None:
-            steps.append(text)
+            steps.append(_step(text))
         told.append(
             {
                 "side": fields.get("side", ""),
@@ -136,7 +138,7 @@ def bending_message(sides: Sequence[Mapping[str, str]], moment: Moment) -> dict[
                 "steps": steps,
                 "done": int(fields.get("steps_done", "0") or 0),
                 "gap_mm": fields.get("gap_mm", ""),
-                "next": fields.get("next", ""),
+                "next": _step(fields["next"]) if fields.get("next") else None,
                 "warnings": fields.get("warnings", ""),
             }
         )
@@ -153,6 +155,17 @@ def health_message(state: str, reason: str, values: Mapping[str, str]) -> dict[s
         "reasons": [r for r in reason.split("; ") if r],
         "nodes": {k: v for k, v in values.items() if k != "state"},
     }
+
+
+def _step(text: str) -> dict[str, Any]:
+    """A bend by its numbers, where its text has them; see guidance_output.step_text."""
+    found = _STEP.fullmatch(text)
+    numbers = (
+        dict(zip(("feed_mm", "rotate_deg", "bend_deg"), found.groups(), strict=True))
+        if found
+        else {}
+    )
+    return {"text": text, **{k: float(v) for k, v in numbers.items()}}
 
 
 def pose_numbers(T: np.ndarray) -> list[float]:

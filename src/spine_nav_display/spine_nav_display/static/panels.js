@@ -175,18 +175,20 @@ function bullsEye(value, side) {
 
 function screws(panel, state, { implantTrouble }) {
   const why = implantTrouble();
-  const rows = why ? [] : [...state.implants.screws].sort((a, b) => `${a.level}${a.side}${a.id}`.localeCompare(`${b.level}${b.side}${b.id}`));
+  const rows = why ? [] : [...state.implants.screws].sort((a, b) => `${a.level}${a.id}`.localeCompare(`${b.level}${b.id}`, "en", { numeric: true }));
+  const named = rows.filter((r) => r.level && r.side);
+  const reasons = [...new Set(rows.map((r) => r.check_reason).filter(Boolean))];
+  const side = (name) => h("div", {}, h("table", {},
+    h("tr", {}, ...[name, "entry", "angle", "95 %"].map((w) => h("th", {}, w))),
+    ...named.filter((r) => r.side === name).slice(0, 7).map((r) => h("tr", { className: r.seen ? "" : "held" },
+      h("td", {}, h("b", {}, r.level)),
+      h("td", {}, r.entry_mm === null ? "–" : `${mm(r.entry_mm)} mm`),
+      h("td", {}, r.angle_deg === null ? "–" : `${mm(r.angle_deg, 0)}°`),
+      h("td", {}, r.seen ? `± ${mm(r.check_bound_mm ?? r.bound_mm)}` : "held")))));
   say(panel, ["screws", why, rows.map((r) => [r.id, r.level, r.side, r.seen, mm(r.entry_mm), mm(r.angle_deg, 0), mm(r.bound_mm), mm(r.check_bound_mm), r.check_reason])], () => [
-    h("h2", {}, "Placed screws against the plan"),
-    why ? hiddenWhy(why) : rows.length ? h("table", {},
-      h("tr", {}, ...["screw", "entry off", "angle off", "95 % bound", ""].map((w) => h("th", {}, w))),
-      ...rows.slice(0, 9).map((r) => h("tr", {},
-        h("td", {}, h("b", {}, r.level ? `${r.level} ${r.side}` : `head ${r.id}`)),
-        h("td", {}, r.entry_mm === null ? "–" : `${mm(r.entry_mm)} mm`),
-        h("td", {}, r.angle_deg === null ? "–" : `${mm(r.angle_deg, 0)}°`),
-        h("td", {}, `± ${mm(r.check_bound_mm ?? r.bound_mm)} mm`),
-        h("td", { className: "wide" }, r.seen ? r.check_reason : "held, not seen now")))) : h("div", {}, "No screw is seen."),
-    rows.length > 9 ? h("div", { className: "note" }, `and ${rows.length - 9} more`) : null,
+    why ? hiddenWhy(why) : rows.length ? h("div", { className: "sides" }, side("left"), side("right")) : h("div", {}, "No screw is seen."),
+    rows.length > named.length ? h("div", { className: "note" }, `${rows.length - named.length} heads have no name yet`) : null,
+    reasons.length ? h("div", { className: "note clamp" }, reasons.join(" · ")) : null,
   ].filter(Boolean));
 }
 
@@ -194,17 +196,24 @@ function rod(panel, state, { implantTrouble }) {
   const why = implantTrouble();
   const sides = why ? [] : state.bending?.sides ?? [];
   say(panel, ["rod", why, sides], () => [
-    h("h2", {}, "Rods"),
     why ? hiddenWhy(why) : sides.length ? h("div", { className: "sides" }, ...sides.map(rodSide)) : h("div", {}, "No rod is planned yet."),
   ]);
 }
 
+// At most four bends: the last one that is done, and those to come.
 function rodSide(s) {
-  const shown = s.steps.slice(Math.max(0, Math.min(s.done - 1, s.steps.length - 4)), Math.max(4, s.done + 3));
+  const from = Math.max(0, Math.min(s.done - 1, s.steps.length - 4));
+  const bend = (step, className, name) => h("tr", { className }, h("td", {}, name),
+    ...(step.feed_mm === undefined ? [h("td", { className: "wide", colSpan: 3 }, step.text)]
+      : [h("td", {}, `${mm(step.feed_mm)} mm`), h("td", {}, `${mm(step.rotate_deg, 0)}°`), h("td", {}, `${mm(step.bend_deg)}°`)]));
+  const steps = s.steps.slice(from, from + 4).map((step, i) => {
+    const n = from + i;
+    return bend(step, n < s.done ? "done" : n === s.done && !s.next ? "next" : "", n < s.done ? `${n + 1} ✓` : `${n + 1}`);
+  });
   return h("div", {},
     h("h3", { className: `state-${s.state}` }, sign(), h("span", {}, `${s.side.toUpperCase()}: ${s.state}`)),
-    s.next ? h("div", { className: "next" }, `Next: ${s.next}`) : h("div", {}, s.text),
-    s.rod ? h("div", { className: "note" }, `${s.rod}, ${s.length_mm} mm, ${s.done} of ${s.steps.length} bends done${s.gap_mm ? `, largest gap ${s.gap_mm} mm` : ""}`) : null,
-    h("table", {}, ...shown.map((text) => h("tr", { className: s.steps.indexOf(text) < s.done ? "done" : "" }, h("td", { className: "wide" }, text)))),
-    s.warnings ? h("div", { className: "note" }, s.warnings) : null);
+    s.steps.length ? h("table", {}, h("tr", {}, ...["bend", "feed", "rotate", "bend to"].map((w) => h("th", {}, w))),
+      ...steps, s.next ? bend(s.next, "next", "next") : null) : h("div", { className: "clamp" }, s.text),
+    s.rod ? h("div", { className: "note clamp" }, `${s.done} of ${s.steps.length} done · ${s.rod}, ${s.length_mm} mm${s.gap_mm ? ` · gap ${s.gap_mm} mm` : ""}`) : null,
+    s.warnings ? h("div", { className: "note clamp" }, s.warnings) : null);
 }
