@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_START_S, _CALL_S, _LOOK_S = 30.0, 30.0, 0.02
+_START_S, _CALL_S, _LOOK_S = 30.0, 30.0, 0.05
 _FLAGS = (
     "--headless=new",
     "--no-first-run",

@@ -87,16 +87,16 @@ def counted_jpeg(number: int) -> bytes:
 
 
 READ_COUNTER = f"""(() => {{
-  const c = document.createElement("canvas"), p = document.getElementById("picture");
-  c.width = p.width; c.height = p.height;
+  const c = document.createElement("canvas"), picture = document.getElementById("picture");
+  [c.width, c.height] = [{COUNTER_BITS * CELL}, 1];
   const x = c.getContext("2d", {{willReadFrequently: true}});
-  x.drawImage(p, 0, 0);
+  x.drawImage(picture, 0, {CELL // 2}, c.width, 1, 0, 0, c.width, 1);
+  const pixels = x.getImageData(0, 0, c.width, 1).data;
   let n = 0;
-  for (let i = 0; i < {COUNTER_BITS}; i++) {{
-    if (x.getImageData({CELL} * i + {CELL // 2}, {CELL // 2}, 1, 1).data[0] > 127) n += 2 ** i;
-  }}
+  for (let i = 0; i < {COUNTER_BITS}; i++) if (pixels[4 * ({CELL} * i + {CELL // 2})] > 127) n += 2 ** i;
   return n;
 }})()"""
+"""The number in the picture that the page shows, read from its pixels."""
 
 
 class Feed:
