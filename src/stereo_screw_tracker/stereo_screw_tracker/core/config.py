@@ -148,6 +148,10 @@ class RodConfig:
         4.8, "a rod that no head holds is seen so surely by its surer eye (mean log odds): shafts of"
         " instruments are not", "", 0.0, 9.0,
     )  # fmt: skip
+    lone_outline: float = param(
+        0.5, "and the edges where a rod's silhouettes lie are this strong to those within: thin"
+        " shafts have none there", "", 0.0, 1.0,
+    )  # fmt: skip
     spacing_mm: float = param(3.0, "distance between two measured places", "mm", 0.5, 20.0)
     passes: int = param(2, "how often the whole rod is measured and fitted", "", 1, 6)
     walk_mm: float = param(30.0, "how far beyond an end one step of the search looks", "mm", 3, 200)

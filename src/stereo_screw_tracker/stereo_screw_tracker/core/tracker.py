@@ -34,6 +34,7 @@ from .rod_fit import FittedRod, fit_rod, seen_by_both
 from .rod_ghosts import without_ghosts
 from .rod_group import SeedCurve, group_rods
 from .rod_heads import rods_between_heads
+from .rod_width import outline_share
 from .stages import Candidate, FindsScrews, Found, MeasuresRods, RefinesHeads, StageClock
 from .tracks import NS, Step, Tracks, advance, align, predict, probability
 from .triangulate import camera_of, project_pair
@@ -408,6 +409,8 @@ class StereoTracker:
             )
             if isinstance(rod, Rejected):
                 events.append(f"rod not reported: {rod.reason}")
+            elif not rod.held and outline_share(frame, rod.rod) < self.config.rods.lone_outline:
+                events.append("rod not reported: no head holds it and it is thinner than a rod")
             else:
                 rods.append(rod)
         rods, ghosts = without_ghosts(rods, screws, camera)
