@@ -35,7 +35,7 @@ SECONDS = 1.0
 WORKERS = 2
 # Where in the list `judge` the seeds of each kind begin; the timed anatomies are not judged.
 _REAL_SCREWS_FROM, _REAL_ANATOMY_FROM, _TIMED_FROM = 40, 60, 90
-TIMED = 2
+TIMED, TIMED_SECONDS = 2, 6.0
 # The same operations for longer: what becomes of a track from its tenth pair on.
 LONG, LONG_SECONDS = 12, 3.0
 DESIGNS, REAL_SCREWS, REAL_ANATOMY = "generated screws", "real screws", "real anatomy"

@@ -375,6 +375,8 @@ def stereo_timing_table(r: Record) -> list[str]:
         if m["frame_ms"] is None:
             continue
         rows.append(row(f"{name}, whole pair", m["frame_ms"]))
+        if m.get("first_ms") is not None:  # lines from before 2026-11-27 do not tell it apart
+            rows.append(row("  of these the first of an operation", m["first_ms"]))
         rows += [row(f"  {stage}", ms) for stage, ms in m["stages_ms"].items() if stage != "total"]
     return table(("ms", "median", "p95", "p99", "n"), rows)
 

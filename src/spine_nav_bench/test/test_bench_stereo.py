@@ -285,6 +285,7 @@ def test_timing_takes_both_stages_and_whole_pairs():
     m = record()["methods"][OURS]
     assert m["stages_ms"]["find"]["median"] == 3.0
     assert m["frame_ms"]["count"] == 3
+    assert m["first_ms"]["count"] == 1  # of each scene
 
 
 def test_kinds_are_pooled_apart():

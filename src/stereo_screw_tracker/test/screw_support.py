@@ -138,11 +138,13 @@ class World:
     missed: set[int] = field(default_factory=set)
     ghosts: list[HeadObservation] = field(default_factory=list)
     confidence: float = 0.95
+    score: float = 0.7
     measured: int = 0
     searched: int = 0
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
+        self.finder_rng = np.random.default_rng(self.seed + 1)  # the finder has a thread of its own
 
     def move(self, shift_mm: tuple[float, float, float], turn_deg: tuple[float, float, float]):
         """Move all heads about their middle, as seen by the camera."""
@@ -168,11 +170,10 @@ class World:
         for i, point in enumerate(self.now()):
             if i not in self.hidden | self.missed:
                 left, right = project_pair(CAMERA, point)
-                heads.append(
-                    Candidate(left + self.rng.normal(0, 2, 2), right + self.rng.normal(0, 2, 2))
-                )
+                off = self.finder_rng.normal(0, 2, (2, 2))
+                heads.append(Candidate(left + off[0], right + off[1], self.score))
         heads += [Candidate(g.left_px, g.right_px) for g in self.ghosts]
-        seeds = [seeds_along(r, self.rng) for r in self.rods_now()]
+        seeds = [seeds_along(r, self.finder_rng) for r in self.rods_now()]
         return Found(tuple(heads), join_seeds(seeds) if seeds else NO_SEEDS)
 
     def refine(self, frame: StereoFrame, candidates) -> tuple[HeadObservation, ...]:

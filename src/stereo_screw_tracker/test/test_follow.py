@@ -14,8 +14,9 @@ from spine_nav_common.core.types import RodFit, StereoResult
 from stereo_screw_tracker.core.confidence import ConfidenceModel
 from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.follow import picture_shift, rough_curve, thumbnail, unknown
+from stereo_screw_tracker.core.looks import SETTLED_PAIRS
 from stereo_screw_tracker.core.rod_group import SeedCurve
-from stereo_screw_tracker.core.tracker import SETTLED_PAIRS, StereoTracker
+from stereo_screw_tracker.core.tracker import StereoTracker
 
 STEP = SECOND // 15
 
@@ -61,7 +62,7 @@ def test_the_picture_is_searched_at_once_where_most_heads_are_not_where_they_sho
     world = World(sigma_px=0.1)
     t = tracker(world)
     k = 0
-    while k < 4 or t._since_search != 0:  # the next pair would not be searched
+    while k < 4 or t._looks.since_search != 0:  # the next pair would not be searched
         rows(t, k)
         k += 1
     before = world.searched
@@ -69,6 +70,40 @@ def test_the_picture_is_searched_at_once_where_most_heads_are_not_where_they_sho
     result = rows(t, k)
     assert world.searched == before + 1
     assert len(result.screws) >= 10
+
+
+def test_a_search_tells_what_the_finder_thinks_of_known_heads() -> None:
+    """Heads that the refiner likes go on being shown only while the finder likes them too."""
+    world = World(sigma_px=0.1)
+    t = StereoTracker(
+        StereoConfig(), world, world, world, confidence=ConfidenceModel(0.0, 0.5, 2.0)
+    )
+    for k in range(6):
+        assert len(rows(t, k).screws) == 10
+    world.score = 0.15
+    shown = [len(rows(t, 6 + k).screws) for k in range(30)]
+    assert shown[-1] == 0
+
+
+@pytest.mark.parametrize("who", ["find", "refine"])
+def test_an_error_of_either_network_comes_out_of_a_searched_pair(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(sigma_px=0.1)
+    t = tracker(world)
+    k = 0
+    while k < 4 or t._looks.since_search != t.config.search_every - 1:  # the next is searched
+        rows(t, k)
+        k += 1
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as m:
+        m.setattr(world, who, broken)
+        with pytest.raises(RuntimeError, match="no memory"):
+            rows(t, k)
+    assert len(rows(t, k).screws) == 10  # and nothing of it is left
 
 
 def test_known_heads_are_looked_for_where_the_picture_moved_to() -> None:
@@ -86,7 +121,7 @@ def test_known_heads_are_looked_for_where_the_picture_moved_to() -> None:
     world = World(sigma_px=0.1)
     t = tracker(world)
     k = 0
-    while k < 4 or t._since_search != 0:
+    while k < 4 or t._looks.since_search != 0:
         rows(t, k, **views(0))
         k += 1
     before = world.searched

@@ -336,5 +336,5 @@ def test_texture_that_moves_otherwise_than_the_seen_heads_is_not_believed(
 
 def test_the_finder_tells_what_the_refiners_are_to_judge() -> None:
     config = StereoConfig(least_score=0.15, rods=RodConfig(least_seed_confidence=0.25))
-    finder = load_tracker(config).tracker._finder
+    finder = load_tracker(config).tracker._looks._finder
     assert (finder.head_threshold, finder.rod_threshold) == (0.15, 0.25)

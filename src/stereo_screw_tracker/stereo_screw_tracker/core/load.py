@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ from .refiner import HeadRefiner
 from .rod_refiner import MODEL_NAME as RODS
 from .rod_refiner import RodRefiner
 from .tracker import StereoTracker
+
+
+def network_threads() -> int:
+    """Two where there are as many cores: a pair has two pictures and many crops."""
+    return min(2, os.cpu_count() or 1)
 
 
 class TracksScrews(Protocol):
@@ -106,7 +112,7 @@ def load_tracker(
 def load_core(config: StereoConfig, models: Path | None = None, backend: str = AUTO) -> StereoCore:
     """A warm tracker with fixed thread counts. Raises ModelError."""
     fix_opencv_threads()
-    return load_tracker(config, models, backend)
+    return load_tracker(config, models, backend, network_threads())
 
 
 def joint_sha256(hashes: Iterable[str]) -> str:

@@ -20,36 +20,27 @@ from spine_nav_common.core.types import (
 
 from .assign import Labels, assign
 from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
-from .confidence import ConfidenceModel, joint_confidence, load_confidence_model
+from .confidence import ConfidenceModel, load_confidence_model
 from .config import StereoConfig
-from .finder_look import close_look, whole
-from .follow import moved, picture_shift, rough_curve, thumbnail, unknown
-from .ghosts import screen
+from .follow import moved, rough_curve, unknown
+from .looks import HeadLooks, Pair
 from .odometry import Wound
 from .output import known_well
 from .pair_check import check_pair
-from .pair_geometry import check_geometry
 from .rectification import check_rig
 from .rod_fit import FittedRod, fit_rod, seen_by_both
 from .rod_ghosts import without_ghosts
 from .rod_group import SeedCurve, group_rods
 from .rod_heads import rods_between_heads
 from .rod_width import outline_share
-from .stages import Candidate, FindsScrews, Found, MeasuresRods, RefinesHeads, StageClock
-from .tracks import NS, Step, Tracks, advance, align, predict, probability
-from .triangulate import camera_of, project_pair
-from .types import HeadObservation, StereoCamera
-
-Place = tuple[np.ndarray, np.ndarray, float]
-"""A place (2,) in the left image and one in the right, and the finder's score."""
-
+from .stages import FindsScrews, Found, MeasuresRods, RefinesHeads, StageClock
+from .tracks import NS, Step, Tracks, advance, align, probability
+from .triangulate import camera_of
+from .types import StereoCamera
 
 RIG_CHECK_NS = 5_000_000_000
 """Stamps between two checks that the pair is rectified and the right way round."""
-FOLLOW_S = 0.35  # a longer gap between pairs is searched
-LEAST_FOLLOWED = 0.6  # share of the heads seen before; when fewer are found the picture is searched
 TEXTURE_OFF_M = 5e-3  # a motion of the texture that leaves the seen heads farther off is not theirs
-SETTLED_PAIRS = 3  # a head is followed without a search once it was in as many pairs
 
 
 class StereoTracker:
@@ -68,11 +59,10 @@ class StereoTracker:
         confidence: ConfidenceModel | None = None,
     ):
         self.config = config
-        self._finder = finder
-        self._heads = head_refiner
+        confidence = confidence or load_confidence_model()
+        self._looks = HeadLooks(config, finder, head_refiner, confidence)
         self._rods = rod_refiner
         self._bounds = bounds or load_bound_model()
-        self._confidence = confidence or load_confidence_model()
         # Set to a list to collect (track_id, inputs, camera) of every bound
         # (training/calibration/stereo_calibrate.py).
         self.trace: list[tuple[int, BoundInputs, StereoCamera]] | None = None
@@ -83,8 +73,7 @@ class StereoTracker:
         self._tracks = Tracks()
         self._rig_good_ns: int | None = None
         self._rows_agree = False
-        self._since_search = self._searches = 0
-        self._thumbnail: np.ndarray | None = None
+        self._looks.reset()
         self._rod_curves: list[np.ndarray] = []
         self._wound = Wound()
         self._T_seen: np.ndarray | None = None
@@ -116,16 +105,11 @@ class StereoTracker:
             return wrong
         camera = camera_of(frame)
         self._T_seen = self._by_texture(frame) if self._wound.waiting else None
-        places = self._expected(frame, camera)
-        heads = self._followed(frame, camera, places)
-        clock.lap("follow")
+        found, heads = self._looks.heads(
+            Pair(frame, camera, self._tracks, self._T_seen, self._rows_agree), clock
+        )
         if isinstance(heads, Rejected):
             return heads
-        found: Found | None = None
-        if heads is None:
-            found, heads = self._searched(frame, camera, places, clock)
-            if isinstance(heads, Rejected):
-                return heads
         step = self._advanced(frame, heads)
         labels = assign(
             [t.head() for t in step.shown], vertebrae, case, self.config.cranial, self.config.assign
@@ -162,139 +146,6 @@ class StereoTracker:
         self._rows_agree = check.row_px is not None
         return check.wrong
 
-    # -- heads ----------------------------------------------------------------------------------
-
-    def _expected(self, frame: StereoFrame, camera: StereoCamera) -> dict[int, Place]:
-        """By number of the track: where settled heads should be, from the picture's shift alone.
-
-        Empty where nothing is settled, or too long ago.
-        """
-        before, self._thumbnail = self._thumbnail, thumbnail(frame)
-        state = self._tracks
-        if before is None or state.stamp_ns is None:
-            return {}
-        if not 0.0 < (frame.stamp_ns - state.stamp_ns) * NS <= FOLLOW_S:
-            return {}
-        if sum(t.track_id >= 0 and t.age >= SETTLED_PAIRS for t in state.tracks) < 2:
-            return {}
-        size = (camera.intrinsics.width, camera.intrinsics.height)
-        shift = picture_shift(before, self._thumbnail, size)
-        places = {}
-        for i, track in enumerate(state.tracks):
-            left, right = project_pair(camera, track.point_m)
-            if _inside(left + shift, size) and _inside(right + shift, size):
-                places[i] = (left + shift, right + shift, self.config.expected_score)
-        return places
-
-    def _followed(
-        self, frame: StereoFrame, camera: StereoCamera, places: Mapping[int, Place]
-    ) -> tuple[Head3D, ...] | Rejected | None:
-        """Known heads measured where they should be; None where the picture has to be searched."""
-        if not places or self._since_search >= self.config.search_every - 1:
-            return None
-        observations = self._refined(
-            frame, list(places.values()), self.config.tracks.least_confidence
-        )
-        screened = screen(camera, observations, self.config.ghosts, self._rows_agree)
-        if isinstance(screened, Rejected):
-            return screened
-        state = self._tracks
-        matched = align(
-            state, screened.heads, frame.stamp_ns, self.config.tracks, self._T_seen
-        ).pairs
-        seen = {
-            i for i in places
-            if state.tracks[i].track_id >= 0 and state.tracks[i].seen_ns == state.stamp_ns
-        }  # fmt: skip
-        if len(seen & {i for i, _ in matched}) < LEAST_FOLLOWED * len(seen) or not seen:
-            return None
-        self._since_search += 1
-        return screened.heads
-
-    def _searched(
-        self,
-        frame: StereoFrame,
-        camera: StereoCamera,
-        places: Mapping[int, Place],
-        clock: StageClock,
-    ) -> tuple[Found | None, tuple[Head3D, ...] | Rejected]:
-        """Heads of a picture that is searched: in turns all of it and closely about known heads."""
-        look = None
-        if places and self.config.search_every > 1:
-            left, right = (np.array([p[eye] for p in places.values()]) for eye in (0, 1))
-            look = whole(frame)
-            if self._searches % 2:
-                look = close_look(frame, left, left[:, 0] - right[:, 0]) or look
-        self._searches += 1
-        self._since_search = 0
-        found = self._finder.find(frame, look)
-        clock.lap("find")
-        if isinstance(found, Rejected):
-            return None, found
-        if self._tracks.stamp_ns is None or not found.heads:
-            wrong = check_geometry(frame)
-            clock.lap("geometry")
-            if wrong is not None:
-                return found, wrong
-        heads = self._measured_heads(frame, camera, found.heads)
-        clock.lap("heads")
-        return found, heads
-
-    def _measured_heads(
-        self, frame: StereoFrame, camera: StereoCamera, candidates: Sequence[Candidate]
-    ) -> tuple[Head3D, ...] | Rejected:
-        likely = sorted(candidates, key=lambda c: -c.score)[: self.config.most_candidates]
-        observations = self._refined(
-            frame,
-            [(c.left_px, c.right_px, c.score) for c in likely],
-            self.config.tracks.least_confidence,
-        )
-        screened = screen(camera, observations, self.config.ghosts, self._rows_agree)
-        if isinstance(screened, Rejected):
-            return screened
-        expected = self._missed(frame, camera, screened.heads)
-        again = self._refined(frame, expected, self.config.tracks.sure_confidence)
-        if again:
-            screened = screen(camera, [*observations, *again], self.config.ghosts, self._rows_agree)
-        return screened if isinstance(screened, Rejected) else screened.heads
-
-    def _refined(
-        self, frame: StereoFrame, places: list[Place], least_confidence: float
-    ) -> list[HeadObservation]:
-        """Observations of places in front of the camera, less those that the networks disown."""
-        ahead = [place for place in places if place[0][0] > place[1][0]]
-        if not ahead:
-            return []
-        refined = self._heads.refine(frame, [(left, right) for left, right, _ in ahead])
-        judged = [
-            replace(o, confidence=joint_confidence(self._confidence, o.confidence, score))
-            for o, (_, _, score) in zip(refined, ahead, strict=True)
-        ]
-        return [o for o in judged if o.confidence >= least_confidence]
-
-    def _missed(
-        self, frame: StereoFrame, camera: StereoCamera, heads: Sequence[Head3D]
-    ) -> list[Place]:
-        """Where shown tracks should be seen in this frame and no measured head explains them."""
-        state, config = self._tracks, self.config.tracks
-        if not self.config.look_again or state.stamp_ns is None:
-            return []
-        dt = (frame.stamp_ns - state.stamp_ns) * NS
-        if not 0.0 < dt <= config.reset_s:
-            return []
-        found = align(state, heads, frame.stamp_ns, config, self._T_seen)
-        matched = {i for i, _ in found.pairs}
-        expected = []
-        for i, track in enumerate(state.tracks):
-            if i in matched or track.track_id < 0:
-                continue
-            point = predict(track, found.motion, dt, config).point_m
-            left, right = project_pair(camera, point)
-            size = (camera.intrinsics.width, camera.intrinsics.height)
-            if _inside(left, size) and _inside(right, size):
-                expected.append((left, right, self.config.expected_score))
-        return expected
-
     def _by_texture(self, frame: StereoFrame) -> np.ndarray | None:
         moved = self._wound.motion(frame)
         return None if isinstance(moved, Rejected) else moved
@@ -303,23 +154,14 @@ class StereoTracker:
         """The next step of the tracks. Where a shown head is hidden, the texture is asked how the
         wound moved; it is not believed against two heads and more."""
         state, config = self._tracks, self.config.tracks
-        T = self._T_seen
-        found = align(state, heads, frame.stamp_ns, config, T)
-        shown = {i for i, t in enumerate(state.tracks) if t.track_id >= 0}
-        if T is None and shown - {i for i, _ in found.pairs}:
-            T = self._by_texture(frame)
-        if T is not None:
-            found = align(state, heads, frame.stamp_ns, config)
-            apart_m = [
-                float(
-                    np.linalg.norm(transform_points(T, state.tracks[i].point_m) - heads[j].point_m)
-                )
-                for i, j in found.pairs
-                if i in shown
-            ]
-            if len(apart_m) > 1 and np.median(apart_m) > TEXTURE_OFF_M:
-                T = None
-        step = advance(state, heads, frame.stamp_ns, config, T)
+        T, step = self._T_seen, None
+        if T is None:
+            step = advance(state, heads, frame.stamp_ns, config)
+            if any(t.track_id >= 0 and t.seen_ns != frame.stamp_ns for t in step.state.tracks):
+                T = self._by_texture(frame)
+        if T is not None and not self._contradicted(T, heads, frame.stamp_ns):
+            step = advance(state, heads, frame.stamp_ns, config, T)
+        step = step or advance(state, heads, frame.stamp_ns, config)
         self._tracks = step.state
         known = [t for t in step.state.tracks if t.track_id >= 0]
         if any(t.seen_ns != frame.stamp_ns for t in known):
@@ -327,6 +169,16 @@ class StereoTracker:
         elif known:
             self._wound.seen(frame, np.array([t.point_m for t in known]))
         return step
+
+    def _contradicted(self, T: np.ndarray, heads: Sequence[Head3D], stamp_ns: int) -> bool:
+        """Whether the heads that are seen are not where the texture's motion brings them."""
+        tracks = self._tracks.tracks
+        apart_m = [
+            float(np.linalg.norm(transform_points(T, tracks[i].point_m) - heads[j].point_m))
+            for i, j in align(self._tracks, heads, stamp_ns, self.config.tracks).pairs
+            if tracks[i].track_id >= 0
+        ]
+        return len(apart_m) > 1 and float(np.median(apart_m)) > TEXTURE_OFF_M
 
     def _bounded(
         self,
@@ -429,9 +281,3 @@ def _screws(step: Step, labels: Labels) -> tuple[ScrewTrack, ...]:
         )
     ]
     return tuple(sorted(screws, key=lambda s: s.track_id))
-
-
-def _inside(pixel: np.ndarray, size: tuple[int, int]) -> bool:
-    return bool(
-        np.isfinite(pixel).all() and 0.0 <= pixel[0] < size[0] and 0.0 <= pixel[1] < size[1]
-    )
