@@ -152,6 +152,10 @@ class RodConfig:
         0.5, "and the edges where a rod's silhouettes lie are this strong to those within: thin"
         " shafts have none there", "", 0.0, 1.0,
     )  # fmt: skip
+    hold_s: float = param(
+        1.5, "a rod that is covered together with the heads that hold it stays this long", "s", 0.0,
+        30.0,
+    )  # fmt: skip
     spacing_mm: float = param(3.0, "distance between two measured places", "mm", 0.5, 20.0)
     passes: int = param(2, "how often the whole rod is measured and fitted", "", 1, 6)
     walk_mm: float = param(30.0, "how far beyond an end one step of the search looks", "mm", 3, 200)

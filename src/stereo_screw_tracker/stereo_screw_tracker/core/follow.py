@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.types import RodFit, StereoFrame
 
 from .finder_grid import grey
@@ -57,11 +56,6 @@ def rough_curve(rod: RodFit) -> np.ndarray:
     length_mm = 1e3 * float(np.linalg.norm(np.diff(line, axis=0), axis=1).sum())
     count = max(4, round(length_mm / _STEP_MM))
     return line[np.linspace(0, len(line) - 1, count).astype(int)]
-
-
-def moved(curves: Sequence[np.ndarray], T_now_before: np.ndarray) -> list[np.ndarray]:
-    """The curves (K, 3) as the camera of now sees them."""
-    return [transform_points(T_now_before, curve) for curve in curves]
 
 
 def unknown(

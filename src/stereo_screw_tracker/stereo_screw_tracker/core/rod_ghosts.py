@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spine_nav_common.core.types import ScrewTrack
+from spine_nav_common.core.types import RodFit, ScrewTrack
 
 from .rod_fit import FittedRod
 from .triangulate import project_pair
@@ -36,16 +36,16 @@ def without_ghosts(
 
     kept: list[FittedRod] = []
     for fitted in sorted(rods, key=rank, reverse=True):
-        if not any(_one_place(fitted, other, camera) for other in kept):
+        if not any(one_place(fitted.rod, other.rod, camera) for other in kept):
             kept.append(fitted)
     return [r for r in rods if any(r is k for k in kept)], len(rods) - len(kept)
 
 
-def _one_place(a: FittedRod, b: FittedRod, camera: StereoCamera) -> bool:
+def one_place(a: RodFit, b: RodFit, camera: StereoCamera) -> bool:
     """Whether most of a lies over b in the left or in the right image."""
-    line = a.rod.centreline_m
+    line = a.centreline_m
     scale_mm = 1e3 * line[:, 2] / camera.intrinsics.fx
-    pairs = zip(project_pair(camera, line), project_pair(camera, b.rod.centreline_m), strict=True)
+    pairs = zip(project_pair(camera, line), project_pair(camera, b.centreline_m), strict=True)
     for own, other in pairs:
         if not (np.isfinite(own).all() and np.isfinite(other).all()):
             continue

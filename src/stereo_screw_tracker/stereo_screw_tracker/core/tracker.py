@@ -22,18 +22,13 @@ from .assign import Labels, assign
 from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
 from .confidence import ConfidenceModel, load_confidence_model
 from .config import StereoConfig
-from .follow import moved, rough_curve, unknown
 from .looks import HeadLooks, Pair
 from .odometry import Wound
 from .output import known_well
 from .pair_check import check_pair
 from .rectification import check_rig
-from .rod_fit import FittedRod, fit_rod, seen_by_both
-from .rod_ghosts import without_ghosts
-from .rod_group import SeedCurve, group_rods
-from .rod_heads import rods_between_heads
-from .rod_width import outline_share
-from .stages import FindsScrews, Found, MeasuresRods, RefinesHeads, StageClock
+from .rods import Rods, RodsSeen
+from .stages import FindsScrews, MeasuresRods, RefinesHeads, StageClock
 from .tracks import NS, Step, Tracks, advance, align, probability
 from .triangulate import camera_of
 from .types import StereoCamera
@@ -61,7 +56,7 @@ class StereoTracker:
         self.config = config
         confidence = confidence or load_confidence_model()
         self._looks = HeadLooks(config, finder, head_refiner, confidence)
-        self._rods = rod_refiner
+        self._rod_refiner = rod_refiner
         self._bounds = bounds or load_bound_model()
         # Set to a list to collect (track_id, inputs, camera) of every bound
         # (training/calibration/stereo_calibrate.py).
@@ -74,7 +69,7 @@ class StereoTracker:
         self._rig_good_ns: int | None = None
         self._rows_agree = False
         self._looks.reset()
-        self._rod_curves: list[np.ndarray] = []
+        self._rods = Rods(self.config.rods, self._rod_refiner)
         self._wound = Wound()
         self._T_seen: np.ndarray | None = None
 
@@ -116,15 +111,14 @@ class StereoTracker:
         )
         screws = _screws(step, labels)
         clock.lap("tracks")
-        curves = self._rod_starts(found, step, camera)
-        if found is not None and self.config.find_rods:
-            curves += self._between_heads(frame, camera, curves, screws)
-        rods, events = self._fitted_rods(frame, camera, curves, screws, labels)
-        held = {i: head for rod in rods for i, head in rod.held.items()}
+        rods = RodsSeen((), {}, ())
+        if self.config.find_rods:
+            seeds = None if found is None else found.rod_seeds
+            rods = self._rods.step(frame, seeds, step.T_now_before, screws, labels.cranial)
         screws, unsure = known_well(
-            self._bounded(screws, held, step, camera), self.config.most_bound_mm
+            self._bounded(screws, rods.held, step, camera), self.config.most_bound_mm
         )
-        events += unsure
+        events = [*rods.events, *unsure]
         if len(screws) == 1 and screws[0].bound95_mm > self.config.lone_bound_mm:
             # screws come in rows: nothing else speaks for this one
             events.append(
@@ -133,8 +127,9 @@ class StereoTracker:
             )
             screws = ()
         clock.lap("rods")
-        shapes = tuple(r.rod for r in rods)
-        return StereoResult(frame.stamp_ns, screws, shapes, clock.done(), (*step.events, *events))
+        return StereoResult(
+            frame.stamp_ns, screws, rods.rods, clock.done(), (*step.events, *events)
+        )
 
     def _wrong_rig(self, frame: StereoFrame) -> Rejected | None:
         """Asked now and then: a rig that was good stays good, one that is bad is asked again."""
@@ -206,70 +201,6 @@ class StereoTracker:
             bound = bound95_mm(inputs, camera, self._bounds)
             out.append(replace(screw, head=head, bound95_mm=bound))
         return tuple(out)
-
-    # -- rods -----------------------------------------------------------------------------------
-
-    def _rod_starts(
-        self, found: Found | None, step: Step, camera: StereoCamera
-    ) -> list[tuple[SeedCurve, int]]:
-        """Where rods are measured from, and in how many passes: known ones once."""
-        if not self.config.find_rods:
-            return []
-        known = moved(self._rod_curves, step.T_now_before)
-        new: list[SeedCurve] = []
-        if found is not None:
-            seen = group_rods(found.rod_seeds, self.config.rods)
-            new = unknown(known, seen, camera, self.config.rods.across_mm)
-        followed = [(SeedCurve(curve, np.inf), 1) for curve in known]
-        return [*followed, *((curve, self.config.rods.passes) for curve in new)]
-
-    def _between_heads(
-        self,
-        frame: StereoFrame,
-        camera: StereoCamera,
-        curves: Sequence[tuple[SeedCurve, int]],
-        screws: Sequence[ScrewTrack],
-    ) -> list[tuple[SeedCurve, int]]:
-        between = rods_between_heads(
-            camera,
-            screws,
-            [curve.points_m for curve, _ in curves],
-            lambda points, tangents: self._rods.measure(frame, points, tangents),
-            seen_by_both,
-            self.config.rods,
-        )
-        return [(curve, self.config.rods.passes) for curve in between]
-
-    def _fitted_rods(
-        self,
-        frame: StereoFrame,
-        camera: StereoCamera,
-        curves: Sequence[tuple[SeedCurve, int]],
-        screws: Sequence[ScrewTrack],
-        labels: Labels,
-    ) -> tuple[list[FittedRod], list[str]]:
-        rods: list[FittedRod] = []
-        events: list[str] = []
-        for curve, passes in curves:
-            rod = fit_rod(
-                camera,
-                curve,
-                lambda points, tangents: self._rods.measure(frame, points, tangents),
-                screws,
-                replace(self.config.rods, passes=passes),
-                labels.cranial,
-            )
-            if isinstance(rod, Rejected):
-                events.append(f"rod not reported: {rod.reason}")
-            elif not rod.held and outline_share(frame, rod.rod) < self.config.rods.lone_outline:
-                events.append("rod not reported: no head holds it and it is thinner than a rod")
-            else:
-                rods.append(rod)
-        rods, ghosts = without_ghosts(rods, screws, camera)
-        if ghosts:
-            events.append(f"{ghosts} rod not reported: it lies over a better one in an image")
-        self._rod_curves = [rough_curve(r.rod) for r in rods]
-        return rods, events
 
 
 def _screws(step: Step, labels: Labels) -> tuple[ScrewTrack, ...]:
