@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 # Shared cores: one thread per numerical library keeps runs repeatable.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint results school lock clean
+.PHONY: help setup demo test browser lint results school lock clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -17,8 +17,11 @@ setup:       ## prepare .venv: system packages, locked wheels, ROS 2, this proje
 demo: setup  ## the virtual operation through the ROS 2 nodes, with table and pictures
 	$(VENV)/bin/spinenav demo
 
-test: setup  ## the whole test suite
+test: setup browser  ## the whole test suite
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+browser: setup
+	@SPINENAV_BROWSER=1 sh scripts/setup.sh
 
 lint: setup  ## ruff, and mypy (strict) on the numerical core
 	$(PY) -m ruff check .

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # First step of `make demo` and `make test`: Python, system packages, then scripts/bootstrap.py.
 # Variables: VENV (default .venv), PYTHON, EXTRAS (words: train gpu), SPINENAV_NO_ROOT=1 (act as
-# if there were no root), SPINENAV_NO_APT=1 (touch no system package at all).
+# if there were no root), SPINENAV_NO_APT=1 (touch no system package at all), SPINENAV_BROWSER=1
+# (Debian's chromium too, for the tests of the surgeon's page).
 set -eu
 cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
@@ -40,6 +41,10 @@ missing_packages() {
   if ! has_module tf2_msgs; then                     # built from source once, see rosidl_wheel.py
     command -v g++ >/dev/null || echo g++
     has_headers || echo python3-dev
+  fi
+  # Ubuntu's package of that name is a snap, which needs a running system.
+  if [ -n "${SPINENAV_BROWSER:-}" ] && grep -qs '^ID=debian' /etc/os-release; then
+    command -v chromium >/dev/null || echo chromium
   fi
 }
 as_root() {

@@ -2,4 +2,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # display_support, session_support
+sys.path.insert(0, str(Path(__file__).parent))  # session_support

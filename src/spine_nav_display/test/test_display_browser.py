@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from display_support import LEVELS, READ_COUNTER, Feed
 
 from spine_nav_common.core.types import Status
 from spine_nav_display.browser import Browser, Tab, browser, find_chromium
 from spine_nav_display.core.questions import Question
+from spine_nav_display.rehearsal import LEVELS, READ_COUNTER, Feed
 from spine_nav_display.server import Limits
 
 pytestmark = [
@@ -187,7 +187,7 @@ def test_a_picture_that_only_comes_again_is_a_stream_that_stopped() -> None:
     async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
         stream.pictures = False
         moment = feed.now()
-        from display_support import counted_jpeg
+        from spine_nav_display.rehearsal import counted_jpeg
 
         end = threading.Event()
 

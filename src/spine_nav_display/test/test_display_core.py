@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from display_support import T_CAMERA_CT, result, small_case
 
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import Rejected, ScrewPlan, Status
@@ -28,6 +27,7 @@ from spine_nav_display.core.outbox import Outbox, VideoGate
 from spine_nav_display.core.placed import Placed, compare
 from spine_nav_display.core.questions import Answer, Desk, Question, Taken
 from spine_nav_display.core.scene import case_message, trajectory
+from spine_nav_display.rehearsal import T_CAMERA_CT, result, small_case
 
 IDENTITY = np.eye(4)
 NOW = Moment(7_000_000_000_000_000_123, 5.0, 30.0)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSServerHandshakeError
-from display_support import Feed
 
 from spine_nav_common.parameters import ParameterError
 from spine_nav_display.core.binding import Exposure
 from spine_nav_display.core.questions import Question, Taken
 from spine_nav_display.pictures import unpack
+from spine_nav_display.rehearsal import Feed
 from spine_nav_display.server import Limits
 
 ASKED = Question("K7QX", "L2 to L4?", ("L2", "L3", "L4"), 11)

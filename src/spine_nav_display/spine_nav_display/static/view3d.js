@@ -2,7 +2,17 @@
 // The 3D view: vertebrae, plan, bounds, screws and rods in the camera's frame, in metres.
 import * as THREE from "./vendor/three.module.min.js";
 
-const LEAST_MS = 150;  // between two drawings: without a GPU each costs the CPU some ms
+const LEAST_MS = 100, LEAST_SLOW_MS = 400;  // between two drawings; the second without a GPU
+const SLOW = /swiftshader|llvmpipe|software|basic render/i;
+
+// Whether WebGL is computed by the CPU, which the navigation needs.
+function isSlow() {
+  const context = document.createElement("canvas").getContext("webgl2");
+  const about = context?.getExtension("WEBGL_debug_renderer_info");
+  const slow = !about || SLOW.test(context.getParameter(about.UNMASKED_RENDERER_WEBGL));
+  context?.getExtension("WEBGL_lose_context")?.loseContext();
+  return slow;
+}
 const VIEWS = ["as the camera sees it", "from the side", "along the planned screw"];
 const LEFT = 0x6cc3ff, RIGHT = 0xff9f43, BONE = 0xd9cdb0, METAL = 0xb8c4d0, BOUND = 0xf5e14b, ROD = 0xd58cff;
 const SCREW_M = 0.045, ROD_M = 0.00275;
@@ -38,8 +48,10 @@ function dispose(group) {
 export class Space {
   constructor(canvas, name, note, redraw) {
     Object.assign(this, { canvas, name, note, redraw, view: 0, turn: { yaw: 0, pitch: 0, zoom: 1 }, levels: new Map(), last: 0, key: "" });
+    const slow = isSlow();
+    this.leastMs = slow ? LEAST_SLOW_MS : LEAST_MS;
     try {
-      this.renderer = new THREE.WebGLRenderer({ canvas, antialias: true });
+      this.renderer = new THREE.WebGLRenderer({ canvas, antialias: !slow });
     } catch {
       note.textContent = "No 3D view: this browser has no WebGL. Everything else works.";
       return;
@@ -115,7 +127,7 @@ export class Space {
   draw(state, { guidanceTrouble, implantTrouble }) {
     if (!this.renderer) return;
     const why = guidanceTrouble(), whyImplants = implantTrouble();
-    const tracked = why ? [] : state.levels.levels.filter((l) => l.T);
+    const tracked = why ? [] : state.levels.levels.filter((l) => l.T && this.levels.has(l.level));
     const screws = !whyImplants && (state.implants.T || !this.levels.size) ? state.implants : null;
     const chosen = state.plan[state.screw % Math.max(1, state.plan.length)];
     this.note.textContent = tracked.length || screws ? "" : why || whyImplants || "no level is tracked";
@@ -125,7 +137,7 @@ export class Space {
     const now = performance.now();
     // What is gone is gone at once; the rest may wait its turn.
     const shown = `${tracked.map((l) => l.level)}${Boolean(screws)}`;
-    if (shown === this.shown && now - this.last < LEAST_MS) { setTimeout(() => this.redraw(), LEAST_MS); return; }
+    if (shown === this.shown && now - this.last < this.leastMs) return;  // the watch comes again
     Object.assign(this, { key, last: now, shown });
     for (const [level, l] of this.levels) {
       const found = tracked.find((t) => t.level === level);

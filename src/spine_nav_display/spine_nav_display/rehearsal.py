@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the display's tests share: a server without ROS, fed by the test."""
+"""A display without a graph, fed with an invented operation: for tests, measurements and pictures."""
 
 from __future__ import annotations
 
@@ -58,16 +58,18 @@ T_CAMERA_CT = np.array(
 
 
 def result(
-    stamp_ns: int, statuses: dict[str, tuple[Status, str]] | None = None
+    stamp_ns: int, statuses: dict[str, tuple[Status, str]] | None = None, moved_m: float = 0.0
 ) -> NavigationResult:
-    """All levels tracked, but for those that `statuses` gives with a reason."""
+    """All levels tracked, but for those that `statuses` gives with a reason. moved_m: the patient."""
     levels = []
+    T_camera_ct = T_CAMERA_CT.copy()
+    T_camera_ct[0, 3] += moved_m
     for i, level in enumerate(LEVELS):
         status, reason = (statuses or {}).get(level, (Status.TRACKED, ""))
         tracked = status is Status.TRACKED
         levels.append(
             LevelEstimate(
-                level, status, T_CAMERA_CT if tracked else None,
+                level, status, T_camera_ct if tracked else None,
                 predicted_tre_mm=1.4 + 0.3 * i if tracked else None, reason=reason,
             )
         )  # fmt: skip
@@ -148,11 +150,14 @@ class Feed:
         self.server.picture(name, counted_jpeg(self.number), self.now(age_ms))
         return self.number
 
-    def levels(self, statuses=None, question: Question | None = None) -> None:
+    def levels(self, statuses=None, question: Question | None = None, moved_m: float = 0.0) -> None:
         moment = self.now()
         self.server.ask(question)
         told = levels_message(
-            result(moment.stamp_ns, statuses), moment, question, "camera_color_optical_frame"
+            result(moment.stamp_ns, statuses, moved_m),
+            moment,
+            question,
+            "camera_color_optical_frame",
         )
         self.server.publish("levels", told)
 

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How late a picture is on the page, and what the page costs, measured in a real browser.
+
+python -m spine_nav_display.measure [--url URL] [--pages N] [--seconds S] [--hz HZ] [--out FILE]
+
+Without --url a display is fed here with numbered pictures, 640 x 480, stamped when they are handed
+over: what the display and the browser add to a picture's age. With --url the page of a graph that
+runs (`spinenav live --display`) is looked at: from the camera's stamp. In both cases an age is that
+of the second frame that the browser draws after the picture was given to it, by the page's clock.
+One line of JSON is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .browser import Browser, BrowserError, Tab, browser
+from .core.messages import Moment
+from .rehearsal import Feed, counted_jpeg
+
+_SETTLE_PICTURES = 10
+_TICKS = 100.0  # of /proc/*/stat, per second on Linux
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module. Exit codes: 0 done, 1 the browser did not do it."""
+    parser = argparse.ArgumentParser(description="the page's delay, memory and cost")
+    parser.add_argument("--url", help="of a page that is served; default: one that is fed here")
+    parser.add_argument("--pages", type=int, default=1, metavar="N", help="open at the same time")
+    parser.add_argument("--seconds", type=float, default=20.0, metavar="S")
+    parser.add_argument(
+        "--hz", type=float, default=15.0, help="pictures per second, where fed here"
+    )
+    parser.add_argument("--out", type=Path, help="add the line to this file too")
+    args = parser.parse_args(argv)
+    try:
+        line = asyncio.run(_measured(args))
+    except BrowserError as error:
+        print(f"measure: {error}", file=sys.stderr)
+        return 1
+    text = json.dumps(line)
+    print(text)
+    if args.out is not None:
+        with args.out.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    return 0
+
+
+async def _measured(args: argparse.Namespace) -> dict[str, Any]:
+    given = {"pages": args.pages, "seconds": args.seconds}
+    async with browser() as running:
+        if args.url:
+            return {"source": "graph", **given, **await _look(running, args.url, args)}
+        with Feed() as feed:
+            end = threading.Event()
+            thread = threading.Thread(target=_feed, args=(feed, end, args.hz))
+            thread.start()
+            try:
+                told = await _look(running, feed.server.url, args)
+            finally:
+                end.set()
+                thread.join()
+            return {"source": "fed", "hz": args.hz, **given, **told}
+
+
+def _feed(feed: Feed, end: threading.Event, hz: float) -> None:
+    """Pictures at a pace of their own; encoded before, so that only what the display does counts."""
+    pictures = [counted_jpeg(n) for n in range(64)]
+    feed.camera()
+    feed.health()
+    due, number = time.monotonic(), 0
+    while not end.is_set():
+        feed.tick()
+        now = Moment(time.time_ns(), time.monotonic() * 1e3, 0.0)
+        feed.server.picture("rgbd", pictures[number % 64], now)
+        feed.levels(moved_m=1e-3 * math.sin(number / 8))  # else nothing were drawn anew in 3D
+        number += 1
+        due += 1.0 / hz
+        end.wait(max(0.0, due - time.monotonic()))
+
+
+async def _look(running: Browser, url: str, args: argparse.Namespace) -> dict[str, Any]:
+    began = time.monotonic()
+    tabs = [await running.open(url)]
+    await tabs[0].until("window.spinenav?.pictures > 0", 60.0)
+    first_s = time.monotonic() - began
+    tabs += [await running.open(url) for _ in range(args.pages - 1)]
+    for tab in tabs:
+        await tab.until(f"window.spinenav?.pictures >= {_SETTLE_PICTURES}", 60.0)
+        await tab.evaluate("spinenav.delays.length = 0; spinenav.at = spinenav.pictures")
+    heap = await _heap_mb(tabs[0])
+    cpu, start = _cpu_s(running.pid), time.monotonic()
+    own = time.process_time()
+    await asyncio.sleep(args.seconds)
+    wall = time.monotonic() - start
+    cores, own_cores = (_cpu_s(running.pid) - cpu) / wall, (time.process_time() - own) / wall
+    delays, shown = [], []
+    for tab in tabs:
+        delays += await tab.evaluate("spinenav.delays")
+        shown.append(await tab.evaluate("spinenav.pictures - spinenav.at") / wall)
+    if not delays:
+        raise BrowserError("no picture was shown, or its age is not known")
+    median, p99 = np.percentile(delays, [50, 99])
+    return {
+        "delay_ms": {"median": round(median, 1), "p99": round(p99, 1), "count": len(delays)},
+        "pictures_per_s": [round(s, 1) for s in shown],
+        "first_picture_s": round(first_s, 2),
+        "browser_cores": round(cores, 2),
+        "display_cores": None if args.url else round(own_cores, 2),
+        "heap_mb": [heap, await _heap_mb(tabs[0])],
+        "errors": sorted({e for tab in tabs for e in tab.errors}),
+    }
+
+
+async def _heap_mb(tab: Tab) -> float:
+    """What the page's script holds, after a collection."""
+    await tab.call("HeapProfiler.collectGarbage")
+    used = await tab.call("Runtime.getHeapUsage")
+    return round(used["usedSize"] / 1e6, 2)
+
+
+def _cpu_s(leader: int) -> float:
+    """CPU time of a session's processes in s."""
+    total = 0.0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        if int(fields[3]) == leader:  # session
+            total += (int(fields[11]) + int(fields[12])) / _TICKS
+    return total
+
+
+if __name__ == "__main__":
+    sys.exit(main())
