@@ -145,10 +145,10 @@ def _course(tmp_path: Path) -> Course:
 def test_training_resumes_and_the_export_agrees(data, tmp_path):
     first = _course(tmp_path)
     stream = pupil.Views(data / "train", np.random.default_rng(0), sizes=((64, 4),), shares=(1.0,))
-    first.learn(stream, 10.0, stop=lambda: first.step >= 4)
+    first.learn(stream, 600.0, stop=lambda: first.step >= 4)
     second = _course(tmp_path)
     assert (second.step, second.samples, second.views) == (4, 16, 4)
-    second.learn(stream, 10.0, stop=lambda: second.step >= 12)
+    second.learn(stream, 600.0, stop=lambda: second.step >= 12)
     assert second.step == 12
     assert sum(second.losses.values()) < sum(first.losses.values())
 

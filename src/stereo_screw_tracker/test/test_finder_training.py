@@ -223,11 +223,11 @@ def test_training_resumes_and_the_export_agrees(data, tmp_path, pupil_):
         return new
 
     first = course()
-    first.learn(stream, 10.0, stop=lambda: first.step >= 3)
+    first.learn(stream, 600.0, stop=lambda: first.step >= 3)
     second = course()
     assert second.step == 3
-    second.learn(stream, 10.0, stop=lambda: second.step >= 45)
-    second.learn(stream, 10.0, stop=lambda: second.step >= 48)
+    second.learn(stream, 600.0, stop=lambda: second.step >= 45)
+    second.learn(stream, 600.0, stop=lambda: second.step >= 48)
     assert all(second.losses[name] < first.losses[name] for name in ("head", "rod"))
 
     card = fast.publish(second.state(), data / "validation", tmp_path, "smoke test", "")

@@ -240,10 +240,10 @@ def test_training_resumes_and_the_export_runs_in_the_core(data, tmp_path, kind):
         return new
 
     first = course()
-    first.learn(stream, 10.0, stop=lambda: first.step >= 3)
+    first.learn(stream, 600.0, stop=lambda: first.step >= 3)
     assert first.step == 3 and all(np.isfinite(v) for v in first.losses.values())
     second = course()
-    second.learn(stream, 10.0, stop=lambda: second.step >= 6)
+    second.learn(stream, 600.0, stop=lambda: second.step >= 6)
     assert second.step == 6
     card = taught.publish(second.state(), data / "validation", tmp_path, "smoke test", "")
     assert card["training"]["steps"] == 6 and card["torch_difference"] < 1e-3

@@ -82,11 +82,12 @@ def _linked(point: np.ndarray, tangent: np.ndarray, config: RodConfig) -> np.nda
     view = point / np.linalg.norm(point, axis=1, keepdims=True)
     flat = tangent - (tangent * view).sum(axis=1, keepdims=True) * view
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    way = point[None] - point[:, None]
-    depth = np.abs(np.einsum("ijk,ik->ij", way, view))
-    seen = way - np.einsum("ijk,ik->ij", way, view)[..., None] * view[:, None]
-    along = np.abs(np.einsum("ijk,ik->ij", seen, flat))
-    across = np.sqrt(np.maximum((seen**2).sum(axis=2) - along**2, 0.0))
+    # of the way from i to j, without holding (K, K, 3): its parts along the view and the tangent of i
+    depth = np.abs(view @ point.T - (view * point).sum(axis=1)[:, None])
+    along = np.abs(flat @ point.T - (flat * point).sum(axis=1)[:, None])
+    length = (point**2).sum(axis=1)
+    apart = length[:, None] + length - 2.0 * point @ point.T
+    across = np.sqrt(np.maximum(apart - depth**2 - along**2, 0.0))
     near = (1e3 * along < config.link_mm) & (1e3 * across < config.across_mm)
     near &= 1e3 * depth < config.depth_mm
     near &= np.abs(flat @ flat.T) > np.cos(np.radians(config.bend_deg))

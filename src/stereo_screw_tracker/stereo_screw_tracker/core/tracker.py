@@ -152,17 +152,16 @@ class StereoTracker:
         T, step = self._T_seen, None
         if T is None:
             step = advance(state, heads, frame.stamp_ns, config)
-            if any(t.track_id >= 0 and t.seen_ns != frame.stamp_ns for t in step.state.tracks):
+            if _some_hidden(step, frame.stamp_ns):
                 T = self._by_texture(frame)
         if T is not None and not self._contradicted(T, heads, frame.stamp_ns):
             step = advance(state, heads, frame.stamp_ns, config, T)
         step = step or advance(state, heads, frame.stamp_ns, config)
         self._tracks = step.state
-        known = [t for t in step.state.tracks if t.track_id >= 0]
-        if any(t.seen_ns != frame.stamp_ns for t in known):
+        if _some_hidden(step, frame.stamp_ns):
             self._wound.passed(step.T_now_before)
-        elif known:
-            self._wound.seen(frame, np.array([t.point_m for t in known]))
+        elif step.shown:
+            self._wound.seen(frame, np.array([t.point_m for t in step.shown]))
         return step
 
     def _contradicted(self, T: np.ndarray, heads: Sequence[Head3D], stamp_ns: int) -> bool:
@@ -212,3 +211,8 @@ def _screws(step: Step, labels: Labels) -> tuple[ScrewTrack, ...]:
         )
     ]
     return tuple(sorted(screws, key=lambda s: s.track_id))
+
+
+def _some_hidden(step: Step, stamp_ns: int) -> bool:
+    """Whether a head that was shown is not seen in this pair."""
+    return any(t.believed and t.track_id >= 0 and t.seen_ns != stamp_ns for t in step.state.tracks)
