@@ -41,6 +41,12 @@ def own_domain() -> None:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
+def lines_without_latency(out: Path) -> list[str]:
+    """The rows of a poses.csv but for their last column, which only a live run has."""
+    lines = (out / "poses.csv").read_text(encoding="ascii").splitlines()
+    return [line.rpartition(",")[0] for line in lines]
+
+
 def exit_codes(proc_info) -> dict[str, int]:
     """Exit code of the last process of each executable that a launch test started."""
     # executable-N, where N counts all processes of a launch

@@ -56,10 +56,6 @@ def spinenav(*arguments):
     )
 
 
-def lines_without_latency(out):
-    return [line.rpartition(",")[0] for line in (out / "poses.csv").read_text().splitlines()]
-
-
 # -- the real core, recorded and computed again
 
 
@@ -96,7 +92,7 @@ def test_a_session_replays_to_the_same_bytes(recorded, tmp_path):
     assert any(r.status.value == "tracked" for r in read_poses(out / "poses.csv"))
     ended = spinenav("replay", session, "--case", operation / "case", "--out", tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert lines_without_latency(tmp_path) == lines_without_latency(out)
+    assert support.lines_without_latency(tmp_path) == support.lines_without_latency(out)
 
 
 def test_an_audit_tells_what_was_shown_and_computes_it_again(recorded, capsys):
@@ -180,8 +176,8 @@ def test_a_missing_picture_is_told_and_what_follows_is_not_sure(recorded, tmp_pa
     ended = spinenav("replay", cut, "--case", operation / "case", "--out", tmp_path / "again")
     assert ended.returncode == 1
     assert "cut off" in ended.stdout and "not in the record" in ended.stdout
-    again = lines_without_latency(tmp_path / "again")
-    assert again == lines_without_latency(out)[: len(again)] and len(again) > 5
+    again = support.lines_without_latency(tmp_path / "again")
+    assert again == support.lines_without_latency(out)[: len(again)] and len(again) > 5
 
 
 # -- fake navigation: faults of the disk and of the recorder
