@@ -30,8 +30,10 @@ from spine_nav_common.core.tables import read_json
 from spine_nav_common.core.types import Intrinsics, RgbdFrame
 from spine_nav_display.core.session_folder import SessionError, read_manifest
 from spine_nav_display.core.session_reading import open_session
+from spine_nav_display.core.session_replay import compute_again, load_means
 from spine_nav_display.core.session_verify import verify
 from spine_nav_sim.core.operation import simulate
+from spine_perception.core.segmenter import load_segmenter
 from spine_registration.ros.navigation import NavigationNode
 
 pytestmark = pytest.mark.ros
@@ -135,6 +137,17 @@ def test_another_decision_than_the_recorded_one_is_called_different(recorded, ca
     case = str(operation / "case")
     assert cli.main(["audit", str(session), "--case", case, "--recompute", "all"]) == 1
     assert "different: " in capsys.readouterr().out
+
+
+def test_a_last_frame_that_was_noted_and_not_published_has_no_row(recorded):
+    """As when the navigation is killed between the two."""
+    operation, _, folder = recorded
+    session = open_session(folder)
+    last = session.lives[-1][-1].frame.stamp_ns
+    session.complete.remove(last)
+    means = load_means(session, operation / "case", load_segmenter())
+    published = [again.published for again in compute_again(session, means)]
+    assert published[-1] is None and None not in published[:-1]
 
 
 def test_another_case_is_refused(recorded, case, tmp_path):

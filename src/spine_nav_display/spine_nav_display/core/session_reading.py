@@ -19,7 +19,7 @@ from spine_registration.core.journal import FrameEntry, JournalError, frame_entr
 from .session_folder import SessionError, read_manifest
 
 _JOURNAL, _STATUS, _POSES = "/registration/journal", "/registration/status", "/vertebra_poses"
-_EVENT = "/display/events"
+_STAGES, _EVENT = "/registration/latency", "/display/events"
 _LATE_NS = (
     5_000_000_000  # a picture is received this much later than the word of its frame, at most
 )
@@ -58,6 +58,7 @@ class Session:
             navigation; each in the order in which things were done.
         shown: stamp to the first result that was published of it; withdrawn: (log_ns, stamp, reason)
             of those that were taken back later.
+        complete: stamps of results of which every message was published.
         events: (log_ns, content) of what others noted.
         notes: what is missing, in words. cut: why the record ends early, "" = it does not.
     """
@@ -67,6 +68,7 @@ class Session:
     lives: list[list[Noted]] = field(default_factory=list)
     shown: dict[int, tuple[int, NavigationResult]] = field(default_factory=dict)
     withdrawn: list[tuple[int, int, str]] = field(default_factory=list)
+    complete: set[int] = field(default_factory=set)
     events: list[tuple[int, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: str = ""
@@ -97,6 +99,7 @@ def open_session(folder: str | Path) -> Session:
         return [topic for topic in storage.topics if topic.endswith(suffix)]
 
     journals, statuses, poses = ends(_JOURNAL), ends(_STATUS), ends(_POSES)
+    stages: set[int] = set()
     lives: dict[str, dict[int, Noted]] = {}
     arrays: dict[int, Any] = {}
     heard: dict[int, list[tuple[int, Any]]] = defaultdict(list)
@@ -104,7 +107,7 @@ def open_session(folder: str | Path) -> Session:
     def cut(why: str) -> None:
         session.cut = why
 
-    for raw in stream(storage, [*journals, *statuses, *poses, *ends(_EVENT)], cut):
+    for raw in stream(storage, [*journals, *statuses, *poses, *ends(_STAGES), *ends(_EVENT)], cut):
         message = deserialise(raw)
         if raw.topic in journals:
             _note(session, lives, raw.log_ns, message.data)
@@ -112,8 +115,11 @@ def open_session(folder: str | Path) -> Session:
             arrays.setdefault(stamp_ns_of(message.header.stamp), message)
         elif raw.topic in statuses:
             heard[stamp_ns_of(message.header.stamp)].append((raw.log_ns, message))
+        elif raw.topic.endswith(_STAGES):
+            stages.add(stamp_ns_of(message.header.stamp))
         else:
             session.events.append((raw.log_ns, message.data))
+    session.complete = stages & set(arrays) & set(heard)
     for stamp_ns, messages in heard.items():
         log_ns, first = messages[0]
         session.shown[stamp_ns] = (log_ns, result_from_messages(first, arrays.get(stamp_ns)))

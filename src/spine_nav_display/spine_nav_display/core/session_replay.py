@@ -96,15 +96,20 @@ def compute_again(
     """
     pictures = PictureReader(session, on_info)
     for life in session.lives:
-        yield from _Life(life, means, pictures).run()
+        yield from _Life(life, means, pictures, session.complete).run()
     pictures.close()
 
 
 class _Life:
     """One navigator from its beginning to its end."""
 
-    def __init__(self, entries: list[Noted], means: Means, pictures: PictureReader) -> None:
+    def __init__(
+        self, entries: list[Noted], means: Means, pictures: PictureReader, complete: set[int]
+    ) -> None:
         self._entries, self._means, self._pictures = entries, means, pictures
+        frames = [e.frame for e in entries if e.frame is not None]
+        # A process that was killed may have noted its last frame, and not published it any more.
+        self._unpublished = frames[-1] if frames and frames[-1].stamp_ns not in complete else None
         self._navigator: Navigator | None = None
         self._rectify = RgbdRectifier()
         self._questions: dict[tuple[int, int], Question] = {}
@@ -181,7 +186,7 @@ class _Life:
             problem = "" if entry.took is None else f"it was refused then: {entry.trouble}"
         self._sure &= not problem
         published = None
-        if result is not None and entry.published:
+        if result is not None and entry.published and entry is not self._unpublished:
             published = as_shown(withdrawn(result, entry.shown) if entry.shown else result)
         return Again(noted, frame, result, published, self._sure, problem)
 
