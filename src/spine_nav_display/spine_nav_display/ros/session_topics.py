@@ -72,7 +72,7 @@ def pictures(config: SessionRecorderConfig) -> list[Recorded]:
             full = f"{name}/{packed}" if packed in ("compressed", "compressedDepth") else name
             found.append(Recorded(image_type(topic), topic, full, profile, True, True))
         for topic, name in infos:
-            found.append(Recorded(CameraInfo, topic, name, profile, of_camera=True))
+            found.append(Recorded(CameraInfo, topic, name, qos.RESULT, of_camera=True))
 
     if c.colour_topic:
         camera(
