@@ -71,7 +71,7 @@ def recorded(tmp_path_factory):
     ended = spinenav(
         "live", "--case", operation / "case", "--source", f"replay:{operation / 'recording'}",
         "--out", folder / "out", "--session", folder / "session",
-        "--set", "camera_source.rate=0.5", "--set", "navigation.max_stamp_age_ms=60000",
+        "--set", "camera_source.rate=0.2", "--set", "navigation.max_stamp_age_ms=60000",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     return operation, folder / "out", folder / "session"

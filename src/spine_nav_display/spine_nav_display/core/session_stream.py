@@ -32,6 +32,7 @@ FILE_BYTES = 2_000_000_000
 _AGAIN_S = 1.0  # between two tries of a disk that takes nothing
 _ALL = 1 << 40
 _WHOLE = 1 << 40  # no chunk is closed but by us
+_NICE = 10
 _FORGET = 256  # stamps of pictures that were left out, so that their partners are too
 
 
@@ -243,6 +244,8 @@ class Stream:
     # In the thread.
 
     def _run(self) -> None:
+        with suppress(OSError):  # of this thread alone
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             with self._change:
                 while not self._stop and (

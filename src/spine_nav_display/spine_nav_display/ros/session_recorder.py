@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recorder of a session: hears what was seen, shown, asked and answered, and keeps it.
 
-It is a process of its own with a lower priority, hears messages as bytes, and hands them to streams
-that never make it wait (core/session_stream.py): a slow or full disk costs pictures of the record,
-and never guidance.
+It is a process of its own, hears messages as bytes, and hands them to streams that never make it wait
+(core/session_stream.py): a slow or full disk costs pictures of the record, and never guidance. What
+compresses and writes has a lower priority; what hears has not, else messages were lost on a busy
+machine before anybody could count them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ class SessionRecorder(SpineNode):
     """Records into a session's folder while it is active; see docs/record.md."""
 
     config_type = SessionRecorderConfig
-    yields = True
 
     def __init__(self, values: Any = None, namespace: str | None = None) -> None:
         super().__init__("session_recorder", values, namespace)
