@@ -459,6 +459,21 @@ class TestToTheSaddle:
         rod = self.reached([], seen)
         assert off_mm(rod.centreline_m[[0, -1]], seen).max() < 3.0
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_it_stands_out_of_its_last_saddles_where_they_moved_it_in_depth(self, seed) -> None:
+        """Along the epipolar lines the free curve lies deep or high, and ends elsewhere."""
+        rod = turned(rod_m(reach_mm=1.0), 84.0)
+        saddles = turned(heads_m(("left",)), 84.0)
+        start = rod[10:-10:6] + (0.0, 0.0, 0.012)
+        held = screws(saddles, depth_mm=0.3)
+        fit = good(fitted([rod], rough=start, held=held, seed=seed))
+        line = fit.centreline_m
+        assert len(line) == len(fit.sigma_mm) == len(fit.seen) == len(fit.free_m)
+        for end, inner in ((line[0], line[8]), (line[-1], line[-9])):
+            way = (end - inner) / np.linalg.norm(end - inner)
+            last = saddles[np.linalg.norm(saddles - end, axis=1).argmin()]
+            assert 1e3 * (end - last) @ way > 1.5
+
     @pytest.mark.parametrize("wrong", ["beside", "deeper", "lying"])
     def test_a_head_that_cannot_hold_it_prolongs_nothing(self, wrong: str) -> None:
         seen, saddles = self.between()

@@ -23,7 +23,8 @@ _MOST_WALKS = 5
 _WALK_GAP_MM = 18.0  # beyond the rough curve's ends, a longer gap is the end
 _BENT_PLACES = 9  # of an end, from which its bend is taken
 _SURE = 3.0  # log odds beyond which an eye is not surer
-_SEATED_SIGMAS = 2.5
+_SEATED_SIGMAS = 3.5
+_HOVER_SIGMAS = 2.5  # of the mean over all heads
 _SIDE_MM = 15.0  # a rod belongs to the side of the screws this close to it
 _HIDES_MM = 18.0  # a tulip with its arms hides the rod so far from the saddle, seen aslant
 _DRIFT = (
@@ -110,6 +111,8 @@ def fit_rod(
     if not holding and _surest(sampled, config) < config.lone_log_odds:
         return Rejected("no head holds it and it may be an instrument's shaft; uncover the rod")
     rod = _reported(fit, free, sampled, screws, config, cranial)
+    if not isinstance(rod, Rejected):
+        rod = _past_saddles(rod, [h.head.point_m for h, _ in holding])
     if isinstance(rod, Rejected):
         return rod
     # from the curve that knows nothing of the heads: no head may confirm itself
@@ -361,7 +364,7 @@ def seated(
     weight = 1.0 / np.array(head_var)
     mean = float(weight @ gap / weight.sum())
     sigma = float(np.sqrt(1.0 / weight.sum() + np.mean(curve_var)))  # the curve errs as one
-    return near if abs(mean) <= _SEATED_SIGMAS * sigma else []
+    return near if abs(mean) <= _HOVER_SIGMAS * sigma else []
 
 
 def _pulled(head: Head3D, fit: SplineFit, s_mm: float, config: RodConfig) -> Head3D:
@@ -407,6 +410,42 @@ def _reported(
         points[::way], sigma_mm[::way], seen[::way], _side(points, screws), free_m[::way],
         free_sigma_mm[::way],
     )  # fmt: skip
+
+
+def _past_saddles(rod: RodFit, saddles_m: Sequence[np.ndarray]) -> RodFit:
+    """The rod with both ends at least _OVERHANG_MM past the saddles that hold it: a saddle that
+    moved the curve in depth may have moved it on along itself too."""
+    for at in (0, -1):
+        line = rod.centreline_m
+        way = line[at] - line[4 if at == 0 else -5]
+        way /= max(float(np.linalg.norm(way)), 1e-12)
+        ahead = [1e3 * float((saddle - line[at]) @ way) for saddle in saddles_m]
+        near = [a for a in ahead if -_OVERHANG_MM < a < _HIDES_MM]
+        if not near:
+            continue
+        steps = 1e-3 * np.arange(_SAMPLE_MM, max(near) + _OVERHANG_MM, _SAMPLE_MM)
+        rod = _longer(rod, at, steps, way)
+    return rod
+
+
+def _longer(rod: RodFit, at: int, steps_m: np.ndarray, way: np.ndarray) -> RodFit:
+    """The rod with unseen places straight on from its end `at` (0 or -1)."""
+
+    def on(values: np.ndarray, more: np.ndarray) -> np.ndarray:
+        return np.concatenate([more[::-1], values] if at == 0 else [values, more])
+
+    count = len(steps_m)
+    free, free_sigma = rod.free_m, rod.free_sigma_mm
+    return replace(
+        rod,
+        centreline_m=on(rod.centreline_m, rod.centreline_m[at] + steps_m[:, None] * way),
+        sigma_mm=on(rod.sigma_mm, np.full(count, rod.sigma_mm[at])),
+        seen=on(rod.seen, np.zeros(count, bool)),
+        free_m=None if free is None else on(free, free[at] + steps_m[:, None] * way),
+        free_sigma_mm=(
+            None if free_sigma is None else on(free_sigma, np.full(count, free_sigma[at]))
+        ),
+    )
 
 
 def _sigma_mm(covariance_m2: np.ndarray) -> np.ndarray:
