@@ -180,6 +180,29 @@ def test_a_session_is_a_recording_for_all_else(recorded):
         assert a.depth_m.tobytes() == b.depth_m.tobytes()
 
 
+def test_a_report_is_one_page_that_needs_nothing_else(recorded, tmp_path):
+    operation, _, session = recorded
+    page = tmp_path / "page.html"
+    case = str(operation / "case")
+    assert cli.main(["report", str(session), "--case", case, "--out", str(page)]) == 0
+    told = page.read_text()
+    assert "every byte is as it was written" in told and "not a medical device" in told
+    assert "<td>L1</td>" in told and "Nobody was asked." in told
+    assert 1 <= told.count("<img ") == told.count("src='data:image/png;base64,") <= 3
+    assert "http" not in told and NAME not in told
+
+
+def test_an_export_without_pictures_can_be_audited(recorded, tmp_path, capsys):
+    _, _, session = recorded
+    copy = tmp_path / "copy"
+    assert cli.main(["session", "export", str(session), "--out", str(copy), "--scrub"]) == 0
+    assert "60 pictures removed" in capsys.readouterr().out
+    assert cli.main(["audit", str(copy)]) == 0
+    assert "tracked, predicted error" in capsys.readouterr().out
+    ended = spinenav("replay", copy, "--case", recorded[0] / "case", "--out", tmp_path / "again")
+    assert ended.returncode == 2 and "no colour images" in ended.stderr
+
+
 def test_a_missing_picture_is_told_and_what_follows_is_not_sure(recorded, tmp_path):
     operation, out, session = recorded
     cut = tmp_path / "session"

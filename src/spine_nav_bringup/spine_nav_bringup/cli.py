@@ -144,6 +144,23 @@ def _audit(args: argparse.Namespace) -> int:
     return code
 
 
+def _report(args: argparse.Namespace) -> int:
+    from .report import run_report
+
+    return run_report(args.session, args.case, args.out)
+
+
+def _session_export(args: argparse.Namespace) -> int:
+    from spine_nav_common.core.progress import Progress
+
+    from .report import run_export
+
+    progress = Progress("export")
+    code = run_export(args.session, args.out, args.scrub, progress)
+    progress.close()
+    return code
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     import json
 
@@ -325,6 +342,24 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", action="store_true", help="print the timeline as JSON lines only")
     _model_option(audit)
     _backend_option(audit)
+
+    report = add("report", _report, "one HTML page about a session, readable without the software")
+    report.add_argument("session", type=Path, metavar="SESSION")
+    report.add_argument("--case", type=Path, help="of the operation: pictures come with it")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: SESSION_report.html")
+
+    session = add("session", _session_export, "copies of a session for others")
+    session_commands = session.add_subparsers(metavar="export", required=True)
+    export = session_commands.add_parser(
+        "export", help="a copy without pictures, or with blurred ones", epilog=EXIT_CODES
+    )
+    export.set_defaults(run=_session_export, command="session export")
+    export.add_argument("session", type=Path, metavar="SESSION")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+    export.add_argument(
+        "--scrub", nargs="?", const="remove", choices=("remove", "blur"), required=True,
+        help="what becomes of the pictures (default: remove)",
+    )  # fmt: skip
 
     evaluate = add("evaluate", _evaluate, "measure a run against the truth")
     evaluate.add_argument("out", type=Path, metavar="OUT")

@@ -30,7 +30,7 @@ _PRESSED = {
 @dataclass(frozen=True)
 class Moment:
     """Something that happened. log_ns: when the recorder heard of it, by the system's clock. kind:
-    `run`, `event`, `shown`, `withdrawn`, `asked`, `answer`, `refused`, `fault`, `note`. stamp_ns: of the frame
+    `run`, `event`, `shown`, `withdrawn`, `asked`, `answer`, `refused`, `fault`, `page`, `note`. stamp_ns: of the frame
     that it came from, None = of none."""
 
     log_ns: int
@@ -56,6 +56,11 @@ def head(session: Session) -> list[str]:
     lines += [f"calibration {sha}" for sha in m.get("calibration", [])] or [
         "calibration none given"
     ]
+    begins = [n.values for life in session.lives for n in life if n.op == "begin"]
+    lines += dict.fromkeys(
+        f"navigation with model {v['model']}, {v['provider']}, settings {v['config']}"
+        for v in begins
+    )
     if m.get("ended_ns") is None:
         lines.append("the session has no end: its recorder, or the machine, stopped in the middle")
     for stream, counts in m.get("streams", {}).items():
@@ -74,7 +79,7 @@ def timeline(session: Session, every_frame: bool = False) -> list[Moment]:
     moments += _shown(session, every_frame)
     for log_ns, stamp_ns, reason in session.withdrawn:
         moments.append(Moment(log_ns, "withdrawn", reason, stamp_ns))
-    moments += [Moment(log_ns, "note", text) for log_ns, text in session.events]
+    moments += [_of_page(log_ns, text) for log_ns, text in session.events]
     return sorted(moments, key=lambda m: m.log_ns)
 
 
@@ -82,8 +87,7 @@ def _of_life(life: list[Noted]) -> Iterator[Moment]:
     for noted in life:
         v, at = noted.values, noted.log_ns
         if noted.op == "begin":
-            text = f"navigation begins: model {v['model']}, {v['provider']}, settings {v['config']}"
-            yield Moment(at, "run", text)
+            yield Moment(at, "run", f"navigation begins, for {', '.join(v['levels'])}")
         elif noted.op == "recall":
             yield Moment(at, "run", "it took over what the navigation before it had known")
         elif noted.op == "asked":
@@ -112,6 +116,27 @@ def _of_frame(at: int, frame: FrameEntry) -> Iterator[Moment]:
         yield Moment(at, "event", text, frame.stamp_ns)
     if not frame.published:
         yield Moment(at, "run", f"its result was not published: {frame.shown}", frame.stamp_ns)
+
+
+def _of_page(at: int, text: str) -> Moment:
+    """What a page of the display showed, or asked for, and what came of it."""
+    try:
+        v = json.loads(text)
+        page = str(v.get("page", ""))
+        if v.get("what") == "action":
+            about = f" {v['question']}" if v.get("question") else ""
+            done = "done" if v.get("ok") else "refused"
+            return Moment(at, "page", f"{page}: {v['action']}{about}, {done}: {v.get('text', '')}")
+        if v.get("what") == "shown":
+            levels = ", ".join(map(str, v.get("levels", []))) or "no level"
+            covered = f", covered: {v['covered']}" if v.get("covered") else ""
+            stamp = str(v.get("picture", ""))
+            of = int(stamp) if stamp.isdigit() else None
+            return Moment(at, "page", f"{page}: shows {levels}{covered}", of)
+        rest = {k: x for k, x in v.items() if k not in ("what", "page", "stamp_ns")}
+        return Moment(at, "page", f"{page}: {v.get('what', 'note')}" + (f" {rest}" if rest else ""))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return Moment(at, "note", text)
 
 
 def _shown(session: Session, every_frame: bool) -> Iterator[Moment]:

@@ -153,10 +153,14 @@ class PictureReader:
     Args:
         session: of which.
         on_info: called with the stamp of each camera_info of the colour camera, in their order.
+        only: stamps of the frames that will be asked for; None = every entry's.
     """
 
     def __init__(
-        self, session: Session, on_info: Callable[[int], None] = lambda stamp: None
+        self,
+        session: Session,
+        on_info: Callable[[int], None] = lambda stamp: None,
+        only: Collection[int] | None = None,
     ) -> None:
         storage = open_storage(session.folder)
         roles = {}
@@ -169,7 +173,7 @@ class PictureReader:
             )
         self._roles, self._on_info, self._session = roles, on_info, session
         self._stream = stream(storage, [t for t in roles.values() if t], self._cut)
-        self._needed = self._count_needed(session)
+        self._needed = self._count_needed(session, only)
         self._held: dict[tuple[str, int], deque[RawMessage]] = defaultdict(deque)
         self._log_ns = 0
         self._ended = False
@@ -177,11 +181,13 @@ class PictureReader:
     def _cut(self, why: str) -> None:
         self._session.cut = self._session.cut or why
 
-    def _count_needed(self, session: Session) -> Counter[tuple[str, int]]:
+    def _count_needed(
+        self, session: Session, only: Collection[int] | None
+    ) -> Counter[tuple[str, int]]:
         needed: Counter[tuple[str, int]] = Counter()
         for life in session.lives:
             for noted in life:
-                if noted.frame is not None:
+                if noted.frame is not None and (only is None or noted.frame.stamp_ns in only):
                     needed.update(self._keys(noted.frame))
         return needed
 

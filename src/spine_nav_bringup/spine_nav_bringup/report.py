@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`spinenav report SESSION` and `spinenav session export`: what others get of a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spine_nav_common.core.case import load_case
+from spine_nav_common.core.errors import RecordingError
+from spine_nav_common.core.frames import rgbd_frame
+from spine_nav_common.core.rectify import RgbdRectifier
+from spine_nav_common.core.run import Progress
+from spine_nav_common.core.types import Case
+from spine_nav_display.core.session_export import export
+from spine_nav_display.core.session_folder import SessionError, is_session
+from spine_nav_display.core.session_reading import PictureReader, Session, open_session
+from spine_nav_display.core.session_report import Picture, best_moments, write_report
+from spine_nav_display.core.session_verify import verify
+
+DONE, FAILED = 0, 1
+REPORT = "report.html"
+_SCALE = 2
+
+
+def run_report(folder: Path, case: Path | None, out: Path | None) -> int:
+    """Write the page, by default as report.html beside the session's folder (a session's own folder
+    is left as it was). With the case there are pictures.
+
+    Raises SessionError: no session, another case, or the page cannot be written.
+    """
+    session = _open(folder)
+    out = out or folder.parent / f"{folder.resolve().name}_{REPORT}"
+    pictures: list[Picture] = []
+    if case is not None:
+        loaded = load_case(case)
+        recorded = (session.manifest.get("case") or {}).get("sha256")
+        if loaded.sha256 != recorded:
+            raise SessionError(folder, "case", "recorded with another case", "give its own")
+        pictures = _pictures(session, loaded)
+    verified = verify(folder)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(write_report(session, verified, pictures), encoding="utf-8")
+    except OSError as error:
+        raise SessionError(
+            out, "", f"cannot be written ({error.strerror})", "give --out"
+        ) from error
+    print(f"wrote {out}")
+    return FAILED if verified.damaged else DONE
+
+
+def _open(folder: Path) -> Session:
+    if not is_session(folder):
+        raise SessionError(folder, "", "no session's record", "give what `live --session` wrote")
+    try:
+        return open_session(folder)
+    except RecordingError as error:
+        raise SessionError(folder, "", error.problem, "nothing of it reads") from error
+
+
+def _pictures(session: Session, case: Case) -> list[Picture]:
+    """The overlay as it was to be seen, at the moments with most levels."""
+    from rod_bending_ar.overlay import draw_overlay
+
+    wanted = best_moments(session)
+    reader = PictureReader(session, only=wanted)
+    rectify, found = RgbdRectifier(), []
+    for noted in (n for life in session.lives for n in life):
+        entry = noted.frame
+        if entry is None or entry.stamp_ns not in wanted:
+            continue
+        pictures = reader.fetch(noted)
+        if isinstance(pictures, str):
+            continue
+        frame = rgbd_frame(entry.stamp_ns, pictures.colour, pictures.depth, pictures.info, rectify)
+        log_ns, result = session.shown[entry.stamp_ns]
+        image = draw_overlay(
+            frame.colour, frame.intrinsics, case, result, frame.depth_m,
+            stamp_ns=frame.stamp_ns, scale=_SCALE,
+        )  # fmt: skip
+        at_s = (log_ns - session.manifest["started_ns"]) * 1e-9
+        found.append(Picture(image, f"{at_s:.1f} s, frame {entry.stamp_ns}"))
+    return found
+
+
+def run_export(folder: Path, out: Path, how: str, progress: Progress) -> int:
+    """Write the copy and say what is in it."""
+    if not is_session(folder):
+        raise SessionError(folder, "", "no session's record", "give what `live --session` wrote")
+    counts = export(folder, out, how, lambda count: progress(count, None, "messages"))
+    print(f"wrote {out}: " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in counts.items()))
+    return DONE

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One page about a session, readable without the software: HTML with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spine_nav_common.core.png import png_bytes
+from spine_nav_common.core.types import NavigationResult, Status
+
+from .session_audit import Moment, head, timeline
+from .session_reading import Session
+from .session_verify import Verified
+
+NOTICE = "Research software, not a medical device."
+_STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;max-width:960px;margin:24px auto;padding:0 16px;color:#111}
+h1{font-size:22px}h2{font-size:17px;margin-top:28px}table{border-collapse:collapse;width:100%}
+td,th{border:1px solid #bbb;padding:4px 8px;text-align:left;vertical-align:top}th{background:#eee}
+img{max-width:100%;border:1px solid #bbb}.small{color:#444;font-size:13px;overflow-wrap:anywhere}
+@media print{body{margin:0}}
+"""
+
+
+@dataclass(frozen=True)
+class LevelSummary:
+    """What was shown of one level over the session. shares of the frames that were worked on."""
+
+    level: str
+    tracked: int
+    frames: int
+    first_tracked_ns: int | None
+    bounds_mm: tuple[float, ...]
+    last: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image (H, W, 3) uint8 RGB and what it shows."""
+
+    image: np.ndarray
+    caption: str
+
+
+def summarise(session: Session) -> list[LevelSummary]:
+    """Per level in the order of the case; of frames that were published."""
+    ordered = sorted(session.shown.values(), key=lambda item: item[0])
+    levels: dict[str, list[tuple[int, NavigationResult, int]]] = {}
+    for log_ns, result in ordered:
+        for k, e in enumerate(result.levels):
+            levels.setdefault(e.level, []).append((log_ns, result, k))
+    found = []
+    for level, items in levels.items():
+        states = [(log_ns, result.levels[k]) for log_ns, result, k in items]
+        tracked = [(log_ns, e) for log_ns, e in states if e.status is Status.TRACKED]
+        bounds = tuple(e.predicted_tre_mm for _, e in tracked if e.predicted_tre_mm is not None)
+        last = states[-1][1]
+        found.append(
+            LevelSummary(
+                level,
+                len(tracked),
+                len(states),
+                tracked[0][0] if tracked else None,
+                bounds,
+                last.status.value + (f": {last.reason}" if last.reason else ""),
+            )
+        )
+    return found
+
+
+def best_moments(session: Session, count: int = 3) -> list[int]:
+    """Stamps of frames with most levels tracked, spread over the session."""
+    ordered = sorted(session.shown.items(), key=lambda item: item[1][0])
+    found: list[int] = []
+    for part in np.array_split(np.arange(len(ordered)), count):
+        if not len(part):
+            continue
+        stamps = [ordered[i] for i in part]
+        best = max(stamps, key=lambda item: _tracked(item[1][1]))
+        if _tracked(best[1][1]):
+            found.append(best[0])
+    return found
+
+
+def _tracked(result: NavigationResult) -> int:
+    return sum(e.status is Status.TRACKED for e in result.levels)
+
+
+def write_report(session: Session, verified: Verified, pictures: Sequence[Picture]) -> str:
+    """The page as text."""
+    start_ns = int(session.manifest["started_ns"])
+    moments = timeline(session)
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        f"<title>SpineNav session</title><style>{_STYLE}</style></head><body>",
+        f"<h1>Navigated session</h1><p><b>{NOTICE}</b></p>",
+        "<p class='small'>" + "<br>".join(map(_text, head(session))) + "</p>",
+        "<h2>Levels</h2>",
+        _table(
+            ("level", "shown as tracked", "first", "predicted error (95 %), mm", "at the end"),
+            [_level_row(s, start_ns) for s in summarise(session)],
+        ),
+        "<h2>Questions and answers</h2>",
+        _moments(moments, ("asked", "answer", "page"), start_ns, "Nobody was asked."),
+        "<h2>Faults and withdrawals</h2>",
+        _moments(moments, ("withdrawn", "refused", "fault"), start_ns, "None."),
+        _restarts(session),
+        "<h2>The record</h2>",
+        f"<p>{verified.chunks} chunks, {verified.bytes / 1e6:.1f} MB; "
+        + ("<b>damaged</b>" if verified.damaged else "every byte is as it was written")
+        + "</p>",
+        _list(
+            [str(f) for f in verified.findings]
+            + session.notes
+            + ([session.cut] if session.cut else [])
+        ),
+    ]
+    if pictures:
+        parts.append("<h2>Pictures</h2>")
+    for picture in pictures:
+        data = base64.b64encode(png_bytes(picture.image)).decode("ascii")
+        parts.append(
+            f"<p><img alt='' src='data:image/png;base64,{data}'><br>{_text(picture.caption)}</p>"
+        )
+    return "\n".join([*parts, "</body></html>"]) + "\n"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{_text(n)}</th>" for n in names)
+    body = "".join("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in row) + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>" if lines else ""
+
+
+def _level_row(s: LevelSummary, start_ns: int) -> tuple[str, ...]:
+    first = (
+        "never" if s.first_tracked_ns is None else f"{(s.first_tracked_ns - start_ns) * 1e-9:.1f} s"
+    )
+    bounds = "none stated"
+    if s.bounds_mm:
+        bounds = f"median {statistics.median(s.bounds_mm):.2f}, largest {max(s.bounds_mm):.2f}"
+    share = f"{s.tracked} of {s.frames} frames ({100 * s.tracked / max(1, s.frames):.0f} %)"
+    return s.level, share, first, bounds, s.last
+
+
+def _moments(moments: Sequence[Moment], kinds: Sequence[str], start_ns: int, none: str) -> str:
+    """Of these kinds, the same text counted instead of repeated."""
+    counted: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], int] = {}
+    for m in moments:
+        if m.kind in kinds:
+            counted[m.kind, m.text] += 1
+            first.setdefault((m.kind, m.text), m.log_ns)
+    if not counted:
+        return f"<p>{_text(none)}</p>"
+    rows = [
+        (f"{(first[key] - start_ns) * 1e-9:.1f} s", key[0], key[1], str(count))
+        for key, count in counted.items()
+    ]
+    return _table(("first", "kind", "what", "times"), rows)
+
+
+def _restarts(session: Session) -> str:
+    again = max(0, len(session.lives) - 1)
+    return f"<p>The navigation was started again {again} times.</p>" if again else ""
