@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """How late a picture is on the page, and what the page costs, measured in a real browser.
 
-python -m spine_nav_display.measure [--url URL] [--pages N] [--seconds S] [--hz HZ] [--out FILE]
+python -m spine_nav_display.measure [--url URL | --faults N] [--pages N] [--seconds S] [--hz HZ]
+    [--out FILE]
 
 Without --url a display is fed here with numbered pictures, 640 x 480, stamped when they are handed
 over: what the display and the browser add to a picture's age. With --url the page of a graph that
 runs (`spinenav live --display`) is looked at: from the camera's stamp. In both cases an age is that
-of the second frame that the browser draws after the picture was given to it, by the page's clock.
-One line of JSON is printed.
+of the second frame that the browser draws after the picture was given to it, by the page's clock. With
+--faults N a level stops being tracked N times: how long its guidance stays on the page after the
+server was told, to the frame after the one that took it away. One line of JSON is printed.
 """
 
 from __future__ import annotations
@@ -25,11 +27,15 @@ from typing import Any
 
 import numpy as np
 
+from spine_nav_common.core.types import Status
+
 from .browser import Browser, BrowserError, Tab, browser
 from .core.messages import Moment
 from .rehearsal import Feed, counted_jpeg
 
 _SETTLE_PICTURES = 10
+_FAULTS = (Status.LOST, Status.OCCLUDED, Status.REJECTED, Status.REGISTERING, Status.SEARCHING)
+_LASTS = 4  # messages of a fault, and between two
 _TICKS = 100.0  # of /proc/*/stat, per second on Linux
 
 
@@ -42,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--hz", type=float, default=15.0, help="pictures per second, where fed here"
     )
+    parser.add_argument("--faults", type=int, metavar="N", help="of a level, where fed here")
     parser.add_argument("--out", type=Path, help="add the line to this file too")
     args = parser.parse_args(argv)
     try:
@@ -64,9 +71,11 @@ async def _measured(args: argparse.Namespace) -> dict[str, Any]:
             return {"source": "graph", **given, **await _look(running, args.url, args)}
         with Feed() as feed:
             end = threading.Event()
-            thread = threading.Thread(target=_feed, args=(feed, end, args.hz))
+            thread = threading.Thread(target=_feed, args=(feed, end, args.hz, args.faults))
             thread.start()
             try:
+                if args.faults:
+                    return {"faults": args.faults, **await _gone(running, feed.server.url, args)}
                 told = await _look(running, feed.server.url, args)
             finally:
                 end.set()
@@ -74,7 +83,7 @@ async def _measured(args: argparse.Namespace) -> dict[str, Any]:
             return {"source": "fed", "hz": args.hz, **given, **told}
 
 
-def _feed(feed: Feed, end: threading.Event, hz: float) -> None:
+def _feed(feed: Feed, end: threading.Event, hz: float, faults: int | None) -> None:
     """Pictures at a pace of their own; encoded before, so that only what the display does counts."""
     pictures = [counted_jpeg(n) for n in range(64)]
     feed.camera()
@@ -84,7 +93,12 @@ def _feed(feed: Feed, end: threading.Event, hz: float) -> None:
         feed.tick()
         now = Moment(time.time_ns(), time.monotonic() * 1e3, 0.0)
         feed.server.picture("rgbd", pictures[number % 64], now)
-        feed.levels(moved_m=1e-3 * math.sin(number / 8))  # else nothing were drawn anew in 3D
+        status = _FAULTS[number // (2 * _LASTS) % len(_FAULTS)]
+        faulty = bool(faults) and number // _LASTS % 2
+        # The patient moves: else nothing were drawn anew in 3D.
+        feed.levels(
+            {"L2": (status, "a fault")} if faulty else None, None, 1e-3 * math.sin(number / 8)
+        )
         number += 1
         due += 1.0 / hz
         end.wait(max(0.0, due - time.monotonic()))
@@ -120,6 +134,46 @@ async def _look(running: Browser, url: str, args: argparse.Namespace) -> dict[st
         "display_cores": None if args.url else round(own_cores, 2),
         "heap_mb": [heap, await _heap_mb(tabs[0])],
         "errors": sorted({e for tab in tabs for e in tab.errors}),
+    }
+
+
+# Guidance is the drawing along the trajectory of L2. `gone`: ms from the server's being told to the
+# frame after its removal. `stale`: frames that still showed it later than 150 ms.
+_WATCH = """(() => {
+  spinenav.gone = []; spinenav.stale = 0;
+  let held = spinenav.state.levels, since = null, counted = true;
+  Object.defineProperty(spinenav.state, "levels", {get: () => held, set(v) {
+    held = v;
+    if (v?.levels.find((l) => l.level === "L2")?.T) { since = null; counted = false; }
+    else if (v) since ??= v.arrived_ms;
+  }});
+  const look = () => {
+    const shown = Boolean(document.querySelector("#panel canvas"));
+    if (since !== null && !counted) {
+      const late = spinenav.clock.now() - since;
+      if (!shown) { spinenav.gone.push(late); counted = true; }
+      else if (late > 150) spinenav.stale += 1;
+    }
+    requestAnimationFrame(look);
+  };
+  look();
+})()"""
+
+
+async def _gone(running: Browser, url: str, args: argparse.Namespace) -> dict[str, Any]:
+    tab = await running.open(url)
+    await tab.until(f"window.spinenav?.pictures >= {_SETTLE_PICTURES}", 60.0)
+    await tab.key("3")
+    await tab.until("Boolean(document.querySelector('#panel canvas'))")
+    await tab.evaluate(_WATCH)
+    lasting_s = args.faults * 2 * _LASTS / args.hz
+    await tab.until(f"spinenav.gone.length >= {args.faults}", 30.0 + 2.0 * lasting_s)
+    gone = (await tab.evaluate("spinenav.gone"))[: args.faults]
+    median, p99 = np.percentile(gone, [50, 99])
+    return {
+        "gone_ms": {"median": round(median, 1), "p99": round(p99, 1), "most": round(max(gone), 1)},
+        "stale_frames_after_150_ms": await tab.evaluate("spinenav.stale"),
+        "errors": tab.errors,
     }
 
 

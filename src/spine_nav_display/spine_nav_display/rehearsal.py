@@ -150,8 +150,14 @@ class Feed:
         self.server.picture(name, counted_jpeg(self.number), self.now(age_ms))
         return self.number
 
-    def levels(self, statuses=None, question: Question | None = None, moved_m: float = 0.0) -> None:
-        moment = self.now()
+    def levels(
+        self,
+        statuses: dict[str, tuple[Status, str]] | None = None,
+        question: Question | None = None,
+        moved_m: float = 0.0,
+        age_ms: float = 5.0,
+    ) -> None:
+        moment = self.now(age_ms)
         self.server.ask(question)
         told = levels_message(
             result(moment.stamp_ns, statuses, moved_m),
@@ -187,7 +193,7 @@ class Feed:
         }
         common = {"rod": "Ti6Al4V 5.5 mm", "length_mm": "112.0", "steps": "3"}
         left = {
-            "side": "left", "state": "bending", "text": "2 bends left", "steps_done": "1",
+            "side": "left", "state": "bending", "text": "bend 2 of 3: the rod is 1.9 mm off at L3; show the rest of it to both cameras", "steps_done": "1",
             "gap_mm": "1.90", "next": steps["step 2"], "warnings": "", **common, **steps,
         }  # fmt: skip
         right = {

@@ -39,6 +39,7 @@ class Stream:
         self.pictures = self.ticks = True
         self.statuses: dict[str, tuple[Status, str]] = {}
         self.question: Question | None = None
+        self.pose_age_ms = 5.0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -58,7 +59,7 @@ class Stream:
                 self.feed.tick()
             if self.pictures:
                 self.feed.picture()
-            self.feed.levels(self.statuses, self.question)
+            self.feed.levels(self.statuses, self.question, age_ms=self.pose_age_ms)
             self.feed.implants()
             self.feed.bending()
 
@@ -134,6 +135,16 @@ def test_nothing_scrolls_overlaps_or_is_too_small_to_read(size: tuple[int, int])
 TWO_FRAMES = "new Promise(d => requestAnimationFrame(() => requestAnimationFrame(d)))"
 # Text below 2 % of the window's height; panels that are cut; words that lie on each other.
 LAYOUT = """(() => {
+  const clipped = (r, element) => {
+    const box = {left: r.left, right: r.right, top: r.top, bottom: r.bottom};
+    for (let e = element; e; e = e.parentElement) {
+      if (getComputedStyle(e).overflow === "visible") continue;
+      const c = e.getBoundingClientRect();
+      box.left = Math.max(box.left, c.left); box.right = Math.min(box.right, c.right);
+      box.top = Math.max(box.top, c.top); box.bottom = Math.min(box.bottom, c.bottom);
+    }
+    return box;
+  };
   const root = document.documentElement, words = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
@@ -142,8 +153,8 @@ LAYOUT = """(() => {
     if (element.closest("#dead, #cover[hidden], script, style, title")) continue;
     const range = document.createRange();
     range.selectNodeContents(node);
-    const box = range.getBoundingClientRect();
-    if (box.width) words.push({text: node.data, size: parseFloat(getComputedStyle(element).fontSize), box, element});
+    const box = clipped(range.getBoundingClientRect(), element);
+    if (box.right > box.left && box.bottom > box.top) words.push({text: node.data, size: parseFloat(getComputedStyle(element).fontSize), box, element});
   }
   const inside = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
   const overlaps = [];
@@ -307,6 +318,18 @@ def test_a_level_that_is_lost_leaves_the_page_with_its_reason() -> None:
         await tab.key("ArrowRight")
         await tab.key("ArrowRight")
         await tab.until("Boolean(document.querySelector('#panel canvas'))")  # L3 is still tracked
+
+    browsed(scenario)
+
+
+def test_poses_of_an_old_image_leave_the_page_although_pictures_go_on() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        await tab.key("3")
+        await tab.until("Boolean(document.querySelector('#panel canvas'))")
+        stream.pose_age_ms = 30_000.0
+        await tab.until("!document.querySelector('#panel canvas')")
+        assert "the poses are 30" in await tab.text("#panel")
+        assert await tab.evaluate("document.getElementById('cover').hidden")
 
     browsed(scenario)
 

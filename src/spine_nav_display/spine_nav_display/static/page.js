@@ -8,6 +8,7 @@ const LOOK_MS = 100;      // how often the watch looks
 const ARM_MS = 600;       // a question that has just come is not answered by a key meant for another
 const HOLD_MS = 600;      // how long a key is held that answers
 const TOLD_MS = 12000;
+const OLD_SCREWS_MS = 1500;
 const KEPT_DELAYS = 600;
 
 const $ = (id) => document.getElementById(id);
@@ -52,20 +53,22 @@ export function guidanceTrouble(level) {
   if (!state.levels) return "the navigation has said nothing yet";
   const silent = clock.now() - state.levels.arrived_ms;
   if (silent > state.limits.silence_ms + 300) return `the navigation is silent for ${(silent / 1000).toFixed(1)} s`;
+  const age = ageOf(state.levels);
+  if (state.levels.stamp_ns !== "0" && age > state.limits.picture_ms) return `the poses are ${Math.round(age)} ms old, limit ${state.limits.picture_ms} ms`;
   if (level === undefined) return "";
   const found = state.levels.levels.find((l) => l.level === level);
   if (!found) return `${level} is not navigated`;
   return found.status === "tracked" && found.T ? "" : `${level} is ${found.status}${found.reason ? `: ${found.reason}` : ""}`;
 }
 
-// Why nothing of screws and rods is shown.
+// Why nothing of screws and rods is shown: they are of the stereo camera, and go by its time alone.
 export function implantTrouble() {
-  const link = linkTrouble() ?? (state.names.length ? pictureTrouble() : null);
+  const link = linkTrouble();
   if (link) return `${link[0].toLowerCase()}: ${link[1]}`;
   if (!state.implants) return "no stereo camera tells of screws";
   if (state.implants.reason) return state.implants.reason;
-  const silent = clock.now() - state.implants.arrived_ms;
-  return silent > 1500 ? `no screws for ${(silent / 1000).toFixed(1)} s` : "";
+  const age = Math.max(ageOf(state.implants), clock.now() - state.implants.arrived_ms);
+  return age > OLD_SCREWS_MS ? `the screws are ${(age / 1000).toFixed(1)} s old` : "";
 }
 
 // The watch: by this page's own clock.

@@ -135,7 +135,7 @@ function trajectoryPanel(panel, state, { guidanceTrouble }) {
   if (!screw) return noPlan(panel, "trajectory");
   const why = guidanceTrouble(screw.level);
   const value = why ? null : bound(state, screw);
-  const turned = (deg, positive, negative) => `${Math.abs(deg).toFixed(0)}° ${deg >= 0 ? positive : negative}`;
+  const turned = (deg, positive, negative) => (Math.abs(deg) < 0.5 ? "0°" : `${Math.abs(deg).toFixed(0)}° ${deg > 0 ? positive : negative}`);
   say(panel, ["trajectory", screw, why, why || mm(value)], () => [
     h("h2", {}, `Trajectory ${title(state, screw)}`),
     why ? hiddenWhy(why) : h("div", { className: "split" },
@@ -200,20 +200,22 @@ function rod(panel, state, { implantTrouble }) {
   ]);
 }
 
-// At most four bends: the last one that is done, and those to come.
+// The last bend that is done, those to come, and what the real rod asks for next.
 function rodSide(s) {
-  const from = Math.max(0, Math.min(s.done - 1, s.steps.length - 4));
+  const most = s.next ? 2 : 3;
+  const from = Math.max(0, Math.min(s.done - 1, s.steps.length - most));
   const bend = (step, className, name) => h("tr", { className }, h("td", {}, name),
     ...(step.feed_mm === undefined ? [h("td", { className: "wide", colSpan: 3 }, step.text)]
       : [h("td", {}, `${mm(step.feed_mm)} mm`), h("td", {}, `${mm(step.rotate_deg, 0)}°`), h("td", {}, `${mm(step.bend_deg)}°`)]));
-  const steps = s.steps.slice(from, from + 4).map((step, i) => {
+  const steps = s.steps.slice(from, from + most).map((step, i) => {
     const n = from + i;
     return bend(step, n < s.done ? "done" : n === s.done && !s.next ? "next" : "", n < s.done ? `${n + 1} ✓` : `${n + 1}`);
   });
   return h("div", {},
     h("h3", { className: `state-${s.state}` }, sign(), h("span", {}, `${s.side.toUpperCase()}: ${s.state}`)),
+    h("div", { className: s.steps.length ? "clamp" : "clamp long" }, s.text),
     s.steps.length ? h("table", {}, h("tr", {}, ...["bend", "feed", "rotate", "bend to"].map((w) => h("th", {}, w))),
-      ...steps, s.next ? bend(s.next, "next", "next") : null) : h("div", { className: "clamp" }, s.text),
+      ...steps, s.next ? bend(s.next, "next", "next") : null) : null,
     s.rod ? h("div", { className: "note clamp" }, `${s.done} of ${s.steps.length} done · ${s.rod}, ${s.length_mm} mm${s.gap_mm ? ` · gap ${s.gap_mm} mm` : ""}`) : null,
-    s.warnings ? h("div", { className: "note clamp" }, s.warnings) : null);
+    s.warnings && !s.next ? h("div", { className: "note clamp" }, s.warnings) : null);
 }

@@ -58,7 +58,7 @@ export class Space {
     }
     this.scene = new THREE.Scene();
     this.camera = new THREE.PerspectiveCamera(30, 1, 0.01, 5);
-    this.scene.add(new THREE.HemisphereLight(0xffffff, 0x40484f, 1.6));
+    this.scene.add(new THREE.HemisphereLight(0xffffff, 0x6a747c, 2.2));
     this.light = new THREE.DirectionalLight(0xffffff, 1.8);
     this.scene.add(this.light);
     this.implants = new THREE.Group();
@@ -99,7 +99,7 @@ export class Space {
       geometry.setAttribute("position", new THREE.BufferAttribute(unpack(m.vertices, Float32Array), 3));
       geometry.setIndex(new THREE.BufferAttribute(unpack(m.faces, Uint32Array), 1));
       geometry.computeVertexNormals();
-      const bone = new THREE.Mesh(geometry, new THREE.MeshLambertMaterial({ color: BONE, transparent: true, opacity: 0.55 }));
+      const bone = new THREE.Mesh(geometry, new THREE.MeshLambertMaterial({ color: BONE }));
       const group = new THREE.Group();
       group.matrixAutoUpdate = false; group.visible = false;
       group.add(bone);
@@ -128,10 +128,10 @@ export class Space {
     if (!this.renderer) return;
     const why = guidanceTrouble(), whyImplants = implantTrouble();
     const tracked = why ? [] : state.levels.levels.filter((l) => l.T && this.levels.has(l.level));
-    const screws = !whyImplants && (state.implants.T || !this.levels.size) ? state.implants : null;
+    const screws = !whyImplants && (state.implants.T || !tracked.length) ? state.implants : null;
     const chosen = state.plan[state.screw % Math.max(1, state.plan.length)];
     this.note.textContent = tracked.length || screws ? "" : why || whyImplants || "no level is tracked";
-    this.name.textContent = `3D, ${VIEWS[this.view]} · yellow: 95 % bound`;
+    this.name.textContent = `3D, ${VIEWS[this.view]}${screws && !screws.T ? " (stereo)" : ""} · yellow: 95 % bound`;
     const key = JSON.stringify([tracked.map((l) => [l.level, l.T, l.tre_mm]), screws?.stamp_ns, this.view, this.turn, chosen?.level, chosen?.side, this.canvas.clientWidth, this.canvas.clientHeight]);
     if (key === this.key) return;
     const now = performance.now();
@@ -176,8 +176,8 @@ export class Space {
   look(tracked, chosen) {
     const box = new THREE.Box3();
     this.scene.updateMatrixWorld(true);
-    for (const l of this.levels.values()) if (l.group.visible) box.expandByObject(l.group);
-    if (this.implants.children.length) box.expandByObject(this.implants);
+    for (const l of this.levels.values()) if (l.group.visible) box.expandByObject(l.group, true);
+    if (this.implants.children.length) box.expandByObject(this.implants, true);
     if (box.isEmpty()) box.set(new THREE.Vector3(-0.05, -0.05, 0.4), new THREE.Vector3(0.05, 0.05, 0.5));
     const sphere = box.getBoundingSphere(new THREE.Sphere());
     let middle = sphere.center, back = new THREE.Vector3(0, 0, -1), up = new THREE.Vector3(0, -1, 0);
@@ -194,9 +194,12 @@ export class Space {
     }
     const rect = this.canvas.getBoundingClientRect();
     const width = Math.max(1, Math.round(rect.width)), height = Math.max(1, Math.round(rect.height));
-    this.renderer.setSize(width, height, false);
-    this.camera.aspect = width / height;
-    this.camera.updateProjectionMatrix();
+    if (width !== this.width || height !== this.height) {
+      Object.assign(this, { width, height });
+      this.renderer.setSize(width, height, false);
+      this.camera.aspect = width / height;
+      this.camera.updateProjectionMatrix();
+    }
     const side = new THREE.Vector3().crossVectors(up, back).normalize();
     back.applyAxisAngle(up.clone().normalize(), -this.turn.yaw).applyAxisAngle(side, -this.turn.pitch);
     const far = fit * this.turn.zoom * this.distance(box, middle, back, up);
