@@ -83,7 +83,6 @@ def nodes(context: LaunchContext) -> list:
     sim_time = {"use_sim_time": given["use_sim_time"].lower() == "true"}
     topics = {name: f"{camera}/{topic}" for name, topic in TOPICS.items()} if camera else {}
     display_topics = {k: v for k, v in topics.items() if k == "info_topic"}
-    overlay_topics = {k: v for k, v in topics.items() if k != "depth_topic"}
     pair = given["stereo_camera"].rstrip("/")
     stereo_topics = {n: f"{pair}/{t}" for n, t in STEREO_TOPICS.items()} if pair else {}
     case = {"case": text(given["case"])}
@@ -124,7 +123,7 @@ def nodes(context: LaunchContext) -> list:
     graph = {  # node to its package and values
         "navigation": ("spine_registration", case, model, topics, frames),
         "case_server": ("spine_nav_bringup", case, frames),
-        "overlay": ("rod_bending_ar", case, overlay_topics),
+        "overlay": ("rod_bending_ar", case, topics),
         "stereo_tracker": ("stereo_screw_tracker", case, models, stereo_topics),
         "rod_guidance": ("rod_bending_ar", case),
         "display": ("spine_nav_display", case, display_topics),

@@ -94,7 +94,10 @@ GUIDED, BARE = 250, 5
 def screen(world, case, result_publishers, monkeypatch):
     """The overlay, watched; pictures are flat: GUIDED where a pose was drawn, else BARE."""
 
-    def flat(colour, intrinsics, case, result, *, stamp_ns, note):
+    depths = []
+
+    def flat(colour, intrinsics, case, result, depth=None, *, stamp_ns, note, age_ms):
+        depths.append(depth)
         guided = result is not None and any(e.T_camera_ct is not None for e in result.levels)
         assert not guided or result.stamp_ns == stamp_ns, "poses of another image"
         return np.full_like(colour, GUIDED if guided else BARE)
@@ -112,7 +115,7 @@ def screen(world, case, result_publishers, monkeypatch):
             return False
         return index is None or stamp_to_ns(pictures[-1].header.stamp) == support.frame(index).stamp_ns  # fmt: skip
 
-    return SimpleNamespace(node=node, pictures=pictures, shows=shows)
+    return SimpleNamespace(node=node, pictures=pictures, shows=shows, depths=depths)
 
 
 TRACKED = (Status.TRACKED, Status.LOST)
@@ -142,6 +145,14 @@ def test_the_overlay_shows_the_camera_and_then_poses_of_that_very_image(
     publish_status(world, result_publishers, 0, TRACKED)
     world.until(lambda: screen.shows(GUIDED, 0))
     assert screen.pictures[-1].encoding == "rgb8"
+
+
+def test_the_depth_of_that_very_image_tells_what_is_covered(world, screen, result_publishers):
+    world.until(lambda: world.camera["depth"].get_subscription_count() == 1)
+    show_guidance(world, screen, result_publishers, 0)
+    given = screen.depths[-1]
+    assert given is not None
+    np.testing.assert_allclose(given, support.frame(0).depth_m, atol=1e-3)
 
 
 def test_guidance_is_wiped_when_its_image_is_old_though_nothing_else_comes(

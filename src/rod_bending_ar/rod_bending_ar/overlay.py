@@ -7,6 +7,8 @@ outline and loses its trajectories; every other level is named in the legend wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -19,7 +21,14 @@ from spine_nav_common.core.types import (
     Status,
 )
 
-from .core.annotation import STATUS_COLOUR, label_layout, paint_banner, paint_label, paint_legend
+from .core.annotation import (
+    STATUS_COLOUR,
+    label_layout,
+    paint_age,
+    paint_banner,
+    paint_label,
+    paint_legend,
+)
 from .core.silhouette import NEAR_M, Silhouette, project_px, silhouette
 
 PLAN_COLOUR = (90, 235, 255)
@@ -28,6 +37,7 @@ LIVE_STEP = 2  # pixels between the rays of a live picture: a quarter of the wor
 SCREW_RADIUS_M = 2.75e-3
 STUB_M = 0.022  # how far the planned axis is prolonged out of the bone, towards the surgeon
 OCCLUDER_MARGIN_M = 0.012  # measured surface this much nearer than the model hides the model
+_AROUND_M = 0.012  # of the plan's points: the ring and the ellipses
 CHI_2D_95 = 2.4477  # sqrt of the 95 % quantile of chi-square with two degrees of freedom
 REFERENCE_WIDTH_PX = 640  # text is drawn at its own size on an image of this width
 
@@ -109,14 +119,49 @@ def _line(image: np.ndarray, a: np.ndarray, b: np.ndarray, colour: tuple, width:
     cv2.line(image, p, q, colour, width, cv2.LINE_AA, 4)
 
 
+def _behind_what_covers(
+    image: np.ndarray,
+    draw: Callable[[], None],
+    points_m: np.ndarray,
+    intrinsics: Intrinsics,
+    depth_m: np.ndarray | None,
+    scale: int,
+) -> None:
+    """Draw what belongs to points (N, 3), and put back what stands before their middle.
+
+    What lies in the bone is drawn through the bone: only the caller's points count.
+    """
+    if depth_m is None:
+        draw()
+        return
+    pixels = project_px(points_m, intrinsics)
+    nearest_m = float(points_m[:, 2].mean()) - OCCLUDER_MARGIN_M
+    reach = _AROUND_M * intrinsics.fx / nearest_m
+    size = depth_m.shape[::-1]
+    x0, y0 = np.clip(np.floor(pixels.min(axis=0) - reach), 0, size).astype(int)
+    x1, y1 = np.clip(np.ceil(pixels.max(axis=0) + reach) + 1, 0, size).astype(int)
+    region = image[y0 * scale : y1 * scale, x0 * scale : x1 * scale]
+    before = region.copy()
+    draw()
+    if not region.size:
+        return
+    with np.errstate(invalid="ignore"):
+        covered = (depth_m[y0:y1, x0:x1] < nearest_m).astype(np.uint8)
+    covered = cv2.medianBlur(covered, 5)  # depth is ragged at edges
+    covered = cv2.resize(covered, region.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    cv2.copyTo(before, covered, region)
+
+
 def _paint_plan(
     image: np.ndarray,
     plan: ScrewPlan,
     estimate: LevelEstimate,
     intrinsics: Intrinsics,
     scale: int,
+    depth_m: np.ndarray | None,
 ) -> None:
-    """Axis from outside the bone to the target, the entry ring, and the 95 % error ellipse."""
+    """Axis from outside the bone to the target, the entry ring, and the 95 % error ellipses at
+    entry and target; a hand or tool before them stays before them."""
     entry, target = _transform(
         estimate.T_camera_ct,
         np.array([plan.entry_m, plan.target_m]),  # type: ignore[arg-type]
@@ -128,23 +173,41 @@ def _paint_plan(
     if chain[0, 2] < NEAR_M:
         return
     stub_px, entry_px, target_px = (project_px(chain, intrinsics) + 0.5) * scale - 0.5
-    _line(image, entry_px, target_px, PLAN_COLOUR, scale)
-    _line(image, entry_px, stub_px, ENTRY_COLOUR, 2 * scale)
-    centre = tuple(np.round(entry_px * 16).astype(int).tolist())
-    radius = intrinsics.fx * SCREW_RADIUS_M / entry[2] * scale
-    cv2.circle(image, centre, round(radius * 16), (0, 0, 0), scale + 2, cv2.LINE_AA, 4)
-    cv2.circle(image, centre, round(radius * 16), ENTRY_COLOUR, scale, cv2.LINE_AA, 4)
-    ellipse = entry_ellipse_px(estimate, entry, intrinsics)
-    if ellipse is not None:
-        (a, b), angle = ellipse
-        axes = (max(round(a * scale * 16), 16), max(round(b * scale * 16), 16))
-        colour = STATUS_COLOUR[Status.TRACKED]
-        cv2.ellipse(image, centre, axes, angle, 0, 360, (0, 0, 0), scale + 2, cv2.LINE_AA, 4)
-        cv2.ellipse(image, centre, axes, angle, 0, 360, colour, scale, cv2.LINE_AA, 4)
-    cv2.circle(
-        image, tuple(np.round(target_px * 16).astype(int).tolist()), 32 * scale, PLAN_COLOUR,
-        cv2.FILLED, cv2.LINE_AA, 4,
-    )  # fmt: skip
+
+    def in_bone() -> None:
+        _line(image, entry_px, target_px, PLAN_COLOUR, scale)
+        ring = tuple(np.round(entry_px * 16).astype(int).tolist())
+        radius = round(intrinsics.fx * SCREW_RADIUS_M / entry[2] * scale * 16)
+        cv2.circle(image, ring, radius, (0, 0, 0), scale + 2, cv2.LINE_AA, 4)
+        cv2.circle(image, ring, radius, ENTRY_COLOUR, scale, cv2.LINE_AA, 4)
+        for point, pixel in ((target, target_px), (entry, entry_px)):
+            _paint_error(image, entry_ellipse_px(estimate, point, intrinsics), pixel, scale)
+        dot = tuple(np.round(target_px * 16).astype(int).tolist())
+        cv2.circle(image, dot, 32 * scale, PLAN_COLOUR, cv2.FILLED, cv2.LINE_AA, 4)
+
+    def out_of_it() -> None:
+        _line(image, entry_px, stub_px, ENTRY_COLOUR, 2 * scale)
+
+    # the bone itself covers nothing: what lies in it counts as lying at the entry
+    at_entry = np.array([entry, target * (entry[2] / target[2])])
+    _behind_what_covers(image, out_of_it, chain[:2], intrinsics, depth_m, scale)
+    _behind_what_covers(image, in_bone, at_entry, intrinsics, depth_m, scale)
+
+
+def _paint_error(
+    image: np.ndarray,
+    ellipse: tuple[tuple[float, float], float] | None,
+    pixel: np.ndarray,
+    scale: int,
+) -> None:
+    if ellipse is None:
+        return
+    (a, b), angle = ellipse
+    middle = tuple(np.round(pixel * 16).astype(int).tolist())
+    axes = (max(round(a * scale * 16), 16), max(round(b * scale * 16), 16))
+    colour = STATUS_COLOUR[Status.TRACKED]
+    cv2.ellipse(image, middle, axes, angle, 0, 360, (0, 0, 0), scale + 2, cv2.LINE_AA, 4)
+    cv2.ellipse(image, middle, axes, angle, 0, 360, colour, scale, cv2.LINE_AA, 4)
 
 
 def draw_overlay(
@@ -156,6 +219,7 @@ def draw_overlay(
     *,
     stamp_ns: int | None = None,
     note: str = "",
+    age_ms: float | None = None,
     scale: int = 1,
 ) -> np.ndarray:
     """The camera image with what is known of this very image drawn over it.
@@ -163,7 +227,7 @@ def draw_overlay(
     colour: (H, W, 3) uint8 RGB. depth: (H, W) metres, NaN = none, same pixel grid; where given,
     a hand or tool in front of a vertebra stays in front of its drawing. stamp_ns: the image's
     stamp; a result of another image is named stale and none of it is drawn. note: why there is no
-    result. scale: integer enlargement for pictures. Returns (H·scale, W·scale, 3) uint8 RGB; the input is not changed.
+    result. age_ms: of the image when it is drawn, to be stated in it. scale: integer enlargement for pictures. Returns (H·scale, W·scale, 3) uint8 RGB; the input is not changed.
 
     Raises:
         ValueError: the image is not (H, W, 3) uint8 or does not fit the intrinsics.
@@ -183,11 +247,15 @@ def draw_overlay(
     if result is None:
         paint_legend(image, (), note or "no registration", text_scale)
     elif stamp_ns is not None and result.stamp_ns != stamp_ns:
-        age_ms = (stamp_ns - result.stamp_ns) / 1e6
-        paint_legend(image, (), f"STALE: last result is {age_ms:.0f} ms old, not shown", text_scale)
+        late_ms = (stamp_ns - result.stamp_ns) / 1e6
+        paint_legend(
+            image, (), f"STALE: last result is {late_ms:.0f} ms old, not shown", text_scale
+        )
     else:
         _paint_result(image, intrinsics, case, result, depth, scale, text_scale)
     paint_banner(image, text_scale)
+    if age_ms is not None:
+        paint_age(image, age_ms, text_scale)
     return image
 
 
@@ -227,7 +295,7 @@ def _paint_result(
         if estimate.status is Status.TRACKED:
             for plan in case.plan:
                 if plan.level == estimate.level:
-                    _paint_plan(image, plan, estimate, intrinsics, scale)
+                    _paint_plan(image, plan, estimate, intrinsics, scale, depth)
     if shown:
         pixels = {e.level: renders[e.level].pixels() * scale for e in shown}
         for label in label_layout(shown, pixels, text_scale, image.shape):

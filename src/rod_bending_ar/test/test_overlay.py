@@ -128,6 +128,54 @@ def test_a_hand_in_front_stays_in_front():
     assert (picture[100:108, 166:172] != 90).any()
 
 
+def changed_at(picture: np.ndarray, pixel: np.ndarray, reach: int = 2) -> bool:
+    """Whether anything is drawn about a pixel."""
+    u, v = np.round(pixel).astype(int)
+    return bool((picture[v - reach : v + reach + 1, u - reach : u + reach + 1] != 90).any())
+
+
+def places() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of L3's entry, target, and the end of the axis that stands out of the bone."""
+    T, plan = pose(), CASE.plan[0]
+    outward = (plan.entry_m - plan.target_m) / np.linalg.norm(plan.entry_m - plan.target_m)
+    points = np.array([plan.entry_m, plan.target_m, plan.entry_m + 0.02 * outward])
+    return tuple(project_px(points @ T[:3, :3].T + T[:3, 3], K))
+
+
+def test_a_hand_stays_before_the_entry_point_and_its_axis() -> None:
+    depth = np.full((240, 320), 0.49, np.float32)
+    entry, target, stub = places()
+    free = draw(result(Status.TRACKED), depth=depth)
+    assert all(changed_at(free, p) for p in (entry, target, stub))
+    hand = np.full_like(depth, 0.40)
+    covered = draw(result(Status.TRACKED), depth=hand)
+    bare = draw_overlay(GREY, K, replace(CASE, plan=()), result(Status.TRACKED), depth=hand)
+    assert np.array_equal(covered, bare)
+
+
+def test_a_tool_covers_what_it_stands_before_and_nothing_else() -> None:
+    entry, target, _ = places()
+    depth = np.full((240, 320), 0.49, np.float32)
+    u, v = np.round(entry).astype(int)
+    depth[v - 12 : v + 13, u - 12 : u + 13] = 0.44
+    picture = draw(result(Status.TRACKED), depth=depth)
+    assert not changed_at(picture, entry)
+    assert changed_at(picture, target) or np.abs(target - entry).max() < 14
+
+
+def test_where_no_depth_is_measured_nothing_is_covered() -> None:
+    picture = draw(result(Status.TRACKED), depth=np.full((240, 320), np.nan, np.float32))
+    assert all(changed_at(picture, p) for p in places())
+
+
+def test_the_age_of_the_image_stands_in_the_picture() -> None:
+    pictures = [draw(result(Status.TRACKED), age_ms=age) for age in (None, 34.0, 34.2, 480.0)]
+    assert np.array_equal(pictures[1], pictures[2])
+    assert len({p.tobytes() for p in pictures}) == 3
+    differs = np.argwhere((pictures[1] != pictures[3]).any(axis=2))
+    assert differs[:, 0].min() > 180 and differs[:, 1].min() > 160  # lower right corner
+
+
 def test_a_level_out_of_view_is_not_an_error():
     T = pose()
     T[0, 3] = 5.0

@@ -160,6 +160,17 @@ def banner_height(scale: int) -> int:
     return text_size(BANNER, 11 * scale, True)[1] + 8 * scale
 
 
+def paint_age(image: np.ndarray, age_ms: float, scale: int) -> None:
+    """How old the camera's image was when this picture was drawn, at the right edge above the
+    banner; in place."""
+    size, text = 11 * scale, f"{max(age_ms, 0.0):.0f} ms old"
+    width, _ = text_size(text, size, True)
+    height = 15 * scale
+    x, top = image.shape[1] - width - 10 * scale, image.shape[0] - banner_height(scale) - height
+    shade_box(image, x, top, width + 10 * scale, height, 0.3)
+    draw_text(image, text, x + 5 * scale, top + 2 * scale, size, (235, 235, 235), True)
+
+
 def paint_banner(image: np.ndarray, scale: int) -> None:
     """Say over the whole width what this software is not; in place."""
     size = 11 * scale

@@ -24,7 +24,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from rod_bending_ar.core.silhouette import prepare
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.images import ImageError, decode_camera_info, decode_colour
+from spine_nav_common.core.images import ImageError, decode_camera_info, decode_colour, decode_depth
 from spine_nav_common.core.types import NavigationResult
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
@@ -37,6 +37,8 @@ from spine_nav_common.ros.worker_node import WorkerNode
 
 _LOOK_S = 0.25
 _KEPT = 32  # images, however young
+_KEPT_DEPTHS = 8
+_SAME_NS = 17_000_000  # a depth image this near belongs to the colour image
 _SILENT_MS = 1000.0  # the legend names a navigation that says nothing for this long
 _BACK = 0.75  # of the age limit: guidance that was wiped for its age comes back below, no flicker
 _TIMED = 150  # pictures behind the times in /diagnostics
@@ -49,6 +51,10 @@ class OverlayConfig:
     case: str = param("", "folder of the case")
     colour_topic: str = param(topics.COLOUR, "colour image")
     info_topic: str = param(topics.COLOUR_INFO, "camera_info of the colour image")
+    depth_topic: str = param(
+        topics.DEPTH, "depth image on the colour image's pixel grid: a hand stays before what it"
+        " covers; empty: nothing is covered",
+    )  # fmt: skip
     image_reliability: str = param(
         "best_effort", qos.IMAGE_RELIABILITY_DOC, choices=qos.IMAGE_RELIABILITIES
     )
@@ -81,6 +87,7 @@ class _Job:
     result: NavigationResult | None
     note: str
     order: int
+    depth: Image | CompressedImage | None = None
 
     @property
     def stamp_ns(self) -> int:
@@ -131,6 +138,7 @@ class OverlayNode(WorkerNode):
 
     def _empty(self) -> None:
         self._images: OrderedDict[int, _Held] = OrderedDict()
+        self._depths: OrderedDict[int, Image | CompressedImage] = OrderedDict()
         self._info: CameraInfo | None = None
         self._status: DiagnosticArray | None = None
         self._poses: PoseArray | None = None
@@ -154,6 +162,11 @@ class OverlayNode(WorkerNode):
                 for kind, topic, callback, profile in (
                     (image_type(c.colour_topic), c.colour_topic, self._on_image, images),
                     (CameraInfo, c.info_topic, self._on_info, qos.SENSOR_IN),
+                    *(
+                        [(image_type(c.depth_topic), c.depth_topic, self._on_depth, images)]
+                        if c.depth_topic
+                        else []
+                    ),
                     (PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE),
                     (DiagnosticArray, topics.STATUS, self._on_status, qos.POSE),
                 )
@@ -195,6 +208,18 @@ class OverlayNode(WorkerNode):
         if self._shown is None:
             self._put_bare()
 
+    def _on_depth(self, message: Image | CompressedImage) -> None:
+        self._depths[stamp_to_ns(message.header.stamp)] = message
+        while len(self._depths) > _KEPT_DEPTHS:
+            self._depths.popitem(last=False)
+
+    def _depth_at(self, stamp_ns: int) -> Image | CompressedImage | None:
+        """Never waited for: without it the picture is drawn as if nothing covered anything."""
+        nearest = min(self._depths, key=lambda s: abs(s - stamp_ns), default=None)
+        if nearest is None or abs(nearest - stamp_ns) > _SAME_NS:
+            return None
+        return self._depths[nearest]
+
     def _on_poses(self, message: PoseArray) -> None:
         self._poses = message
         self._join()
@@ -230,7 +255,7 @@ class OverlayNode(WorkerNode):
             return  # it is still to come
         self._status = self._bare = self._late_ms = None
         self._drawing = True
-        self.take(_Job(held, self._info, True, result, "", self._order))
+        self.take(_Job(held, self._info, True, result, "", self._order, self._depth_at(stamp_ns)))
 
     def _tell_late(self, stamp_ns: int, held: _Held | None) -> None:
         newest_ns = next(reversed(self._images), None)
@@ -250,8 +275,18 @@ class OverlayNode(WorkerNode):
             camera = decode_camera_info(item.info).raw_intrinsics()
             colour = decode_colour(item.held.message)
             stamp_ns = item.stamp_ns if item.guided else None
+            depth = None if item.depth is None else decode_depth(item.depth)
+            if depth is not None and depth.shape != colour.shape[:2]:
+                depth = None  # not on the colour's grid
             picture = draw_overlay(
-                colour, camera, self._case, item.result, stamp_ns=stamp_ns, note=item.note
+                colour,
+                camera,
+                self._case,
+                item.result,
+                depth=depth,
+                stamp_ns=stamp_ns,
+                note=item.note,
+                age_ms=(self.now_ns() - item.stamp_ns) / 1e6,
             )
             jpeg = None
             if self._jpeg.get_subscription_count():
