@@ -21,8 +21,9 @@ from screw_support import (
 
 from spine_nav_common.core.types import Head3D, Rejected, RodFit, ScrewTrack
 from stereo_screw_tracker.core.config import RodConfig
-from stereo_screw_tracker.core.rod_fit import FittedRod, fit_rod, seen_by_both
+from stereo_screw_tracker.core.rod_fit import FittedRod, fit_rod
 from stereo_screw_tracker.core.rod_group import SeedCurve, group_rods
+from stereo_screw_tracker.core.rod_walk import seen_by_both
 from stereo_screw_tracker.core.types import RodMeasurements, RodSeeds
 
 CONFIG = RodConfig()

@@ -10,9 +10,9 @@ from screw_support import CAMERA, NO_SEEDS, World, frame, heads_m, measure_rods,
 
 from spine_nav_common.core.types import Head3D, ScrewTrack, StereoResult
 from stereo_screw_tracker.core.config import RodConfig, StereoConfig
-from stereo_screw_tracker.core.rod_fit import seen_by_both
 from stereo_screw_tracker.core.rod_group import SeedCurve
 from stereo_screw_tracker.core.rod_heads import rods_between_heads
+from stereo_screw_tracker.core.rod_walk import seen_by_both
 from stereo_screw_tracker.core.tracker import StereoTracker
 from stereo_screw_tracker.core.types import RodMeasurements
 

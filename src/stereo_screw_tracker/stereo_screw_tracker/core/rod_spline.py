@@ -10,6 +10,7 @@ problem for the control points of a cubic B-spline; its inverse normal matrix is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.interpolate import BSpline
@@ -152,9 +153,15 @@ def _knots(first: float, last: float) -> np.ndarray:
 
 def _basis(knots: np.ndarray, s_mm: np.ndarray, derivative: int = 0) -> np.ndarray:
     """(K, n) values of the basis functions at arc positions, or of their derivatives."""
-    n = len(knots) - 4
-    spline = BSpline(knots, np.eye(n), 3)
-    return spline(np.clip(s_mm, knots[0], knots[-1]), derivative)
+    spline = _functions(np.ascontiguousarray(knots, np.float64).tobytes())
+    return np.asarray(spline(np.clip(s_mm, knots[0], knots[-1]), derivative))
+
+
+@lru_cache(maxsize=32)
+def _functions(knots: bytes) -> BSpline:
+    """All basis functions of one set of knots: a fit asks for them a dozen times."""
+    t = np.frombuffer(knots, np.float64)
+    return BSpline(t, np.eye(len(t) - 4), 3)
 
 
 def _directions(points: np.ndarray) -> np.ndarray:

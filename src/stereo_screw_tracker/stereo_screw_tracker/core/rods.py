@@ -14,10 +14,11 @@ from spine_nav_common.core.types import Head3D, Rejected, RodFit, ScrewTrack, St
 
 from .config import RodConfig
 from .follow import rough_curve, unknown
-from .rod_fit import FittedRod, fit_rod, seen_by_both
+from .rod_fit import FittedRod, fit_rod
 from .rod_ghosts import one_place, without_ghosts
 from .rod_group import SeedCurve, group_rods
 from .rod_heads import rods_between_heads
+from .rod_walk import seen_by_both
 from .rod_width import outline_share
 from .stages import MeasuresRods
 from .triangulate import camera_of
