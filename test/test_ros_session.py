@@ -119,11 +119,10 @@ def test_a_flipped_byte_is_named_by_the_audit(recorded, tmp_path, capsys):
     assert "DAMAGED: pictures_0001.mcap: chunk" in capsys.readouterr().out
 
 
-def test_another_decision_than_the_recorded_one_is_called_different(recorded, capsys, monkeypatch):
-    """The audit is worth nothing if it calls everything the same."""
+def move_poses(monkeypatch):
+    """A core that is off by less than an atom."""
     from spine_registration.core import tracker
 
-    operation, _, session = recorded
     real = tracker.step
 
     def other(*args):
@@ -134,9 +133,27 @@ def test_another_decision_than_the_recorded_one_is_called_different(recorded, ca
         return result
 
     monkeypatch.setattr("spine_registration.core.navigator.step", other)
+
+
+def test_another_decision_than_the_recorded_one_is_called_different(recorded, capsys, monkeypatch):
+    """The audit is worth nothing if it calls everything the same."""
+    operation, _, session = recorded
+    move_poses(monkeypatch)
     case = str(operation / "case")
     assert cli.main(["audit", str(session), "--case", case, "--recompute", "all"]) == 1
     assert "different: " in capsys.readouterr().out
+
+
+def test_other_code_that_gives_other_bits_proves_nothing(recorded, tmp_path, capsys, monkeypatch):
+    operation, _, session = recorded
+    arguments = ["replay", str(session), "--case", str(operation / "case"), "--out", str(tmp_path)]
+    monkeypatch.setattr("spine_nav_display.core.session_replay.code_sha256", lambda: "other")
+    assert cli.main(arguments) == 0, "the same bits are the same, whatever made them"
+    assert "recorded with the code" in capsys.readouterr().out
+    move_poses(monkeypatch)
+    assert cli.main(arguments) == 1
+    told = capsys.readouterr().out
+    assert "do not come out as they were shown" in told and "this proves nothing" in told
 
 
 def test_a_last_frame_that_was_noted_and_not_published_has_no_row(recorded):

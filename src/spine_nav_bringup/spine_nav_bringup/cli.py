@@ -15,6 +15,8 @@ from pathlib import Path
 from spine_nav_common.core.runtime import fix_threads
 from spine_nav_display.core.binding import DEFAULT_PORT
 
+from .cli_session import add_session_commands
+
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 DESCRIPTION = (
     "Marker-less navigation for pedicle-screw surgery. Research software, not a medical device."
@@ -122,43 +124,6 @@ def _live(args: argparse.Namespace) -> int:
     progress.close()
     print(outcome.text())
     return outcome.exit_code
-
-
-def _audit(args: argparse.Namespace) -> int:
-    from spine_nav_common.core.progress import Progress
-
-    from .audit import run_audit
-
-    progress = Progress("audit")
-    code = run_audit(
-        args.session,
-        case=args.case,
-        recompute=args.recompute,
-        every_frame=args.every_frame,
-        json=args.json,
-        model=args.model,
-        backend=args.backend,
-        progress=progress,
-    )
-    progress.close()
-    return code
-
-
-def _report(args: argparse.Namespace) -> int:
-    from .report import run_report
-
-    return run_report(args.session, args.case, args.out)
-
-
-def _session_export(args: argparse.Namespace) -> int:
-    from spine_nav_common.core.progress import Progress
-
-    from .report import run_export
-
-    progress = Progress("export")
-    code = run_export(args.session, args.out, args.scrub, progress)
-    progress.close()
-    return code
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -330,36 +295,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--port", type=_port, metavar="N", help=f"of the page (default: {DEFAULT_PORT}; 0: any)"
     )
 
-    audit = add("audit", _audit, "what a session has shown and why; whether its record is whole")
-    audit.add_argument("session", type=Path, metavar="SESSION")
-    audit.add_argument("--case", type=Path, help="of the operation, to compute anything again")
-    audit.add_argument(
-        "--recompute", metavar="STAMP|all", help="compute this frame's result again, and compare"
-    )
-    audit.add_argument(
-        "--every-frame", action="store_true", help="not only where something changed"
-    )
-    audit.add_argument("--json", action="store_true", help="print the timeline as JSON lines only")
-    _model_option(audit)
-    _backend_option(audit)
-
-    report = add("report", _report, "one HTML page about a session, readable without the software")
-    report.add_argument("session", type=Path, metavar="SESSION")
-    report.add_argument("--case", type=Path, help="of the operation: pictures come with it")
-    report.add_argument("--out", type=Path, metavar="FILE", help="default: SESSION_report.html")
-
-    session = add("session", _session_export, "copies of a session for others")
-    session_commands = session.add_subparsers(metavar="export", required=True)
-    export = session_commands.add_parser(
-        "export", help="a copy without pictures, or with blurred ones", epilog=EXIT_CODES
-    )
-    export.set_defaults(run=_session_export, command="session export")
-    export.add_argument("session", type=Path, metavar="SESSION")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR")
-    export.add_argument(
-        "--scrub", nargs="?", const="remove", choices=("remove", "blur"), required=True,
-        help="what becomes of the pictures (default: remove)",
-    )  # fmt: skip
+    add_session_commands(add, EXIT_CODES)
 
     evaluate = add("evaluate", _evaluate, "measure a run against the truth")
     evaluate.add_argument("out", type=Path, metavar="OUT")

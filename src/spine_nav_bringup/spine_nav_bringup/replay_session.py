@@ -8,7 +8,7 @@ but for the column latency_ms, which stays empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from spine_nav_common.core.outputs import ResultWriter, write_summary
 from spine_nav_common.core.run import Progress, versions
 from spine_nav_common.core.types import NavigationResult, RgbdFrame
 from spine_nav_common.parameters import ParameterError, build, digest, flatten
+from spine_nav_display.core.session_audit import NOT_RECORDED, Decision, judge
 from spine_nav_display.core.session_reading import Session, open_session
-from spine_nav_display.core.session_replay import Means, compute_again, load_means
+from spine_nav_display.core.session_replay import Again, compute_again, load_means
 from spine_perception.core.segmenter import Segmenter
 from spine_registration.core.config import NavigatorConfig
 
@@ -54,11 +55,11 @@ def replay_session(
     if confirm:
         raise ParameterError("--confirm: a session holds the answers that were given; leave it out")
     means = load_means(session, case, segmenter, settings)
-    run = _Run(means)
+    run = _Run()
     with ResultWriter(out) as writer:
         rows = LiveRows(means.case.exposed_levels, writer.write)
         for again in compute_again(session, means, rows.frame):
-            run.note(again.noted.frame.stamp_ns, again.problem, again.sure, again.result)
+            run.note(again, judge(session, again))
             # A stamp that went back has no row in a live run either.
             if again.published is not None and again.published.stamp_ns > run.newest_ns:
                 run.newest_ns = again.published.stamp_ns
@@ -83,7 +84,7 @@ def replay_session(
             "case": means.case.sha256,
             "recording": session.manifest.get("sha256", ""),
         },
-        drops={"read": run.frames, "not_computed": run.failed, "unsure": run.unsure},
+        drops={"read": run.frames, "not_computed": run.failed, "as_published": run.same},
         frames=rows.counts["colour_frames"],
         results=rows.counts["results"],
         stopped=stopped,
@@ -101,32 +102,33 @@ def replay_session(
 class _Run:
     """What happened besides the rows."""
 
-    def __init__(self, means: Means) -> None:
-        self._means = means
-        self.frames = self.failed = self.unsure = 0
+    def __init__(self) -> None:
+        self.frames = self.failed = self.same = self.unsure = 0
         self.newest_ns = -1
         self.problems: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.identity: dict[str, Any] = {}
 
-    def note(
-        self, stamp_ns: int, problem: str, sure: bool, result: NavigationResult | None
-    ) -> None:
+    def note(self, again: Again, decision: Decision) -> None:
         self.frames += 1
-        self.unsure += not sure
-        if problem:
-            self.failed += 1
-            self.problems.append(f"frame {stamp_ns}: {problem}")
-        if result is not None:
-            self.events += [{"stamp_ns": stamp_ns, "event": text} for text in result.events]
+        self.same += decision.verdict == "same"
+        # What was never published, or is not in the record, can be compared with nothing.
+        compared = again.published is not None and decision.text != NOT_RECORDED
+        if again.problem or (compared and decision.verdict != "same"):
+            self.failed += bool(again.problem)
+            self.problems.append(f"frame {decision.stamp_ns}: {decision.text}")
+        elif not compared:
+            self.unsure += not again.sure
+        if (result := again.result) is not None:
+            self.events += [{"stamp_ns": result.stamp_ns, "event": text} for text in result.events]
             self.identity = {"state": result.identity, "margin_nat": result.identity_margin_nat}
 
     def stopped(self, cut: str) -> str:
-        """Why this is not all that was shown, bit by bit."""
+        """Why this is not all that was shown, bit by bit; "" = it is."""
         told = [cut] if cut else []
         if self.problems:
-            few: Sequence[str] = self.problems[:_MOST]
-            told.append(f"{self.failed} frames could not be computed again ({'; '.join(few)})")
-        if self.unsure > self.failed:
+            few = "; ".join(self.problems[:_MOST])
+            told.append(f"{len(self.problems)} frames do not come out as they were shown ({few})")
+        if self.unsure:
             told.append(f"{self.unsure} frames are not sure to be as they were shown")
         return "; ".join(told)

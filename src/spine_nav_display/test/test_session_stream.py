@@ -11,10 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import session_support as support
 from session_support import Gate, Session, on_disk, picture, pictures, said, text, until
 
+from spine_nav_common.core.errors import RecordingError
 from spine_nav_display.core.session_folder import (
     CHUNKS,
     MANIFEST,
@@ -361,6 +363,22 @@ def test_a_truncated_tail_is_named_and_the_rest_reads(recorded):
     os.truncate(path, offset + 10)
     assert any("chunk 3" in f and "cut off" in f for f in findings(recorded))
     assert said(recorded) == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_power_cut_anywhere_leaves_what_was_vouched_for_before(recorded, seed):
+    """Files cut at any byte, as after a lost tail: nothing raises, and what is left is in order."""
+    rng = np.random.default_rng(seed)
+    for path in (*recorded.glob("*.mcap"), recorded / CHUNKS):
+        os.truncate(path, int(rng.integers(1, path.stat().st_size)))
+    checked = verify(recorded)
+    assert checked.findings
+    try:
+        kept = said(recorded)
+    except RecordingError as error:  # cut before the first whole chunk
+        assert "holds no message" in str(error) or "no MCAP" in str(error)
+        return
+    assert kept == list(range(len(kept)))
 
 
 def test_a_missing_file_is_named(recorded):

@@ -185,6 +185,9 @@ def _apart(a: np.ndarray | None, b: np.ndarray | None) -> str:
     return f"{1e3 * float(np.linalg.norm(a[:3, 3] - b[:3, 3])):.3g} mm"
 
 
+NOT_RECORDED = "what was published of it is not in the record"
+
+
 @dataclass(frozen=True)
 class Decision:
     """A frame's result as it was shown and as it comes out again. verdict: `same`, `different`, or
@@ -203,7 +206,7 @@ def judge(session: Session, again: Again) -> Decision:
     if again.published is None:
         return Decision(stamp_ns, "unknown", "nothing was published of it")
     if stamp_ns not in session.shown:
-        return Decision(stamp_ns, "unknown", "what was published of it is not in the record")
+        return Decision(stamp_ns, "unknown", NOT_RECORDED)
     found = differences(session.shown[stamp_ns][1], again.published)
     if not found:
         return Decision(stamp_ns, "same", "")

@@ -9,11 +9,13 @@ machine before anybody could count them.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rclpy.serialization import deserialize_message, serialize_message
@@ -27,6 +29,7 @@ from ..core.session_private import scrub
 from ..core.session_stream import Item, Stream
 from .session_topics import Recorded, SessionRecorderConfig, events, pictures
 
+_RATE_S, _SOON_S = 5.0, 900.0  # a rate is known after so long; a full disk is told so long before
 _STAMP = slice(4, 12)  # of a serialised message that begins with a header
 
 
@@ -52,6 +55,7 @@ class SessionRecorder(SpineNode):
 
     def activate(self) -> None:
         of_camera = pictures(self.config)
+        self._began = time.monotonic()
         self._heard = [*events(self.get_namespace(), self.config.levels), *of_camera]
         for topic in self._heard:
             take = self._take_picture if topic.picture else self._take
@@ -151,10 +155,20 @@ class SessionRecorder(SpineNode):
             max(self._not_received, min(lacking, self._lacking)),
         )
 
+    def _room(self) -> str:
+        """That the disk will be full soon, at the rate so far."""
+        written = sum(f.stat().st_size for f in Path(self.config.session).glob("*.mcap"))
+        spent_s = time.monotonic() - self._began
+        if spent_s < _RATE_S or not written:
+            return ""
+        left_s = shutil.disk_usage(self.config.session).free / written * spent_s
+        return f"the disk is full in {left_s / 60:.0f} min" if left_s < _SOON_S else ""
+
     def _state(self) -> str:
         left_out = sum(s.counts["pictures_left_out"] for s in self.streams.values())
         lost = sum(s.counts["messages_lost"] for s in self.streams.values())
         told = [self.trouble()]
+        told += [self._room()]
         told += [f"{left_out} pictures left out of the record"] if left_out else []
         missed = self._not_received
         told += [f"{missed} pictures did not reach the recorder"] if missed else []

@@ -12,14 +12,32 @@ are `Took`. An entry of a journal is one line of JSON with `op`:
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .answers import Answer
 
 VERSION = 1
+_CORES = ("spine_nav_common.core", "spine_perception.core", "spine_registration.core")
+
+
+@cache
+def code_sha256(cores: Iterable[str] = _CORES) -> str:
+    """Hash of the source that a result of the navigator is computed by."""
+    digest = hashlib.sha256()
+    for name in cores:
+        (folder,) = import_module(name).__path__
+        for path in sorted(Path(folder).glob("*.py")):
+            digest.update(f"{name} {path.name}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class JournalError(ValueError):

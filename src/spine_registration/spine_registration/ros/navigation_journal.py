@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from std_msgs.msg import String
 
+from spine_nav_common.core.cpu import cpu_name
 from spine_nav_common.core.run import versions
 from spine_nav_common.parameters import digest, flatten
 from spine_nav_common.ros import qos, topics
@@ -18,7 +18,7 @@ from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.frames import RawFrame
 from spine_nav_common.ros.heartbeat import new_birth
 
-from ..core.journal import FrameEntry, entry_text, frame_values
+from ..core.journal import FrameEntry, code_sha256, entry_text, frame_values
 from ..core.memory import Memory, boot_id, to_json
 from .navigation_core import Core, NavigationConfig
 
@@ -56,7 +56,8 @@ class JournalTopic:
             navigator=flatten(config.navigator),
             config=digest(config.navigator),
             versions=versions(),
-            machine=platform.machine(),
+            code=code_sha256(),
+            cpu=cpu_name(),
         )
 
     def asked(self, what: str, **values: Any) -> None:

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands about a session's record: `audit`, `report`, `session export`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from spine_nav_common.core.progress import Progress
+
+    from .audit import run_audit
+
+    progress = Progress("audit")
+    code = run_audit(
+        args.session,
+        case=args.case,
+        recompute=args.recompute,
+        every_frame=args.every_frame,
+        json=args.json,
+        model=args.model,
+        backend=args.backend,
+        progress=progress,
+    )
+    progress.close()
+    return code
+
+
+def _report(args: argparse.Namespace) -> int:
+    from .report import run_report
+
+    return run_report(args.session, args.case, args.out)
+
+
+def _session_export(args: argparse.Namespace) -> int:
+    from spine_nav_common.core.progress import Progress
+
+    from .report import run_export
+
+    progress = Progress("export")
+    code = run_export(args.session, args.out, args.scrub, progress)
+    progress.close()
+    return code
+
+
+def add_session_commands(
+    add: Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser],
+    epilog: str,
+) -> None:
+    """Add the commands; add: takes name, body and help."""
+    audit = add("audit", _audit, "what a session has shown and why; whether its record is whole")
+    audit.add_argument("session", type=Path, metavar="SESSION")
+    audit.add_argument("--case", type=Path, help="of the operation, to compute anything again")
+    audit.add_argument(
+        "--recompute", metavar="STAMP|all", help="compute this frame's result again, and compare"
+    )
+    audit.add_argument(
+        "--every-frame", action="store_true", help="not only where something changed"
+    )
+    audit.add_argument("--json", action="store_true", help="print the timeline as JSON lines only")
+    audit.add_argument("--model", type=Path, metavar="ONNX", help="network instead of the shipped")
+    audit.add_argument("--backend", metavar="NAME", help="what computes the network, see replay")
+
+    report = add("report", _report, "one HTML page about a session, readable without the software")
+    report.add_argument("session", type=Path, metavar="SESSION")
+    report.add_argument("--case", type=Path, help="of the operation: pictures come with it")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: SESSION_report.html")
+
+    session = add("session", _session_export, "copies of a session for others")
+    session_commands = session.add_subparsers(metavar="export", required=True)
+    export = session_commands.add_parser(
+        "export", help="a copy without pictures, or with blurred ones", epilog=epilog
+    )
+    export.set_defaults(run=_session_export, command="session export")
+    export.add_argument("session", type=Path, metavar="SESSION")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR")
+    export.add_argument(
+        "--scrub", nargs="?", const="remove", choices=("remove", "blur"), required=True,
+        help="what becomes of the pictures (default: remove)",
+    )  # fmt: skip

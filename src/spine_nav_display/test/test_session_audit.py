@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an audit makes of the events of pages, and of results that differ in a bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
+from spine_nav_display.core.session_audit import differences, timeline
+from spine_nav_display.core.session_private import private_texts, scrub_text, scrub_values
+from spine_nav_display.core.session_reading import Session
+
+
+def result(**changes):
+    T = np.eye(4)
+    T[:3, 3] = (0.1, 0.2, 0.5)
+    level = LevelEstimate("L3", Status.TRACKED, T, predicted_tre_mm=2.0)
+    return NavigationResult(5, (replace(level, **changes),))
+
+
+def moments(tmp_path, **values):
+    session = Session(tmp_path, {"started_ns": 0})
+    session.events.append((7, json.dumps(values)))
+    (moment,) = timeline(session)
+    return moment
+
+
+def test_an_answer_of_a_page_says_who_said_what_to_which_question(tmp_path):
+    said = moments(
+        tmp_path, what="action", page="page 2", action="confirm", question="K7QF", ok=True,
+        text="confirmed L2-L3",
+    )  # fmt: skip
+    assert (said.kind, said.text) == ("page", "page 2: confirm K7QF, done: confirmed L2-L3")
+    said = moments(
+        tmp_path, what="action", page="page 1", action="reject", ok=False, text="too late"
+    )
+    assert said.text == "page 1: reject, refused: too late"
+
+
+def test_what_a_page_showed_names_the_frame(tmp_path):
+    said = moments(tmp_path, what="shown", page="page 1", levels=["L2"], picture="42", covered="")
+    assert (said.text, said.stamp_ns) == ("page 1: shows L2", 42)
+    said = moments(tmp_path, what="shown", page="page 1", levels=[], covered="no picture")
+    assert said.text == "page 1: shows no level, covered: no picture"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", '{"what": "action"}'])
+def test_an_event_that_nobody_knows_is_a_note(tmp_path, text):
+    session = Session(tmp_path, {"started_ns": 0})
+    session.events.append((7, text))
+    assert len(timeline(session)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": Status.OCCLUDED},
+        {"reason": "covered"},
+        {"predicted_tre_mm": np.nextafter(2.0, 3.0)},
+        {"T_camera_ct": None},
+    ],
+)
+def test_any_difference_is_found(changes):
+    assert len(differences(result(), result(**changes))) == 1
+
+
+def test_one_bit_of_a_pose_is_a_difference():
+    T = result().levels[0].T_camera_ct.copy()
+    assert differences(result(), result(T_camera_ct=T)) == []
+    T[0, 3] = np.nextafter(T[0, 3], 1.0)
+    assert "its pose differs" in differences(result(), result(T_camera_ct=T))[0]
+
+
+def test_folders_of_the_user_are_cut_out_and_our_words_stay():
+    private = private_texts(["/data/Mueller_Hans/case", "/media/usb/Huber.mcap", "tracked/replay"])
+    told = scrub_text("/data/Mueller_Hans/case/L3.ply: a hole was closed", private)
+    assert told == "<hidden>/L3.ply: a hole was closed"
+    assert (
+        scrub_text("Huber.mcap is cut off, Mueller_Hans", private)
+        == "<hidden> is cut off, <hidden>"
+    )
+    assert scrub_text("tracked; Hubertus stays", private) == "tracked; Hubertus stays"
+    values = {"case": "/data/Mueller_Hans/case", "rate": 1.0, "names": ("Huber", 3)}
+    assert scrub_values(values, private) == {
+        "case": "<hidden>",
+        "rate": 1.0,
+        "names": ["<hidden>", 3],
+    }
