@@ -284,6 +284,23 @@ def test_who_starts_while_the_camera_is_gone_hears_of_it(camera_world, case):
     world.until(lambda: node.camera_gone == "camera_source died")
 
 
+def test_a_late_recorder_is_ended_later_than_what_shows_something(world, monkeypatch):
+    nodes = [world.add(Plain(name, []), active=False) for name in ("overlay", "session_recorder")]
+    supervisor = supervised(world, "overlay", "session_recorder", hang_s=0.3, late_ms=400.0)
+    ended = []
+    for name, watched in supervisor.nodes.items():
+        monkeypatch.setattr(watched, "kill", lambda name=name: ended.append(name) or True)
+    world.until(
+        lambda: supervisor.reached and not any(w.changing for w in supervisor.nodes.values())
+    )
+    for node in nodes:
+        nowhere = world.node.create_publisher(DiagnosticStatus, "nowhere", qos.RESULT)
+        monkeypatch.setattr(node, "_beats", nowhere)
+    world.until(lambda: len(ended) >= 3)
+    assert set(ended) == {"overlay"}
+    world.until(lambda: "session_recorder" in ended)
+
+
 def test_the_supervisor_names_a_hung_camera_as_gone_until_it_is_heard_again(world, monkeypatch):
     gone = world.listen(DiagnosticArray, topics.GONE, qos.LATCHED)
     camera = world.add(Plain("camera_source", []), active=False)

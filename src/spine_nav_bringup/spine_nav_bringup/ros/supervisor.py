@@ -30,6 +30,8 @@ from .watch import ALIVE, DEAD, ENDED, LATE, Watched
 from .withdrawal import Withdrawal
 
 _TICK_S, _HEALTH_S = 0.05, 1.0
+# A recorder shows nothing; to end one that is only late would lose what it holds.
+_PATIENCE = {"session_recorder": 8.0}
 _REPEATS = (0.1, 0.3, 1.0)  # s after which a withdrawal is told again: results may be under way
 
 
@@ -173,7 +175,7 @@ class Supervisor(Node):
         self._again += [(now + s, name, reason) for s in _REPEATS]
 
     def _end_if_hung(self, node: Watched) -> None:
-        wait_s = self.config.hang_s
+        wait_s = self.config.hang_s * _PATIENCE.get(node.name, 1.0)
         if wait_s and (node.stopped or node.since_s > wait_s) and node.kill():
             self.get_logger().error(f"{node.name} hangs: its process is ended")
 
