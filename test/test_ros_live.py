@@ -4,9 +4,11 @@
 The scenarios of test/launch/, with the real nodes around a fake navigator.
 """
 
+import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
 import ros_support as support
+from aiohttp import ClientSession
 from mock_model import write_mock_model
 
 from spine_nav_bringup import live
@@ -286,12 +289,20 @@ def children_of(*pids):
     return found
 
 
-def running_live(case, folder):
+def running_live(case, folder, *more):
     """The command in a session of its own, that has shown results, its guardians and its nodes."""
     recording = support.write_small_recording(folder / "rec", 900)
     model = write_mock_model(folder / "model")
     command = [sys.executable, "-m", "spine_nav_bringup.cli", "live", "--case", str(case)]
-    command += ["--source", f"replay:{recording}", "--out", str(folder), "--model", str(model)]
+    command += [
+        "--source",
+        f"replay:{recording}",
+        "--out",
+        str(folder),
+        "--model",
+        str(model),
+        *more,
+    ]
     parent = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -299,7 +310,7 @@ def running_live(case, folder):
     until(lambda: parent.poll() is None and poses.is_file() and len(read_poses(poses)) > 2)
     guardians = children_of(parent.pid)
     nodes = children_of(*guardians)
-    assert len(guardians) == len(nodes) == 4
+    assert len(guardians) == len(nodes) == (5 if more else 4)
     return parent, guardians + nodes
 
 
@@ -312,6 +323,32 @@ def until(condition):
 
 def none_left(pids):
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_display_serves_the_page_beside_the_run_and_ends_with_it(case, tmp_path):
+    """The page hears of every level; the display is a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    parent, nodes = running_live(case, tmp_path, "--display", "--port", str(port))
+    assert len(nodes) == 10, "guardian and node of four and of the display"
+    heard = asyncio.run(asyncio.wait_for(levels_heard(f"http://127.0.0.1:{port}/"), 60.0))
+    assert heard == dict.fromkeys(support.LEVELS, "searching")
+    os.kill(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=60.0)
+    assert "Traceback" not in errors and f"the page: http://127.0.0.1:{port}/" in errors
+    assert none_left(nodes)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port)).close()
+
+
+async def levels_heard(url):
+    """Status per level, as a page hears it."""
+    async with ClientSession() as session, session.ws_connect(f"{url}control") as control:
+        async for message in control:
+            told = message.json()
+            if told["kind"] == "levels":
+                return {e["level"]: e["status"] for e in told["levels"]}
 
 
 def test_no_node_outlives_a_killed_parent(case, tmp_path):

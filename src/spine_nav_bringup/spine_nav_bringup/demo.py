@@ -36,6 +36,7 @@ from spine_nav_common.core.types import (
     RgbdFrame,
     Status,
 )
+from spine_nav_display.core.binding import Exposure, free_port
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.scene_config import SceneConfig
 
@@ -144,14 +145,19 @@ def navigate(operation: Path, run: Path) -> str:
 
     rate = affordable_rate(operation)
     slow = "" if rate == 1.0 else f", slowed to {rate:.2f}x: this machine is busy or small"
+    port = free_port()
     _say(2, f"navigated by the ROS 2 nodes at the camera's pace{slow}")
+    print(f"  the surgeon's page, while it lasts: {Exposure().url(port)}")
     progress = Progress("navigating")
     settings = (
         f"camera_source.rate={rate:.2f}",
         # Frames that come slower on purpose are not a camera that fell silent.
         f"navigation.frame_timeout_ms={min(10_000.0, FRAME_TIMEOUT_MS / rate):.1f}",
     )
-    run_live(LiveOptions(case, f"replay:{recording}", run, assignments=settings), progress)
+    options = LiveOptions(
+        case, f"replay:{recording}", run, assignments=settings, display=True, port=port
+    )
+    run_live(options, progress)
     progress.close()
     return "live through the ROS 2 nodes" + (f" at {rate:.2f}x" if rate < 1.0 else "")
 

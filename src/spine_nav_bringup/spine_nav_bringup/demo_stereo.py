@@ -32,6 +32,7 @@ from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.tables import read_json, write_json
 from spine_nav_common.core.truth import load_truth
 from spine_nav_common.core.types import Head3D, RodFit, ScrewTrack, StereoResult
+from spine_nav_display.core.binding import Exposure, free_port
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.stereo_config import StereoConfig
 from stereo_screw_tracker.core.load import load_core
@@ -119,7 +120,12 @@ def track_screws(operation: Path, run: Path) -> str:
         # Pairs that come slower on purpose are not a camera that fell silent.
         f"stereo_tracker.frame_timeout_ms={min(10_000.0, FRAME_TIMEOUT_MS / rate):.1f}",
     )
-    run_live(LiveOptions(case, f"replay:{recording}", run, assignments=settings), progress)
+    port = free_port()
+    print(f"  the surgeon's page, while it lasts: {Exposure().url(port)}")
+    options = LiveOptions(
+        case, f"replay:{recording}", run, assignments=settings, display=True, port=port
+    )
+    run_live(options, progress)
     progress.close()
     return "through the ROS 2 nodes" + (f" at {rate:.2f}x" if rate < 1.0 else "")
 

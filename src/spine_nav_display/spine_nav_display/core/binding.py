@@ -140,6 +140,19 @@ def check_display(values: Mapping[str, object]) -> None:
             raise ParameterError(taken_port(wanted, error)) from error
 
 
+def free_port(preferred: int = DEFAULT_PORT) -> int:
+    """A port of this machine that a page can be served at now: the preferred one, or another."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((DEFAULT_HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ParameterError("no port of this machine is free")
+
+
 def taken_port(wanted: Exposure, error: OSError) -> str:
     """What to do about an address that cannot be served."""
     return (

@@ -213,9 +213,9 @@ function rodSide(s) {
   });
   return h("div", {},
     h("h3", { className: `state-${s.state}` }, sign(), h("span", {}, `${s.side.toUpperCase()}: ${s.state}`)),
-    h("div", { className: s.steps.length ? "clamp" : "clamp long" }, s.text),
+    h("div", { className: s.next ? "clamp one" : s.steps.length ? "clamp" : "clamp long" }, s.text),
     s.steps.length ? h("table", {}, h("tr", {}, ...["bend", "feed", "rotate", "bend to"].map((w) => h("th", {}, w))),
       ...steps, s.next ? bend(s.next, "next", "next") : null) : null,
-    s.rod ? h("div", { className: "note clamp" }, `${s.done} of ${s.steps.length} done · ${s.rod}, ${s.length_mm} mm${s.gap_mm ? ` · gap ${s.gap_mm} mm` : ""}`) : null,
+    s.rod ? h("div", { className: "note clamp" }, `${s.done}/${s.steps.length} done · ${Number(s.length_mm).toFixed(0)} mm${s.gap_mm ? ` · gap ${s.gap_mm} mm` : ""}`) : null,
     s.warnings && !s.next ? h("div", { className: "note clamp" }, s.warnings) : null);
 }
