@@ -74,7 +74,7 @@ def replay_session(
     config = build(NavigatorConfig, begin.get("navigator", {}), "the record's settings")
     if settings is not None:
         config = settings(config)
-    stereo = "cameras.left_topic" in str(session.manifest.get("parameters", {}))
+    stereo = "stereo_tracker" in session.manifest.get("parameters", {})
     summary = write_summary(
         out,
         versions=versions(),

@@ -12,7 +12,7 @@ import pytest
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_display.core.session_audit import differences, timeline
 from spine_nav_display.core.session_private import private_texts, scrub_text, scrub_values
-from spine_nav_display.core.session_reading import Session
+from spine_nav_display.core.session_reading import Screw, Screws, Session, _screws
 
 
 def result(**changes):
@@ -39,6 +39,39 @@ def test_an_answer_of_a_page_says_who_said_what_to_which_question(tmp_path):
         tmp_path, what="action", page="page 1", action="reject", ok=False, text="too late"
     )
     assert said.text == "page 1: reject, refused: too late"
+
+
+def test_screws_and_bends_are_told_where_they_change(tmp_path):
+    session = Session(tmp_path, {"started_ns": 0})
+    left, right = Screw("L3 left", 2.0, False), Screw("head 4", 3.0, True)
+    session.screws = [
+        Screws(1, 10, (left,), ("left",)), Screws(2, 20, (left,), ("left",)),
+        Screws(3, 30, (left, right)), Screws(4, 40, reason="no stereo images"),
+    ]  # fmt: skip
+    session.bending = [(5, 50, "bend 1 of 3: 12.5 mm"), (6, 60, "bend 1 of 3: 12.4 mm")]
+    assert [(m.text, m.stamp_ns) for m in timeline(session)] == [
+        ("screws L3 left; rods left", 10),
+        ("screws L3 left, head 4 (held)", 30),
+        ("no stereo images", 40),
+        ("bending: bend 1 of 3: 12.5 mm", 50),
+    ]
+    assert len(timeline(session, every_frame=True)) == 6
+
+
+def test_a_status_of_the_stereo_tracker_is_read_as_it_was_published(tmp_path):
+    """By the code that writes it."""
+    pytest.importorskip("rclpy")
+    from spine_nav_common.core.implant_outputs import ScrewRow
+    from spine_nav_common.ros.implants import Implants, implant_messages
+
+    head, axis = np.array([0.0, 0.0, 0.5]), np.array([0.0, 0.0, -1.0])
+    rows = (
+        ScrewRow(9, 1, head, axis, 0.9, 2.5, "L3", "left", True),
+        ScrewRow(9, 2, head, axis, 0.9, 3.5, "", "", False),
+    )
+    messages = implant_messages(Implants(9, rows, (), frozenset({2})), "stereo")
+    read = _screws(7, messages.status)
+    assert read == Screws(7, 9, (Screw("L3 left", 2.5, False), Screw("head 2", 3.5, True)), (), "")
 
 
 def test_what_a_page_showed_names_the_frame(tmp_path):

@@ -79,6 +79,7 @@ def timeline(session: Session, every_frame: bool = False) -> list[Moment]:
     moments += _shown(session, every_frame)
     for log_ns, stamp_ns, reason in session.withdrawn:
         moments.append(Moment(log_ns, "withdrawn", reason, stamp_ns))
+    moments += _implants(session, every_frame)
     moments += [_of_page(log_ns, text) for log_ns, text in session.events]
     return sorted(moments, key=lambda m: m.log_ns)
 
@@ -150,6 +151,25 @@ def _shown(session: Session, every_frame: bool) -> Iterator[Moment]:
             if every_frame or before.get(e.level) != now:
                 yield Moment(log_ns, "shown", level_text(e), stamp_ns)
             before[e.level] = now
+
+
+def _implants(session: Session, every_frame: bool) -> Iterator[Moment]:
+    """Of screws, rods and bends what was published, where it changed."""
+    before = ""
+    for s in session.screws:
+        held = {True: " (held)", False: ""}
+        names = ", ".join(sorted(screw.name + held[screw.hidden] for screw in s.screws))
+        rods = f"; rods {', '.join(s.rods)}" if s.rods else ""
+        now = s.reason or f"screws {names or 'none'}{rods}"
+        if every_frame or now != before:
+            yield Moment(s.log_ns, "shown", now, s.stamp_ns)
+        before = now
+    before = ""
+    for log_ns, stamp_ns, words in session.bending:
+        now = _NUMBER.sub("#", words)
+        if every_frame or now != before:
+            yield Moment(log_ns, "shown", f"bending: {words}", stamp_ns)
+        before = now
 
 
 def level_text(e: LevelEstimate) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from spine_nav_common.core.recorded_messages import ROLES
 from spine_nav_common.core.recording_writer import TYPES
-from spine_nav_common.core.shown import result_from_messages, stamp_ns_of
+from spine_nav_common.core.shown import result_from_messages, stamp_ns_of, status_fields
 from spine_nav_common.core.storage import RawMessage, Storage, StorageCut, open_storage
 from spine_nav_common.core.types import NavigationResult
 from spine_registration.core.journal import FrameEntry, JournalError, frame_entry, read_entry
@@ -19,6 +19,7 @@ from spine_registration.core.journal import FrameEntry, JournalError, frame_entr
 from .session_folder import SessionError, read_manifest
 
 _JOURNAL, _STATUS, _POSES = "/registration/journal", "/registration/status", "/vertebra_poses"
+_SCREWS, _BENDING = "/screws/status", "/guidance/bending/status"
 _STAGES, _EVENT = "/registration/latency", "/display/events"
 _LATE_NS = (
     5_000_000_000  # a picture is received this much later than the word of its frame, at most
@@ -48,6 +49,26 @@ class Pictures:
     info: Any
 
 
+@dataclass(frozen=True)
+class Screw:
+    """A head as it was published. name: level and side, or its track."""
+
+    name: str
+    bound95_mm: float
+    hidden: bool
+
+
+@dataclass(frozen=True)
+class Screws:
+    """What was published of screws and rods at one stamp, or why nothing."""
+
+    log_ns: int
+    stamp_ns: int
+    screws: tuple[Screw, ...] = ()
+    rods: tuple[str, ...] = ()
+    reason: str = ""
+
+
 @dataclass
 class Session:
     """What was read of a session at once; pictures are streamed.
@@ -59,6 +80,7 @@ class Session:
         shown: stamp to the first result that was published of it; withdrawn: (log_ns, stamp, reason)
             of those that were taken back later.
         complete: stamps of results of which every message was published.
+        screws: of each stereo pair. bending: (log_ns, stamp, words) of the rod's guidance.
         events: (log_ns, content) of what others noted.
         notes: what is missing, in words. cut: why the record ends early, "" = it does not.
     """
@@ -69,6 +91,8 @@ class Session:
     shown: dict[int, tuple[int, NavigationResult]] = field(default_factory=dict)
     withdrawn: list[tuple[int, int, str]] = field(default_factory=list)
     complete: set[int] = field(default_factory=set)
+    screws: list[Screws] = field(default_factory=list)
+    bending: list[tuple[int, int, str]] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: str = ""
@@ -107,7 +131,10 @@ def open_session(folder: str | Path) -> Session:
     def cut(why: str) -> None:
         session.cut = why
 
-    for raw in stream(storage, [*journals, *statuses, *poses, *ends(_STAGES), *ends(_EVENT)], cut):
+    wanted = [*journals, *statuses, *poses]
+    wanted += [t for end in (_STAGES, _SCREWS, _BENDING, _EVENT) for t in ends(end)]
+
+    for raw in stream(storage, wanted, cut):
         message = deserialise(raw)
         if raw.topic in journals:
             _note(session, lives, raw.log_ns, message.data)
@@ -115,6 +142,11 @@ def open_session(folder: str | Path) -> Session:
             arrays.setdefault(stamp_ns_of(message.header.stamp), message)
         elif raw.topic in statuses:
             heard[stamp_ns_of(message.header.stamp)].append((raw.log_ns, message))
+        elif raw.topic.endswith(_SCREWS):
+            session.screws.append(_screws(raw.log_ns, message))
+        elif raw.topic.endswith(_BENDING):
+            words = "; ".join(dict.fromkeys(s.message for s in message.status if s.message))
+            session.bending.append((raw.log_ns, stamp_ns_of(message.header.stamp), words))
         elif raw.topic.endswith(_STAGES):
             stages.add(stamp_ns_of(message.header.stamp))
         else:
@@ -145,6 +177,22 @@ def _note(session: Session, lives: dict[str, dict[int, Noted]], log_ns: int, tex
         return
     # A recorder that was started again hears the last minute twice.
     lives.setdefault(values["life"], {}).setdefault(values["n"], Noted(log_ns, values, frame))
+
+
+def _screws(log_ns: int, message: Any) -> Screws:
+    """See spine_nav_common.ros.implants for what writes it."""
+    screws, rods, reason = [], [], ""
+    for item in message.status:
+        fields = status_fields(item)
+        if item.name.startswith("screw: "):
+            name = f"{fields['level']} {fields['side']}".strip() or f"head {fields['track_id']}"
+            screws.append(Screw(name, float(fields["bound95_mm"]), fields["hidden"] == "True"))
+        elif item.name.startswith("rod: "):
+            rods.append(item.name.removeprefix("rod: "))
+        else:
+            reason = fields.get("reason", "")
+    stamp_ns = stamp_ns_of(message.header.stamp)
+    return Screws(log_ns, stamp_ns, tuple(screws), tuple(rods), reason)
 
 
 class PictureReader:

@@ -107,6 +107,7 @@ def write_report(session: Session, verified: Verified, pictures: Sequence[Pictur
             ("level", "shown as tracked", "first", "predicted error (95 %), mm", "at the end"),
             [_level_row(s, start_ns) for s in summarise(session)],
         ),
+        *_screws(session),
         "<h2>Questions and answers</h2>",
         _moments(moments, ("asked", "answer", "page"), start_ns, "Nobody was asked."),
         "<h2>Faults and withdrawals</h2>",
@@ -155,6 +156,24 @@ def _level_row(s: LevelSummary, start_ns: int) -> tuple[str, ...]:
         bounds = f"median {statistics.median(s.bounds_mm):.2f}, largest {max(s.bounds_mm):.2f}"
     share = f"{s.tracked} of {s.frames} frames ({100 * s.tracked / max(1, s.frames):.0f} %)"
     return s.level, share, first, bounds, s.last
+
+
+def _screws(session: Session) -> list[str]:
+    """The last pair in which every head was seen, or with most of them."""
+    if not session.screws:
+        return []
+    best = max(session.screws, key=lambda s: (sum(not x.hidden for x in s.screws), s.log_ns))
+    rows = [
+        (x.name, f"{x.bound95_mm:.2f}", "held, not seen then" if x.hidden else "measured")
+        for x in best.screws
+    ]
+    rods = ", ".join(best.rods) or "none"
+    last = f"<p>Bends, last said: {_text(session.bending[-1][2])}</p>" if session.bending else ""
+    return [
+        "<h2>Screws and rods</h2>",
+        _table(("screw", "95 % bound, mm", "then"), rows),
+        f"<p>Rods: {_text(rods)}; stereo pair {best.stamp_ns}.</p>{last}",
+    ]
 
 
 def _moments(moments: Sequence[Moment], kinds: Sequence[str], start_ns: int, none: str) -> str:
