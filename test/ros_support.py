@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,14 @@ def own_domain() -> None:
     """One ROS domain per test process, so that parallel runs do not hear each other."""
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+
+
+def spinenav(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own, without a terminal."""
+    command = [sys.executable, "-m", "spine_nav_bringup.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, check=False
+    )
 
 
 def lines_without_latency(out: Path) -> list[str]:
