@@ -55,8 +55,8 @@ class Limits:
 class _Page:
     """One open page's control connection."""
 
-    def __init__(self, name: str, socket: web.WebSocketResponse) -> None:
-        self.name, self.socket = name, socket
+    def __init__(self, name: str, socket: web.WebSocketResponse, request: web.Request) -> None:
+        self.name, self.socket, self._request = name, socket, request
         self.outbox, self.wake = Outbox(), asyncio.Event()
 
     def event(self, text: str) -> None:
@@ -70,8 +70,8 @@ class _Page:
 
     def drop(self) -> None:
         """It does not read: nothing more is kept for it."""
-        if (transport := getattr(self.socket._req, "transport", None)) is not None:
-            transport.abort()
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def write(self) -> None:
         while not self.socket.closed:
@@ -191,6 +191,7 @@ class DisplayServer:
             return
         bound.set_result(runner.addresses[0][1])
         await self._ended.wait()
+        await site.stop()  # first: a page that is told comes back at once
         for socket in [*(p.socket for p in self._pages), *(v.socket for v in self._viewers)]:
             with suppress(Exception):
                 await asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), 0.5)
@@ -332,7 +333,7 @@ class DisplayServer:
         self._room(self._pages)
         await socket.prepare(request)
         self._count += 1
-        page = _Page(str(self._count), socket)
+        page = _Page(str(self._count), socket, request)
         hello = {
             "page": page.name,
             "session": self.desk.session,

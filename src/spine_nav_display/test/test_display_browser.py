@@ -361,6 +361,20 @@ def test_an_answer_is_bound_to_the_question_that_is_shown() -> None:
     assert answered == [("confirm", "K7QX"), ("reject", "B2B2")]
 
 
+def test_nobody_answers_for_a_picture_that_stands_still() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        stream.question = ASKED
+        count = "document.querySelectorAll('#buttons button.asked').length"
+        await tab.until(f"{count} === 2")
+        stream.pictures = False
+        await tab.until(f"spinenav.covered && {count} === 0")
+        await tab.click("#buttons button:nth-child(1)")
+        await tab.key("y", held_s=1.0)
+        assert "Nothing is shown" in await tab.text("#panel")
+
+    assert browsed(scenario, limits=Limits(picture_ms=20_000.0)).asked == []
+
+
 def test_a_key_that_is_only_touched_answers_nothing_nor_does_one_for_another_question() -> None:
     async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
         stream.question = ASKED
@@ -385,10 +399,8 @@ def test_a_page_comes_back_after_the_server_was_started_again() -> None:
         feed.server.begin("second")
         await tab.until("spinenav.state.session === 'second'")
         assert first == "first"
-        await tab.evaluate("0")
-        for sockets in (feed.server._pages, feed.server._viewers):
-            for page in list(sockets):
-                feed.server._soon(page.socket._req.transport.abort)
+        for page in list(feed.server._pages):
+            feed.server._soon(page.drop)
         await tab.until("document.getElementById('cover').hidden && spinenav.state.page === '2'")
 
     browsed(scenario)

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, ClientWebSocketResponse, WSServerHandshakeError
+from aiohttp import ClientError, ClientSession, ClientWebSocketResponse, WSServerHandshakeError
 
 from spine_nav_common.parameters import ParameterError
 from spine_nav_display.core.binding import Exposure
@@ -114,6 +117,42 @@ def test_a_token_is_asked_for_everywhere() -> None:
             assert answer.status == 200
 
     served(scenario, exposure=Exposure(port=0, token=token))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of our own and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl; apt-get install openssl runs this")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+def test_with_tls_nothing_is_said_in_the_clear(pair: tuple[Path, Path]) -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        assert feed.server.url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(pair[0]))
+        async with session.get(feed.server.url, ssl=trusted) as answer:
+            assert answer.status == 200
+        socket = await session.ws_connect(f"{feed.server.url}control", ssl=trusted)
+        assert json.loads(await socket.receive_str())["kind"] == "hello"
+        with pytest.raises(ClientError):
+            await session.get(feed.server.url.replace("https", "http"))
+
+    served(scenario, exposure=Exposure("127.0.0.1", 0, "", *pair))
+
+
+def test_a_key_of_another_certificate_is_a_wrong_parameter(pair: tuple[Path, Path]) -> None:
+    wrong = Feed(exposure=Exposure("127.0.0.1", 0, "", pair[0], pair[0]))
+    with pytest.raises(ParameterError, match="tls_certificate"):
+        wrong.server.start()
 
 
 def test_a_port_that_is_taken_is_a_wrong_parameter() -> None:

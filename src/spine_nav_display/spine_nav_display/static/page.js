@@ -32,6 +32,7 @@ function linkTrouble() {
   if (silent > state.limits.silence_ms) {
     return ["NO CONTACT", Number.isFinite(silent) ? `nothing heard for ${(silent / 1000).toFixed(1)} s` : "the display does not answer"];
   }
+  if (!clock.known) return ["NO CONTACT", "the display was lost and is looked for"];
   const core = control.coreMs + silent;
   if (core > state.limits.silence_ms + 300) return ["DISPLAY STANDS STILL", `the graph was not heard for ${(core / 1000).toFixed(1)} s`];
   return null;
@@ -182,7 +183,8 @@ function may(action) {
   if (action === "view") return true;
   if (linkTrouble()) return false;
   if (action === "snapshot") return state.snapshots;
-  if (answers.has(action)) return Boolean(state.question) && performance.now() - state.questionAt > ARM_MS;
+  // Who answers must see what is asked about, now.
+  if (answers.has(action)) return Boolean(state.question) && !guidanceTrouble() && performance.now() - state.questionAt > ARM_MS;
   return true;
 }
 

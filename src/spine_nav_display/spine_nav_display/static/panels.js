@@ -216,6 +216,6 @@ function rodSide(s) {
     h("div", { className: s.next ? "clamp one" : s.steps.length ? "clamp" : "clamp long" }, s.text),
     s.steps.length ? h("table", {}, h("tr", {}, ...["bend", "feed", "rotate", "bend to"].map((w) => h("th", {}, w))),
       ...steps, s.next ? bend(s.next, "next", "next") : null) : null,
-    s.rod ? h("div", { className: "note clamp" }, `${s.done}/${s.steps.length} done · ${Number(s.length_mm).toFixed(0)} mm${s.gap_mm ? ` · gap ${s.gap_mm} mm` : ""}`) : null,
+    s.rod ? h("div", { className: "note clamp" }, `${s.done}/${s.steps.length} done · ${Number(s.length_mm).toFixed(0)} mm${s.gap_mm ? ` · gap ${Number(s.gap_mm).toFixed(1)} mm` : ""}`) : null,
     s.warnings && !s.next ? h("div", { className: "note clamp" }, s.warnings) : null);
 }
