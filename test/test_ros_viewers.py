@@ -2,6 +2,7 @@
 """Case markers and overlay in a small ROS graph: the test plays camera, navigation and viewer."""
 
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from rcl_interfaces.msg import Log
 from ros_world import NAMESPACE, CameraWorld, navigation
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, TimeReference
 from visualization_msgs.msg import Marker, MarkerArray
 
 from rod_bending_ar.ros import overlay_node
@@ -23,9 +24,7 @@ from rod_bending_ar.ros.overlay_node import OverlayNode
 from spine_nav_bringup.ros.case_server import CaseServer
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_common.ros import qos, topics
-from spine_nav_common.ros.conversions import (
-    stamp_to_ns,
-)
+from spine_nav_common.ros.conversions import stamp_from_ns, stamp_to_ns
 from spine_nav_common.ros.results import result_messages
 from spine_nav_common.ros.runtime import tf_message_type
 
@@ -94,10 +93,11 @@ GUIDED, BARE = 250, 5
 def screen(world, case, result_publishers, monkeypatch):
     """The overlay, watched; pictures are flat: GUIDED where a pose was drawn, else BARE."""
 
-    depths = []
+    depths, ages = [], []
 
     def flat(colour, intrinsics, case, result, depth=None, *, stamp_ns, note, age_ms):
         depths.append(depth)
+        ages.append(age_ms)
         guided = result is not None and any(e.T_camera_ct is not None for e in result.levels)
         assert not guided or result.stamp_ns == stamp_ns, "poses of another image"
         return np.full_like(colour, GUIDED if guided else BARE)
@@ -115,7 +115,7 @@ def screen(world, case, result_publishers, monkeypatch):
             return False
         return index is None or stamp_to_ns(pictures[-1].header.stamp) == support.frame(index).stamp_ns  # fmt: skip
 
-    return SimpleNamespace(node=node, pictures=pictures, shows=shows, depths=depths)
+    return SimpleNamespace(node=node, pictures=pictures, shows=shows, depths=depths, ages=ages)
 
 
 TRACKED = (Status.TRACKED, Status.LOST)
@@ -153,6 +153,22 @@ def test_the_depth_of_that_very_image_tells_what_is_covered(world, screen, resul
     given = screen.depths[-1]
     assert given is not None
     np.testing.assert_allclose(given, support.frame(0).depth_m, atol=1e-3)
+
+
+def test_the_age_in_the_picture_is_that_of_the_frames_own_clock(world, screen):
+    world.send(0)  # stamps of 2023, of which nobody has told how they run
+    world.until(lambda: screen.ages)
+    assert set(screen.ages) == {None}, "no age is better than one of three years"
+    clock = world.node.create_publisher(TimeReference, topics.CAMERA_CLOCK, qos.LATCHED)
+    message = TimeReference(
+        time_ref=stamp_from_ns(support.frame(1).stamp_ns), source="replay at 1.0"
+    )
+    message.header.stamp = stamp_from_ns(time.time_ns() - 250_000_000)
+    clock.publish(message)
+    world.until(lambda: screen.node.clock.announced is not None)
+    world.send(1)
+    world.until(lambda: screen.ages[-1] is not None)
+    assert 250.0 <= screen.ages[-1] < 60_000.0
 
 
 def test_guidance_is_wiped_when_its_image_is_old_though_nothing_else_comes(

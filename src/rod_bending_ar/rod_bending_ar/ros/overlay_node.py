@@ -13,17 +13,19 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, TimeReference
 
 from rod_bending_ar.core.silhouette import prepare
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.clock import SIMULATED, SYSTEM
 from spine_nav_common.core.images import ImageError, decode_camera_info, decode_colour, decode_depth
 from spine_nav_common.core.types import NavigationResult
 from spine_nav_common.parameters import param
@@ -130,6 +132,7 @@ class OverlayNode(WorkerNode):
 
     def activate(self) -> None:
         super().activate()
+        self.listen(TimeReference, topics.CAMERA_CLOCK, self._on_camera_clock, qos.LATCHED)
         self.every(_LOOK_S, self._on_look)
 
     def deactivate(self) -> None:
@@ -188,6 +191,12 @@ class OverlayNode(WorkerNode):
         newest = next(reversed(self._images.values())) if self._images else held
         return max(by_arrival, abs(newest.stamp_ns - held.stamp_ns) / 1e6)
 
+    def _stated_age_ms(self, stamp_ns: int) -> float | None:
+        """What stands in the picture; None where the camera's clock does not tell an age."""
+        tells = self.clock.announced is not None or self.clock.domain in (SYSTEM, SIMULATED)
+        age_ms = self.age_ms(stamp_ns)
+        return age_ms if tells and isfinite(age_ms) else None
+
     def _too_old(self, held: _Held, share: float = 1.0) -> bool:
         return self._age_ms(held) > share * self.config.max_image_age_ms
 
@@ -200,6 +209,7 @@ class OverlayNode(WorkerNode):
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         held = _Held(message, time.monotonic())
+        self.clock.note(held.stamp_ns, self.now_ns(), held.arrived_s)
         self._images.pop(held.stamp_ns, None)  # a stamp that comes again counts as the newest
         self._images[held.stamp_ns] = held
         while len(self._images) > _KEPT or self._too_old(next(iter(self._images.values()))):
@@ -286,7 +296,7 @@ class OverlayNode(WorkerNode):
                 depth=depth,
                 stamp_ns=stamp_ns,
                 note=item.note,
-                age_ms=(self.now_ns() - item.stamp_ns) / 1e6,
+                age_ms=self._stated_age_ms(item.stamp_ns),
             )
             jpeg = None
             if self._jpeg.get_subscription_count():
@@ -318,7 +328,7 @@ class OverlayNode(WorkerNode):
                 {
                     "draw": output.work_ms,
                     "arrival_to_picture": (time.monotonic() - job.held.arrived_s) * 1e3,
-                    "stamp_to_picture": (self.now_ns() - job.stamp_ns) / 1e6,
+                    "stamp_to_picture": self.age_ms(job.stamp_ns),
                 }
             )
 
