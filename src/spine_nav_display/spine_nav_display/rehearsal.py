@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -116,6 +117,7 @@ class Feed:
         self.case = small_case()
         self.server.case(case_message(self.case))
         self.number = 0
+        self.moment: Moment | None = None  # of the newest picture, which the levels are of too
 
     def __enter__(self):
         self.server.start()
@@ -147,7 +149,8 @@ class Feed:
 
     def picture(self, name: str = "rgbd", age_ms: float = 5.0) -> int:
         self.number += 1
-        self.server.picture(name, counted_jpeg(self.number), self.now(age_ms))
+        self.moment = self.now(age_ms)
+        self.server.picture(name, counted_jpeg(self.number), self.moment)
         return self.number
 
     def levels(
@@ -158,6 +161,8 @@ class Feed:
         age_ms: float = 5.0,
     ) -> None:
         moment = self.now(age_ms)
+        if self.moment is not None:
+            moment = replace(moment, stamp_ns=self.moment.stamp_ns)
         self.server.ask(question)
         told = levels_message(
             result(moment.stamp_ns, statuses, moved_m),

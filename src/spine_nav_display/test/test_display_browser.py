@@ -334,6 +334,22 @@ def test_poses_of_an_old_image_leave_the_page_although_pictures_go_on() -> None:
     browsed(scenario)
 
 
+def test_the_circle_in_the_magnifier_is_of_the_very_image_that_is_shown() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        await tab.key("2")
+        shown = "document.getElementById('magnifier')?.hidden === false"
+        await tab.until(shown)
+        stream.statuses = {"L3": (Status.LOST, "")}  # L2 stays; its poses are of other images now
+        stream.pictures = False
+        feed.moment = None
+        await tab.until("spinenav.state.levels.stamp_ns !== spinenav.state.picture.stamp_ns")
+        await tab.evaluate("spinenav.state.picture.stamp_ns = '5'")
+        await tab.until("document.getElementById('magnifier')?.hidden === true")
+        assert "its poses are not known" in await tab.text("#panel")
+
+    browsed(scenario)
+
+
 def test_an_answer_is_bound_to_the_question_that_is_shown() -> None:
     async def scenario(feed: Feed, stream: Stream, running: Browser, tab: Tab) -> None:
         other = await running.open(feed.server.url)

@@ -9,6 +9,7 @@ const ARM_MS = 600;       // a question that has just come is not answered by a 
 const HOLD_MS = 600;      // how long a key is held that answers
 const TOLD_MS = 12000;
 const OLD_SCREWS_MS = 1500;
+const KEPT_LEVELS = 16;   // a picture comes later than the poses of its image
 const KEPT_DELAYS = 600;
 
 const $ = (id) => document.getElementById(id);
@@ -16,7 +17,7 @@ const state = {
   session: "", page: "", limits: { picture_ms: 500, silence_ms: 700 }, snapshots: false,
   levels: null, health: null, implants: null, bending: null, plan: [], camera: null,
   names: [], shownName: "", picture: null, step: 0, screw: 0, paused: false,
-  question: null, questionAt: 0, told: null,
+  question: null, questionAt: 0, byStamp: new Map(), told: null,
 };
 const clock = new Clock();
 const delays = [];        // ms from the camera's stamp to the frame after the picture was drawn
@@ -128,6 +129,8 @@ const control = new Control(clock, {
   session(m) { state.session = m.session; state.question = null; },
   levels(m) {
     state.levels = m;
+    state.byStamp.set(m.stamp_ns, m);
+    if (state.byStamp.size > KEPT_LEVELS) state.byStamp.delete(state.byStamp.keys().next().value);
     if (m.question?.id !== state.question?.id) state.questionAt = performance.now();
     state.question = m.question;
     draw();

@@ -89,12 +89,12 @@ function entry(panel, state, { guidanceTrouble }) {
   say(panel, ["entry", screw, why, Boolean(at), why || mm(bound(state, screw)), why || !at ? 0 : Math.round(at.depth * 1000)], () => [
     h("h2", {}, `Entry ${title(state, screw)}`),
     why ? hiddenWhy(why) : h("div", { className: "split" },
-      h("canvas", { id: "magnifier", width: 320, height: 320 }),
+      h("canvas", { id: "magnifier", width: 320, height: 320, hidden: !at }),
       h("div", {},
         h("div", { className: "numbers" },
           number(`± ${mm(bound(state, screw))}`, "mm", "95 % bound of the plan's points"),
           number(at ? (at.depth * 1000).toFixed(0) : "–", "mm", "from the camera")),
-        h("div", { className: "note" }, at ? "The circle is the bound around the planned entry." : "The entry is outside of the picture, or the camera is not known."))),
+        h("div", { className: "note" }, at ? "The circle is the bound around the planned entry." : "No place in the picture: its poses are not known, or the entry lies outside of it."))),
   ]);
   if (at) magnify(state, screw, at);
 }
@@ -102,8 +102,9 @@ function entry(panel, state, { guidanceTrouble }) {
 // Where a planned point lies in the picture: pixel, metres from the camera, and mm per pixel there.
 function project(state, screw, point) {
   const c = state.camera;
-  const T = state.levels?.levels.find((l) => l.level === screw.level)?.T;
-  if (!c || !T || state.picture?.name !== c.name) return null;
+  // Of the very image that is shown: the camera may have moved since.
+  const T = state.byStamp.get(state.picture?.stamp_ns)?.levels.find((l) => l.level === screw.level)?.T;
+  if (!c || !T || state.picture.name !== c.name) return null;
   const p = screw[point];
   const at = [0, 1, 2].map((i) => T[4 * i] * p[0] + T[4 * i + 1] * p[1] + T[4 * i + 2] * p[2] + T[4 * i + 3]);
   if (at[2] <= 0.05) return null;
