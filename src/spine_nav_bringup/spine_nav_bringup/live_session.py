@@ -37,7 +37,8 @@ def with_recorder(
     kind, _, recording = options.source.partition(":")
     private = private_texts(
         [options.case, options.out, options.session, options.config, options.model, options.models,
-         options.remap, Path(recording) if recording else None, Path.home(), *options.calibration]
+         options.remap, Path(recording) if recording else None, Path.home(), *options.calibration],
+        [case.name] if case is not None else [],
     )  # fmt: skip
     create_session(
         options.session,

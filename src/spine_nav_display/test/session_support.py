@@ -76,7 +76,7 @@ class Session:
     def __exit__(self, *_):
         counts = {s.name: s.counts for s in (self.events, self.pictures)}
         assert self.events.close() and self.pictures.close()
-        self.folder.close(True, counts)
+        self.folder.close(time.time_ns(), counts)
 
 
 class Gate:

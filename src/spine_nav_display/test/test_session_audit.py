@@ -11,8 +11,20 @@ import pytest
 
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_display.core.session_audit import differences, timeline
-from spine_nav_display.core.session_private import private_texts, scrub_text, scrub_values
+from spine_nav_display.core.session_private import (
+    _scrub_fields,
+    private_texts,
+    scrub_text,
+    scrub_values,
+)
 from spine_nav_display.core.session_reading import Screw, Screws, Session, _screws
+from spine_registration.core.journal import (
+    FrameEntry,
+    entry_text,
+    frame_entry,
+    frame_values,
+    read_entry,
+)
 
 
 def result(**changes):
@@ -123,3 +135,24 @@ def test_folders_of_the_user_are_cut_out_and_our_words_stay():
         "rate": 1.0,
         "names": ["<hidden>", 3],
     }
+
+
+def test_a_name_that_json_escapes_is_cut_out_of_json_too():
+    private = private_texts(["/data/op/Müller/case"], ["Anna Groß"])
+    told = "cannot write /data/op/Müller/case/L3.ply; Müller, Anna Groß"
+    for text in (told, json.dumps({"trouble": told}), json.dumps({"t": json.dumps(told)})):
+        cut = scrub_text(text, private)
+        assert "ller" not in cut and "Gro" not in cut and "L3.ply" in cut
+
+
+def test_a_folder_that_is_called_like_a_field_does_not_break_the_journal():
+    private = private_texts(["/data/took/frame", "/data/events"])
+    entry = FrameEntry(7, None, 7, 0, events=("events: took",))
+    text = scrub_text(entry_text("frame", "a", 0, **frame_values(entry)), private)
+    assert frame_entry(read_entry(text)).stamp_ns == 7
+    pytest.importorskip("rclpy")
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+    array = DiagnosticArray(status=[DiagnosticStatus(values=[KeyValue(key="took", value="took")])])
+    _scrub_fields(array, private)
+    assert (array.status[0].values[0].key, array.status[0].values[0].value) == ("took", "<hidden>")

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -15,7 +17,12 @@ from spine_nav_common.core.images import decode_image, encode_image
 from spine_nav_common.core.recording_writer import TYPES
 from spine_nav_common.core.storage import open_storage
 from spine_nav_display.core.session_export import BLUR, REMOVE, export
-from spine_nav_display.core.session_folder import SessionError, read_manifest
+from spine_nav_display.core.session_folder import (
+    CHUNKS,
+    SessionError,
+    create_session,
+    read_manifest,
+)
 from spine_nav_display.core.session_stream import Item
 from spine_nav_display.core.session_verify import verify
 
@@ -125,3 +132,42 @@ def test_an_export_over_something_is_refused(recorded, tmp_path):
     (tmp_path / "copy" / "mine.txt").write_text("mine")
     with pytest.raises(SessionError, match="not empty"):
         export(recorded, tmp_path / "copy", REMOVE)
+
+
+def test_a_copy_that_broke_off_does_not_look_whole(recorded, tmp_path):
+    def stop(count):
+        if count == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(recorded, tmp_path / "half", REMOVE, stop)
+    assert read_manifest(tmp_path / "half")["ended_ns"] is None
+    export(recorded, tmp_path / "copy", REMOVE)
+    assert read_manifest(tmp_path / "copy")["ended_ns"] == read_manifest(recorded)["ended_ns"]
+
+
+def test_a_copy_of_a_session_with_calibrations_is_whole(tmp_path):
+    sha256 = hashlib.sha256(b"k: 1").hexdigest()
+    create_session(tmp_path / "session", {"source": "test", "calibration": [sha256]})
+    (tmp_path / "session" / "inputs").mkdir()
+    (tmp_path / "session" / "inputs" / "calibration_1.yaml").write_bytes(b"k: 1")
+    export(tmp_path / "session", tmp_path / "copy", REMOVE)
+    assert verify(tmp_path / "copy").findings == ()
+    (tmp_path / "session" / "inputs" / "calibration_1.yaml").write_bytes(b"k: 2")
+    assert verify(tmp_path / "session").damaged
+
+
+@pytest.mark.parametrize("name", ["zz.db3", "metadata.yaml"])
+def test_what_a_reader_would_follow_and_no_recorder_wrote_is_told(recorded, name):
+    (recorded / name).write_bytes(b"")
+    (finding,) = verify(recorded).findings
+    assert finding.file == name and finding.damage
+
+
+def test_a_line_that_climbs_out_of_the_folder_is_not_followed(recorded, tmp_path):
+    shutil.copy(recorded / "events_0001.mcap", tmp_path / "events_0001.mcap")
+    lines = (recorded / CHUNKS).read_text()
+    with (recorded / CHUNKS).open("a") as file:
+        file.write(lines.replace("events_0001", "../events_0001"))
+    found = [f for f in verify(recorded).findings if f.file == "../events_0001.mcap"]
+    assert [f.text for f in found] == ["no file of a session is called so"]

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -306,7 +307,7 @@ def test_a_recorder_that_was_killed_is_followed_by_another_in_the_same_session(f
     stream = support.Stream(again, support.EVENTS)
     stream.put(text(100_000))
     assert stream.close()
-    again.close(True, {"events": stream.counts})
+    again.close(time.time_ns(), {"events": stream.counts})
     assert said(folder) == [*before, 100_000]
     assert not verify(folder).damaged
 

@@ -31,7 +31,7 @@ REMOVE, BLUR = "remove", "blur"
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _BLUR_SHARE = 0.05  # of the image's width: no face, no writing, no wound is made out
 _KEPT = (
-    "source", "case", "parameters", "calibration", "versions", "started_ns", "ended_ns", "session",
+    "source", "case", "parameters", "calibration", "versions", "started_ns", "session",
 )  # fmt: skip
 
 
@@ -71,7 +71,8 @@ def export(
         raise SessionError(out, "", f"cannot be written ({error})", "give it room") from error
     finally:
         with suppress(OSError):
-            target.close(False, {EVENTS: counts} if done else {})
+            # A copy that broke off in the middle has no end, and says so.
+            target.close(before.get("ended_ns") if done else None, {EVENTS: counts} if done else {})
     return counts
 
 

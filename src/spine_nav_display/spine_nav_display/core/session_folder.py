@@ -218,13 +218,13 @@ class SessionFolder:
             self._manifest["files"][name] = {"bytes": size, "sha256": sha256, "finished": True}
             self._replace()
 
-    def close(self, ended: bool, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """Let the folder go; ended: the session is over. Raises OSError."""
+    def close(self, ended_ns: int | None, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Let the folder go; ended_ns: when the session was over, None = it is not. Raises OSError."""
         with self._guard:
             try:
                 self._manifest["streams"] |= {k: dict(v) for k, v in counts.items()}
-                if ended:
-                    self._manifest["ended_ns"] = time.time_ns()
+                if ended_ns is not None:
+                    self._manifest["ended_ns"] = ended_ns
                 self._replace()
             finally:
                 os.close(self._chunks)

@@ -4,6 +4,7 @@ notes and messages and are often called after a person."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -75,20 +76,37 @@ _WORDS = frozenset(
         "True",
         "False",
         "none",
+        "begin",
+        "recall",
+        "frame",
+        "asked",
+        "shown",
+        "action",
+        "confirm",
+        "reject",
+        "register",
+        "pause",
+        "resume",
+        "snapshot",
+        "left",
+        "right",
     ]
 )
 _FEW = 3  # a folder with a shorter name than this would be found in every other word
 
 
-def private_texts(paths: Iterable[Path | str | None]) -> tuple[str, ...]:
+def private_texts(paths: Iterable[Path | str | None], names: Iterable[str] = ()) -> tuple[str, ...]:
     """The texts of these paths that must not be recorded: each as given and in full with the folders
-    that it lies in, and each of their names alone but for common words. Longest first."""
-    found: set[str] = set()
+    that it lies in, and each of their names alone but for common words; and these names. Each also as
+    JSON writes it, and JSON in JSON, as in the journal. Longest first."""
+    found: set[str] = set(names)
     for given in (path for path in paths if path):
         for path in (Path(given), Path(given).absolute(), Path(given).resolve()):
             found |= {str(p) for p in (path, *path.parents) if len(p.parts) > 1}
             found |= {name for part in path.parts for name in (part, Path(part).stem)}
-    return tuple(sorted((t for t in found if len(t) > _FEW and t not in _WORDS), key=_order))
+    kept = {t for t in found if len(t) > _FEW and t not in _WORDS}
+    written = {json.dumps(t)[1:-1] for t in kept}
+    return tuple(sorted(kept | written | {json.dumps(t)[1:-1] for t in written}, key=_order))
 
 
 def _order(text: str) -> tuple[int, str]:
@@ -103,7 +121,8 @@ def scrub_text(text: str, private: Sequence[str]) -> str:
         if "/" in secret:
             text = text.replace(secret, HIDDEN)
         else:
-            text = re.sub(rf"(?<![\w.-]){re.escape(secret)}(?![\w-])", HIDDEN, text)
+            # A name before a colon in JSON is one of ours: without it the entry would not read.
+            text = re.sub(rf'(?<![\w.-]){re.escape(secret)}(?![\w-])(?!\\*":)', HIDDEN, text)
     return text
 
 
@@ -138,6 +157,8 @@ def scrub(
 
 def _scrub_fields(message: Any, private: Sequence[str]) -> None:
     for name in message.get_fields_and_field_types():
+        if name == "key":  # of a KeyValue: our own words, by which it is read
+            continue
         value = getattr(message, name)
         if isinstance(value, str):
             setattr(message, name, scrub_text(value, private))

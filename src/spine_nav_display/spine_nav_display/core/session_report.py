@@ -115,7 +115,11 @@ def write_report(session: Session, verified: Verified, pictures: Sequence[Pictur
         _restarts(session),
         "<h2>The record</h2>",
         f"<p>{verified.chunks} chunks, {verified.bytes / 1e6:.1f} MB; "
-        + ("<b>damaged</b>" if verified.damaged else "every byte is as it was written")
+        + (
+            "<b>damaged</b>"
+            if verified.damaged
+            else "every byte that is vouched for is as it was written"
+        )
         + "</p>",
         _list(
             [str(f) for f in verified.findings]

@@ -78,7 +78,7 @@ class SessionRecorder(SpineNode):
         self.counts()
         if self._folder is not None:
             try:
-                self._folder.close(True, {n: s.counts for n, s in self.streams.items()})
+                self._folder.close(time.time_ns(), {n: s.counts for n, s in self.streams.items()})
             except OSError as error:
                 self.get_logger().error(f"the manifest could not be finished: {error}")
         self.streams, self._folder = {}, None
