@@ -125,6 +125,22 @@ def rejection(points: np.ndarray) -> str:
     return result.reason
 
 
+def past_its_end(rod: np.ndarray, by_mm: float, at: int) -> np.ndarray:
+    """The rod as a camera that sees it on past its end (0 or -1) measures it."""
+    way = rod[at] - rod[4 if at == 0 else -5]
+    more = 1e-3 * np.arange(0.5, by_mm + 0.25, 0.5)[:, None] * way / np.linalg.norm(way)
+    return np.vstack([rod[at] + more[::-1], rod] if at == 0 else [rod, rod[at] + more])
+
+
+@pytest.mark.parametrize("at", [0, -1])
+def test_an_end_that_was_seen_too_far_makes_no_other_rod_of_it(at: int) -> None:
+    rod = held(PLAN.steps)
+    result = compared(past_its_end(rod, 7.0, at), PLAN)
+    assert result.good
+    assert result.gaps_mm.max() < 0.6
+    assert "mm long" in rejection(past_its_end(rod, 12.0, at))
+
+
 def test_short_or_other_rods_are_rejected() -> None:
     rod = held(PLAN.steps)
     assert "mm long" in rejection(rod[: len(rod) // 2])

@@ -27,7 +27,7 @@ from .material import MATERIALS, bend_set_deg
 from .plan import RodPlan
 
 # Design choices.
-LENGTH_TOLERANCE_MM = 6.0
+SHORTER_MM, LONGER_MM = 6.0, 9.0
 LEAST_BEND_DEG = 0.5  # a hand cannot make less
 _STEP_MM = 1.0
 _SMOOTH_MM = 2.0  # stereo centrelines wobble from point to point; a rod does not
@@ -68,6 +68,20 @@ class RodComparison:
         )
 
 
+def wrong_length(length_mm: float, plan: RodPlan) -> Rejected | None:
+    """Why a rod that was measured this long is not the planned one as a whole; None where it is.
+
+    The refiner sees a rod on past its end now and then: 5 % of seated rods were measured more than
+    9 mm too long (60 `calibrate` scenes, 173 rods, 65a7ed1).
+    """
+    if -SHORTER_MM <= length_mm - plan.length_mm <= LONGER_MM:
+        return None
+    return Rejected(
+        f"the rod in view is {length_mm:.0f} mm long, the planned one {plan.length_mm:.0f} mm:"
+        " show the whole rod, or take the right one"
+    )
+
+
 def compare_rod(
     measured_centreline_m: np.ndarray,
     plan: RodPlan,
@@ -95,11 +109,9 @@ def compare_rod(
         return Rejected("the measured rod has a point that is not finite: measure again")
     curve = _smooth(points[::-1])
     length = float(arc_positions_mm(curve)[-1])
-    if abs(length - plan.length_mm) > LENGTH_TOLERANCE_MM:
-        return Rejected(
-            f"the measured rod is {length:.0f} mm long, the planned one {plan.length_mm:.0f} mm:"
-            " show the whole rod, or take the right one"
-        )
+    wrong = wrong_length(length, plan)
+    if wrong is not None:
+        return wrong
     guess = plan.seating.arc_mm * length / plan.length_mm
     limit = plan.order.gap_limit_mm
     raw = seat(curve, plan.saddles_mm, guess)

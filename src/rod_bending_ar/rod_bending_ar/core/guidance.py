@@ -17,7 +17,7 @@ from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.screw_rows import SIDES, SaddleRow, saddle_rows
 from spine_nav_common.core.types import Rejected
 
-from .compare import LENGTH_TOLERANCE_MM, RodComparison, compare_rod
+from .compare import RodComparison, compare_rod, wrong_length
 from .forward import arc_positions_mm, fit_rigid, point_at, replay_steps
 from .plan import RodOrder, RodPlan, plan_rod
 
@@ -258,11 +258,9 @@ def steps_behind(centreline_m: np.ndarray, plan: RodPlan) -> int | Rejected:
     if len(curve) < 2 or not np.isfinite(curve).all():
         return Rejected("the rod in view has no usable curve: show the whole rod")
     arc = arc_positions_mm(curve)
-    if abs(arc[-1] - plan.length_mm) > LENGTH_TOLERANCE_MM:
-        return Rejected(
-            f"the rod in view is {arc[-1]:.0f} mm long, the planned one {plan.length_mm:.0f} mm:"
-            " show the whole rod, or take the right one"
-        )
+    other = wrong_length(float(arc[-1]), plan)
+    if other is not None:
+        return other
     share = np.linspace(0.0, 1.0, _POINTS)
     seen = point_at(curve, arc, share * arc[-1])
     misfit = []
