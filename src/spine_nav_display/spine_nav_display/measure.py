@@ -87,10 +87,10 @@ def _feed(feed: Feed, end: threading.Event, hz: float, faults: int | None) -> No
     """Pictures at a pace of their own; encoded before, so that only what the display does counts."""
     pictures = [counted_jpeg(n) for n in range(64)]
     feed.camera()
-    feed.health()
     due, number = time.monotonic(), 0
     while not end.is_set():
         feed.tick()
+        feed.health()
         now = Moment(time.time_ns(), time.monotonic() * 1e3, 0.0)
         feed.server.picture("rgbd", pictures[number % 64], now)
         status = _FAULTS[number // (2 * _LASTS) % len(_FAULTS)]

@@ -173,7 +173,7 @@ class Feed:
         self.server.publish("levels", told)
 
     def health(self, state: str = "ready", reason: str = "all well") -> None:
-        self.server.publish("health", health_message(state, reason, {}))
+        self.server.publish("health", health_message(state, reason, {}, time.monotonic() * 1e3))
 
     def implants(self) -> None:
         moment = self.now()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import ssl
 import threading
 import time
@@ -370,13 +371,18 @@ class DisplayServer:
         if kind == "ping":
             now = time.monotonic()
             pong = {
-                "t": values.get("t") if isinstance(values.get("t"), (int, float)) else 0,
+                "t": t
+                if isinstance(t := values.get("t"), (int, float)) and math.isfinite(t)
+                else 0,
                 "server_ms": round(now * 1e3, 2),
                 "core_ms": round((now - self._ticked) * 1e3, 1),
             }
             page.state("pong", to_text("pong", pong))
         elif kind == "shows":
-            shown = {k: values[k] for k in ("picture", "levels", "covered") if k in values}
+            shown: dict[str, Any] = {k: str(values.get(k, "")) for k in ("picture", "covered")}
+            shown["levels"] = (
+                [str(v) for v in levels] if isinstance(levels := values.get("levels"), list) else []
+            )
             self._note({"what": "shown", "page": page.name, **shown})
         elif kind == "act":
             task = asyncio.ensure_future(self._do(page, values))
@@ -384,7 +390,9 @@ class DisplayServer:
             task.add_done_callback(self._sends.discard)
 
     async def _do(self, page: _Page, values: dict[str, Any]) -> None:
-        action, number = str(values.get("action")), values.get("n", 0)
+        # A number that is none could not be told to the other pages, nor to the record.
+        number = values["n"] if isinstance(values.get("n"), int) else 0
+        action = str(values.get("action"))
         taken: Taken | Rejected | None = None
         if action not in ACTIONS:
             taken = Rejected(f"'{action}' is nothing that this page can ask for")

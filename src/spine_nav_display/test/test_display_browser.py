@@ -40,6 +40,7 @@ class Stream:
         self.statuses: dict[str, tuple[Status, str]] = {}
         self.question: Question | None = None
         self.pose_age_ms = 5.0
+        self.says: tuple[str, str] | None = ("ready", "all well")
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -53,10 +54,11 @@ class Stream:
 
     def _run(self) -> None:
         self.feed.camera()
-        self.feed.health()
         while not self._end.wait(1 / 15):
             if self.ticks:
                 self.feed.tick()
+            if self.says is not None:
+                self.feed.health(*self.says)
             if self.pictures:
                 self.feed.picture()
             self.feed.levels(self.statuses, self.question, age_ms=self.pose_age_ms)
@@ -119,7 +121,7 @@ def test_nothing_scrolls_overlaps_or_is_too_small_to_read(size: tuple[int, int])
     async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
         for statuses in ({}, {"L3": (Status.LOST, long), "L4": (Status.OCCLUDED, long)}):
             stream.statuses = statuses
-            feed.health("unsafe", "; ".join(["navigation: guidance withdrawn: " + long] * 2))
+            stream.says = "unsafe", "; ".join(["navigation: guidance withdrawn: " + long] * 2)
             await tab.until("document.getElementById('health-why').innerText.includes('withdrawn')")
             wanted = ["tracked", "occluded"][bool(statuses)]
             await tab.until(f"spinenav.state.levels.levels[2].status === '{wanted}'")
@@ -318,6 +320,18 @@ def test_a_level_that_is_lost_leaves_the_page_with_its_reason() -> None:
         await tab.key("ArrowRight")
         await tab.key("ArrowRight")
         await tab.until("Boolean(document.querySelector('#panel canvas'))")  # L3 is still tracked
+
+    browsed(scenario)
+
+
+def test_a_supervisor_that_says_nothing_more_leaves_no_green_light() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        await tab.until("document.getElementById('health').className === 'state-ready'")
+        stream.says = None
+        await tab.until("document.getElementById('health').className === 'state-unknown'")
+        assert "the supervisor is silent for" in await tab.text("#health-why")
+        stream.says = "degraded", "one camera"
+        await tab.until("document.getElementById('health').className === 'state-degraded'")
 
     browsed(scenario)
 

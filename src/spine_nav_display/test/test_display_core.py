@@ -237,9 +237,9 @@ def test_numbers_that_are_none_are_refused_instead_of_sent() -> None:
 
 
 def test_an_unknown_health_is_never_ready() -> None:
-    assert health_message("splendid", "", {})["state"] == "unknown"
-    assert health_message("unsafe", "a; b", {"state": "unsafe", "navigation": "a"}) == {
-        "state": "unsafe", "reasons": ["a", "b"], "nodes": {"navigation": "a"},
+    assert health_message("splendid", "", {}, 0.0)["state"] == "unknown"
+    assert health_message("unsafe", "a; b", {"state": "unsafe", "navigation": "a"}, 7.0) == {
+        "arrived_ms": 7.0, "state": "unsafe", "reasons": ["a", "b"], "nodes": {"navigation": "a"},
     }  # fmt: skip
 
 

@@ -10,7 +10,9 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -399,3 +401,36 @@ def test_the_end_tells_every_page_and_leaves_no_thread() -> None:
 
     served(scenario)
     assert not [t for t in threading.enumerate() if t.name == "display"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "{}"])
+def test_an_action_with_a_number_that_is_none_is_told_and_noted(number: str) -> None:
+    """It was carried out, and neither the other pages nor the record heard of it."""
+
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page, other = await Page.open(feed, session), await Page.open(feed, session)
+        text = json.dumps({"kind": "act", "action": "register", "session": page.session, "n": 0})
+        await page.socket.send_str(f'{{"kind":"shows","levels":[{number}],"picture":{number}}}')
+        await page.socket.send_str(f'{{"kind":"ping","t":{number}}}')
+        await page.socket.send_str(text.replace('"n": 0', f'"n": {number}'))
+        assert (await other.until("outcome"))["ok"]
+        noted = [n for n in feed.heard if n["what"] in ("action", "shown")]
+        assert [n["what"] for n in noted] == ["shown", "action"]
+        json.dumps(noted, allow_nan=False)
+
+    served(scenario)
+
+
+def test_what_a_page_was_told_is_not_done_is_not_asked_of_the_navigation_later() -> None:
+    """The executor was held up; meanwhile the question was open again."""
+    pytest.importorskip("rclpy")
+    from spine_nav_display.ros.display_node import DisplayNode
+
+    asked: list[Any] = []
+    node = SimpleNamespace(active=True, _register=None, _call=lambda *given: asked.append(given))
+    late: Future[tuple[bool, str]] = Future()
+    late.cancel()  # as asyncio.wait_for does
+    DisplayNode._ask_core(node, "register", None, late)
+    assert not asked
+    DisplayNode._ask_core(node, "register", None, Future())
+    assert len(asked) == 1

@@ -148,9 +148,13 @@ def bending_message(sides: Sequence[Mapping[str, str]], moment: Moment) -> dict[
 HEALTH_STATES = ("ready", "degraded", "unsafe", "failed", "unknown")
 
 
-def health_message(state: str, reason: str, values: Mapping[str, str]) -> dict[str, Any]:
-    """The traffic light. An unknown state is told as such and never as ready."""
+def health_message(
+    state: str, reason: str, values: Mapping[str, str], arrived_ms: float
+) -> dict[str, Any]:
+    """The traffic light. An unknown state is told as such and never as ready; arrived_ms: when it was
+    said, by the server's monotonic clock, since a page keeps it no longer than it is repeated."""
     return {
+        "arrived_ms": round(arrived_ms, 1),
         "state": state if state in HEALTH_STATES else "unknown",
         "reasons": [r for r in reason.split("; ") if r],
         "nodes": {k: v for k, v in values.items() if k != "state"},

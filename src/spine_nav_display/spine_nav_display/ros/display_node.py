@@ -286,7 +286,8 @@ class DisplayNode(SpineNode):
     def _on_health(self, message: DiagnosticArray) -> None:
         for status in message.status[:1]:
             fields = status_fields(status)
-            told = health_message(fields.get("state", "unknown"), status.message, fields)
+            now_ms = time.monotonic() * 1e3
+            told = health_message(fields.get("state", "unknown"), status.message, fields, now_ms)
             self.server.publish("health", told)
 
     def _on_beat(self, message: DiagnosticStatus) -> None:
@@ -311,6 +312,8 @@ class DisplayNode(SpineNode):
         return future
 
     def _ask_core(self, action: str, taken: Taken | None, future: Future) -> None:
+        if not future.set_running_or_notify_cancel():
+            return  # its page was told that it was not done, and may have said something else since
         if not self.active:
             future.set_result((False, "the display is not active"))
         elif taken is not None:

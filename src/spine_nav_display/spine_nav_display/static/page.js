@@ -9,6 +9,7 @@ const ARM_MS = 600;       // a question that has just come is not answered by a 
 const HOLD_MS = 600;      // how long a key is held that answers
 const TOLD_MS = 12000;
 const OLD_SCREWS_MS = 1500;
+const OLD_HEALTH_MS = 3500;  // the supervisor says it once a second
 const KEPT_LEVELS = 16;   // a picture comes later than the poses of its image
 const KEPT_DELAYS = 600;
 
@@ -73,6 +74,12 @@ export function implantTrouble() {
   return age > OLD_SCREWS_MS ? `the screws are ${(age / 1000).toFixed(1)} s old` : "";
 }
 
+// The traffic light as the supervisor says it, and none where it says no more.
+function health() {
+  const age = state.health ? clock.now() - state.health.arrived_ms : 0;
+  return age > OLD_HEALTH_MS ? { state: "unknown", reasons: [`the supervisor is silent for ${(age / 1000).toFixed(0)} s`] } : state.health;
+}
+
 // The watch: by this page's own clock.
 
 let reported = "";
@@ -84,7 +91,7 @@ function watch() {
   for (const a of $("dead").getAnimations()) a.currentTime = 0;  // this script lives, and covers what is stale by itself
   window.spinenav.covered = Boolean(trouble);
   drawAge(trouble);
-  drawHealth(state, link);
+  drawHealth({ ...state, health: health() }, link);
   draw();
   const shown = guidanceTrouble() ? [] : state.levels.levels.filter((l) => l.T).map((l) => l.level);
   const report = JSON.stringify([shown, Boolean(trouble)]);
