@@ -105,13 +105,14 @@ def test_what_is_told_of_a_dead_navigation_shows_no_pose():
     shown = LevelEstimate("L3", Status.TRACKED, T, np.eye(6), np.zeros(3), 1.0)
     held = LevelEstimate("L2", Status.OCCLUDED, T, predicted_tre_mm=2.0)
     refused = LevelEstimate("L1", Status.REJECTED, reason="confirm")
-    last = result_messages(NavigationResult(5, (shown, held, refused)), "camera", "L1-L3?")
+    last = result_messages(NavigationResult(5, (shown, held, refused)), "camera", "L1-L3?", "K7QX")
     told = lost(last.status, "navigation died")
     seen = result_from_messages(told, None)
     assert seen.stamp_ns == 5
     assert [e.status for e in seen.levels] == [Status.LOST, Status.LOST, Status.REJECTED]
     assert all(e.T_camera_ct is None and e.reason == "navigation died" for e in seen.levels)
-    assert not status_fields(told.status[0])["hypothesis"]
+    fields = status_fields(told.status[0])
+    assert not fields["hypothesis"] and not fields["hypothesis_id"]  # nothing is asked any more
 
 
 def test_the_picture_in_place_of_a_frozen_one_is_not_empty():

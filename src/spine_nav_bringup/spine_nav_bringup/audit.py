@@ -10,7 +10,14 @@ from pathlib import Path
 from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.run import Progress
 from spine_nav_common.parameters import ParameterError
-from spine_nav_display.core.session_audit import Decision, as_json, head, judge, timeline
+from spine_nav_display.core.session_audit import (
+    UNEXPLAINED,
+    Decision,
+    as_json,
+    head,
+    judge,
+    timeline,
+)
 from spine_nav_display.core.session_folder import SessionError, is_session
 from spine_nav_display.core.session_reading import Session, open_session
 from spine_nav_display.core.session_replay import compute_again, load_means
@@ -88,6 +95,8 @@ def _recompute(
             progress(len(decisions), None, "computed again")
         if decision.stamp_ns == stamp_ns:
             break
+    if stamp_ns is None:
+        decisions += [Decision(s, "unknown", UNEXPLAINED) for s in session.unexplained]
     for note in means.notes:
         print(f"note: {note}")
     count = Counter(d.verdict for d in decisions)

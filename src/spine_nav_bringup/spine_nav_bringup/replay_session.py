@@ -69,7 +69,7 @@ def replay_session(
             if watch is not None and again.frame is not None and again.published is not None:
                 watch(again.frame, again.published)
         rows.close()
-    stopped = run.stopped(session.cut)
+    stopped = run.stopped(session.cut, len(session.unexplained))
     begin = next((n.values for life in session.lives for n in life if n.op == "begin"), {})
     config = build(NavigatorConfig, begin.get("navigator", {}), "the record's settings")
     if settings is not None:
@@ -123,12 +123,16 @@ class _Run:
             self.events += [{"stamp_ns": result.stamp_ns, "event": text} for text in result.events]
             self.identity = {"state": result.identity, "margin_nat": result.identity_margin_nat}
 
-    def stopped(self, cut: str) -> str:
+    def stopped(self, cut: str, unexplained: int) -> str:
         """Why this is not all that was shown, bit by bit; "" = it is."""
         told = [cut] if cut else []
         if self.problems:
             few = "; ".join(self.problems[:_MOST])
             told.append(f"{len(self.problems)} frames do not come out as they were shown ({few})")
+        if unexplained:
+            told.append(
+                f"{unexplained} results were shown of frames that the journal does not have"
+            )
         if self.unsure:
             told.append(f"{self.unsure} frames are not sure to be as they were shown")
         return "; ".join(told)

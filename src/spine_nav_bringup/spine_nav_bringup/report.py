@@ -30,6 +30,8 @@ def run_report(folder: Path, case: Path | None, out: Path | None) -> int:
     """
     session = _open(folder)
     out = out or folder.parent / f"{folder.resolve().name}_{REPORT}"
+    if folder.resolve() in out.resolve().parents:
+        raise SessionError(out, "", "lies in the session, which stays as it is", "give --out")
     pictures: list[Picture] = []
     if case is not None:
         loaded = load_case(case)

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import session_support as support
 
+from spine_nav_common.core.recording_writer import TYPES
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_display.core.session_audit import differences, timeline
 from spine_nav_display.core.session_private import (
@@ -17,7 +19,8 @@ from spine_nav_display.core.session_private import (
     scrub_text,
     scrub_values,
 )
-from spine_nav_display.core.session_reading import Screw, Screws, Session, _screws
+from spine_nav_display.core.session_reading import Screw, Screws, Session, _screws, open_session
+from spine_nav_display.core.session_stream import Item
 from spine_registration.core.journal import (
     FrameEntry,
     entry_text,
@@ -156,3 +159,32 @@ def test_a_folder_that_is_called_like_a_field_does_not_break_the_journal():
     array = DiagnosticArray(status=[DiagnosticStatus(values=[KeyValue(key="took", value="took")])])
     _scrub_fields(array, private)
     assert (array.status[0].values[0].key, array.status[0].values[0].value) == ("took", "<hidden>")
+
+
+def test_a_result_that_was_shown_and_is_not_in_the_journal_is_told(tmp_path):
+    """All others may come out the same: that one was shown too."""
+    pytest.importorskip("rclpy")
+    from rclpy.serialization import serialize_message
+
+    from spine_nav_common.ros.results import result_messages
+
+    def shown(stamp_ns):
+        told = result_messages(NavigationResult(stamp_ns, result().levels), "camera")
+        kind = "diagnostic_msgs/msg/DiagnosticArray"
+        return Item("/spine/registration/status", kind, stamp_ns, serialize_message(told.status))
+
+    entry = entry_text("frame", "a", 0, **frame_values(FrameEntry(7, 0, None, 7)))
+    data = TYPES.serialize_cdr(TYPES.types[support.TEXT](data=entry), support.TEXT)
+    with support.Session(tmp_path / "session") as recorded:
+        recorded.events.put(Item("/spine/registration/journal", support.TEXT, 7, bytes(data)))
+        for stamp_ns in (7, 8):
+            recorded.events.put(shown(stamp_ns))
+    session = open_session(tmp_path / "session")
+    assert set(session.shown) == {7, 8} and session.unexplained == [8]
+    assert "1 results were shown" in session.notes[-1]
+
+
+def test_what_a_terminal_obeys_and_no_file_holds_is_written_out(tmp_path):
+    said = moments(tmp_path, what="action", page="1", action="\x1b[2J\ud800", ok=False, text="ä\nb")
+    assert said.text == r"1: \x1b[2J\xd800, refused: ä\x0ab"
+    said.text.encode("utf-8")

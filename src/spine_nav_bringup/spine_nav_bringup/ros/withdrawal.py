@@ -139,7 +139,7 @@ def lost(last: DiagnosticArray, reason: str) -> DiagnosticArray:
         fields = dict(status_fields(item))
         fields["status"] = fields["status"] if fields["status"] in _KEPT else "lost"
         fields |= {"reason": reason, "pose_index": "-1", "predicted_tre_mm": "", "held_pose": ""}
-        fields |= {"hypothesis": ""} if "hypothesis" in fields else {}
+        fields |= {k: "" for k in ("hypothesis", "hypothesis_id") if k in fields}
         out.status.append(
             DiagnosticStatus(
                 level=DiagnosticStatus.ERROR,

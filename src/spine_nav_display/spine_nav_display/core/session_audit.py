@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,7 @@ def timeline(session: Session, every_frame: bool = False) -> list[Moment]:
         moments.append(Moment(log_ns, "withdrawn", reason, stamp_ns))
     moments += _implants(session, every_frame)
     moments += [_of_page(log_ns, text) for log_ns, text in session.events]
+    moments = [replace(m, text=_printable(m.text)) for m in moments]
     return sorted(moments, key=lambda m: m.log_ns)
 
 
@@ -138,6 +139,12 @@ def _of_page(at: int, text: str) -> Moment:
         return Moment(at, "page", f"{page}: {v.get('what', 'note')}" + (f" {rest}" if rest else ""))
     except (AttributeError, KeyError, TypeError, ValueError):
         return Moment(at, "note", text)
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal obeys, or no file can hold: whoever asked a page for something may have
+    put it there."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _shown(session: Session, every_frame: bool) -> Iterator[Moment]:
@@ -205,6 +212,7 @@ def _apart(a: np.ndarray | None, b: np.ndarray | None) -> str:
     return f"{1e3 * float(np.linalg.norm(a[:3, 3] - b[:3, 3])):.3g} mm"
 
 
+UNEXPLAINED = "it was shown, and the journal does not have its frame"
 NOT_RECORDED = "what was published of it is not in the record"
 
 

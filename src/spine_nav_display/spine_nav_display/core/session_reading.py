@@ -82,6 +82,7 @@ class Session:
         complete: stamps of results of which every message was published.
         screws: of each stereo pair. bending: (log_ns, stamp, words) of the rod's guidance.
         events: (log_ns, content) of what others noted.
+        unexplained: stamps of results that were shown and that no entry of the journal explains.
         notes: what is missing, in words. cut: why the record ends early, "" = it does not.
     """
 
@@ -94,6 +95,7 @@ class Session:
     screws: list[Screws] = field(default_factory=list)
     bending: list[tuple[int, int, str]] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
+    unexplained: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: str = ""
 
@@ -165,6 +167,14 @@ def open_session(folder: str | Path) -> Session:
         if missing:
             session.notes.append(f"{missing} entries of the journal are missing")
         session.lives.append(entries)
+    known = {n.frame.stamp_ns for life in session.lives for n in life if n.frame is not None}
+    session.unexplained = sorted(session.shown.keys() - known) if session.lives else []
+    if session.unexplained:
+        few = ", ".join(map(str, session.unexplained[:3]))
+        session.notes.append(
+            f"{len(session.unexplained)} results were shown of frames that the journal does not have"
+            f" ({few}): they cannot be computed again"
+        )
     return session
 
 

@@ -119,6 +119,8 @@ def write_report(session: Session, verified: Verified, pictures: Sequence[Pictur
             "<b>damaged</b>"
             if verified.damaged
             else "every byte that is vouched for is as it was written"
+            if verified.findings
+            else "every byte is as it was written"
         )
         + "</p>",
         _list(
