@@ -12,6 +12,7 @@ import session_support as support
 
 from spine_nav_common.core.recording_writer import TYPES
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
+from spine_nav_display.core import session_reading
 from spine_nav_display.core.session_audit import differences, timeline
 from spine_nav_display.core.session_private import (
     _scrub_fields,
@@ -188,3 +189,34 @@ def test_what_a_terminal_obeys_and_no_file_holds_is_written_out(tmp_path):
     said = moments(tmp_path, what="action", page="1", action="\x1b[2J\ud800", ok=False, text="ä\nb")
     assert said.text == r"1: \x1b[2J\xd800, refused: ä\x0ab"
     said.text.encode("utf-8")
+
+
+def test_results_of_hours_are_not_kept_as_messages(tmp_path, monkeypatch):
+    """20 kB a frame, 4 GB in four hours; each is joined when both of its messages were read."""
+    pytest.importorskip("rclpy")
+    from rclpy.serialization import serialize_message
+
+    from spine_nav_common.ros.results import result_messages
+
+    with support.Session(tmp_path / "session") as recorded:
+        for stamp_ns in range(1, 6):
+            told = result_messages(NavigationResult(stamp_ns, result().levels), "camera")
+            both = [
+                ("/spine/registration/status", "diagnostic_msgs/msg/DiagnosticArray", told.status),
+                ("/spine/vertebra_poses", "geometry_msgs/msg/PoseArray", told.vertebra_poses),
+            ]
+            for topic, kind, message in both[:: 1 if stamp_ns % 2 else -1]:
+                recorded.events.put(Item(topic, kind, stamp_ns, serialize_message(message)))
+    read, joined = [], []
+    deserialise, join = session_reading.deserialise, session_reading.result_from_messages
+    monkeypatch.setattr(
+        session_reading, "deserialise", lambda raw: (read.append(raw), deserialise(raw))[1]
+    )
+    monkeypatch.setattr(
+        session_reading,
+        "result_from_messages",
+        lambda *given: (joined.append(len(read)), join(*given))[1],
+    )
+    session = open_session(tmp_path / "session")
+    assert joined == [2, 4, 6, 8, 10]
+    assert all(r.levels[0].status is Status.TRACKED for _, r in session.shown.values())

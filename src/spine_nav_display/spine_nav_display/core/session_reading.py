@@ -127,8 +127,7 @@ def open_session(folder: str | Path) -> Session:
     journals, statuses, poses = ends(_JOURNAL), ends(_STATUS), ends(_POSES)
     stages: set[int] = set()
     lives: dict[str, dict[int, Noted]] = {}
-    arrays: dict[int, Any] = {}
-    heard: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+    results = _Results(session)
 
     def cut(why: str) -> None:
         session.cut = why
@@ -141,9 +140,9 @@ def open_session(folder: str | Path) -> Session:
         if raw.topic in journals:
             _note(session, lives, raw.log_ns, message.data)
         elif raw.topic in poses:
-            arrays.setdefault(stamp_ns_of(message.header.stamp), message)
+            results.poses(message)
         elif raw.topic in statuses:
-            heard[stamp_ns_of(message.header.stamp)].append((raw.log_ns, message))
+            results.status(raw.log_ns, message)
         elif raw.topic.endswith(_SCREWS):
             session.screws.append(_screws(raw.log_ns, message))
         elif raw.topic.endswith(_BENDING):
@@ -153,14 +152,7 @@ def open_session(folder: str | Path) -> Session:
             stages.add(stamp_ns_of(message.header.stamp))
         else:
             session.events.append((raw.log_ns, message.data))
-    session.complete = stages & set(arrays) & set(heard)
-    for stamp_ns, messages in heard.items():
-        log_ns, first = messages[0]
-        session.shown[stamp_ns] = (log_ns, result_from_messages(first, arrays.get(stamp_ns)))
-        for later_ns, message in messages[1:]:
-            taken_back = result_from_messages(message, None)
-            reason = taken_back.levels[0].reason if taken_back.levels else ""
-            session.withdrawn.append((later_ns, stamp_ns, reason))
+    session.complete = stages & results.end()
     for life in lives.values():
         entries = [life[n] for n in sorted(life)]
         missing = max(life) + 1 - len(entries)
@@ -176,6 +168,49 @@ def open_session(folder: str | Path) -> Session:
             f" ({few}): they cannot be computed again"
         )
     return session
+
+
+class _Results:
+    """Joins status and poses as soon as both were read: kept as messages, those of an operation of
+    hours would fill the memory."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._statuses: dict[int, tuple[int, Any]] = {}  # without poses yet
+        self._arrays: dict[int, Any] = {}  # without a status yet
+        self._stamps: tuple[set[int], set[int]] = (set(), set())  # of statuses, of poses
+
+    def status(self, log_ns: int, message: Any) -> None:
+        """The first of a stamp is what was shown; those after it take it back."""
+        stamp_ns = stamp_ns_of(message.header.stamp)
+        if stamp_ns in self._stamps[0]:
+            taken_back = result_from_messages(message, None)
+            reason = taken_back.levels[0].reason if taken_back.levels else ""
+            self._session.withdrawn.append((log_ns, stamp_ns, reason))
+            return
+        self._stamps[0].add(stamp_ns)
+        self._statuses[stamp_ns] = log_ns, message
+        self._join(stamp_ns)
+
+    def poses(self, message: Any) -> None:
+        """The first of a stamp counts."""
+        stamp_ns = stamp_ns_of(message.header.stamp)
+        if stamp_ns not in self._stamps[1]:
+            self._stamps[1].add(stamp_ns)
+            self._arrays[stamp_ns] = message
+            self._join(stamp_ns)
+
+    def _join(self, stamp_ns: int, alone: bool = False) -> None:
+        if stamp_ns in self._statuses and (alone or stamp_ns in self._arrays):
+            log_ns, status = self._statuses.pop(stamp_ns)
+            result = result_from_messages(status, self._arrays.pop(stamp_ns, None))
+            self._session.shown[stamp_ns] = log_ns, result
+
+    def end(self) -> set[int]:
+        """Nothing more comes; stamps of which both were there."""
+        for stamp_ns in list(self._statuses):
+            self._join(stamp_ns, alone=True)
+        return self._stamps[0] & self._stamps[1]
 
 
 def _note(session: Session, lives: dict[str, dict[int, Noted]], log_ns: int, text: str) -> None:
