@@ -409,3 +409,13 @@ def test_files_are_changed_when_they_grow_large(folder, monkeypatch):
             on_disk(session.events, number + 1)
     assert len(list(folder.glob("events_*.mcap"))) == 3
     assert said(folder) == [0, 1, 2] and not verify(folder).findings
+
+
+@pytest.mark.parametrize("name", ["session", "started_ns", "files", "streams", "chunks"])
+def test_a_manifest_that_lacks_something_is_refused_in_words(recorded, name):
+    path = recorded / MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest[name]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(SessionError, match="missing or of another kind"):
+        verify(recorded)

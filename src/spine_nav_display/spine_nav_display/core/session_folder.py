@@ -26,6 +26,10 @@ VERSION = 1
 MANIFEST, CHUNKS, LOCK, INPUTS = "manifest.json", "chunks.csv", ".lock", "inputs"
 EVENTS, PICTURES = "events", "pictures"
 CHUNK_COLUMNS = ("file", "offset", "bytes", "sha256", "first_ns", "last_ns", "messages")
+_SHAPES = (
+    ("session", (str,)), ("started_ns", (int,)), ("ended_ns", (int, type(None))),
+    ("files", (dict,)), ("streams", (dict,)), ("chunks", (dict, type(None))),
+)  # fmt: skip
 _ANOTHER = "name a folder that does not exist yet with --session"
 
 
@@ -92,6 +96,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise SessionError(
             path, "version", f"{version}, known is {VERSION}", "use the program that wrote it"
         )
+    for name, kinds in _SHAPES:
+        if not isinstance(manifest.get(name, ...), kinds):
+            raise SessionError(path, name, "missing or of another kind", "restore the manifest")
     return dict(manifest)
 
 
