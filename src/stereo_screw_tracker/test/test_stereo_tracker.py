@@ -334,6 +334,26 @@ def test_texture_that_moves_otherwise_than_the_seen_heads_is_not_believed(
     assert off_mm(result, world).max() < 2.5
 
 
+@pytest.mark.parametrize("still", ["left", "right"])
+def test_an_eye_that_stands_still_while_the_other_goes_on_is_refused_and_named(still: str) -> None:
+    world = World(sigma_px=0.1)
+    t = tracker(world)
+    images = {eye: [image(10 * k + i) for k in range(4)] for i, eye in enumerate(("left", "right"))}
+
+    def pair(k: int, **changes: np.ndarray) -> StereoResult | Rejected:
+        return t.process(
+            frame(k * STEP, left=images["left"][k], right=images["right"][k], **changes)
+        )
+
+    assert len(shown(pair(0)).screws) == 10
+    measured = world.measured
+    moving = "right" if still == "left" else "left"
+    refused = t.process(frame(STEP, **{still: images[still][0], moving: images[moving][1]}))
+    assert isinstance(refused, Rejected) and f"the {still} image" in refused.reason
+    assert world.measured == measured  # no network was asked
+    assert len(shown(pair(2)).screws) == 10  # and it is over when both go on
+
+
 def test_the_finder_tells_what_the_refiners_are_to_judge() -> None:
     config = StereoConfig(least_score=0.15, rods=RodConfig(least_seed_confidence=0.25))
     finder = load_tracker(config).tracker._looks._finder

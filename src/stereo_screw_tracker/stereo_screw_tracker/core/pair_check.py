@@ -25,6 +25,33 @@ def check_pair(frame: StereoFrame) -> Rejected | None:
     return _wrong_form(frame) or _wrong_camera(frame) or _wrong_content(frame)
 
 
+Eyes = tuple[np.ndarray, np.ndarray]
+"""Every seventh pixel of the left image and of the right one."""
+
+
+def eyes_of(frame: StereoFrame) -> Eyes:
+    """What `check_repeated` needs of the pair before."""
+    return frame.left[::7, ::7].copy(), frame.right[::7, ::7].copy()
+
+
+def check_repeated(before: Eyes | None, now: Eyes) -> Rejected | None:
+    """Why this pair cannot be used if one of its images is that of the pair before.
+
+    A sensor's noise makes no two images alike; an eye that stands still while the other goes on
+    puts heads at wrong depths as soon as anything moves.
+    """
+    if before is None:
+        return None
+    left, right = (np.array_equal(a, b) for a, b in zip(before, now, strict=True))
+    if left == right:
+        return None
+    which, other = ("left", "right") if left else ("right", "left")
+    return Rejected(
+        f"the {which} image is the one of the pair before, the {other} one is new: the {which} camera"
+        " stands still or is slower; let both run at one rate, or check its cable"
+    )
+
+
 def _wrong_form(frame: StereoFrame) -> Rejected | None:
     left, right = frame.left, frame.right
     for name, image in (("left", left), ("right", right)):

@@ -25,7 +25,7 @@ from .config import StereoConfig
 from .looks import HeadLooks, Pair
 from .odometry import Wound
 from .output import known_well
-from .pair_check import check_pair
+from .pair_check import Eyes, check_pair, check_repeated, eyes_of
 from .rectification import check_rig
 from .rods import Rods, RodsSeen
 from .stages import FindsScrews, MeasuresRods, RefinesHeads, StageClock
@@ -71,6 +71,7 @@ class StereoTracker:
         self._looks.reset()
         self._rods = Rods(self.config.rods, self._rod_refiner)
         self._wound = Wound()
+        self._eyes: Eyes | None = None
         self._T_seen: np.ndarray | None = None
 
     def process(
@@ -94,7 +95,7 @@ class StereoTracker:
         clock = StageClock()
         if frame.stamp_ns == self._tracks.stamp_ns:
             return Rejected(f"stamp {frame.stamp_ns} came twice: the pair is not used again")
-        wrong = check_pair(frame) or self._wrong_rig(frame)
+        wrong = check_pair(frame) or self._repeated(frame) or self._wrong_rig(frame)
         clock.lap("check")
         if wrong is not None:
             return wrong
@@ -130,6 +131,10 @@ class StereoTracker:
         return StereoResult(
             frame.stamp_ns, screws, rods.rods, clock.done(), (*step.events, *events)
         )
+
+    def _repeated(self, frame: StereoFrame) -> Rejected | None:
+        before, self._eyes = self._eyes, eyes_of(frame)
+        return check_repeated(before, self._eyes)
 
     def _wrong_rig(self, frame: StereoFrame) -> Rejected | None:
         """Asked now and then: a rig that was good stays good, one that is bad is asked again."""
