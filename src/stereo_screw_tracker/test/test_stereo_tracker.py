@@ -354,6 +354,29 @@ def test_an_eye_that_stands_still_while_the_other_goes_on_is_refused_and_named(s
     assert len(shown(pair(2)).screws) == 10  # and it is over when both go on
 
 
+def test_a_rig_that_is_bumped_in_mid_run_is_refused_until_the_tracker_starts_anew() -> None:
+    """Two pixels of vergence: rows agree as before, and all depths are wrong."""
+    world = World(sigma_px=0.1)
+    t = tracker(world)
+    for k in range(8):
+        world.move((1.0, -0.5, 0.5), (0.2, 0.1, 0.2))
+        assert len(shown(t.process(frame(k * STEP))).screws) == 10
+
+    plain = world.refine
+
+    def bumped(*args: object, **named: object) -> list[HeadObservation]:
+        return [replace(o, right_px=o.right_px + (2.0, 0.0)) for o in plain(*args, **named)]
+
+    world.refine = bumped  # type: ignore[method-assign]
+    for k in range(8, 60):  # far beyond the time after which tracks are forgotten
+        result = t.process(frame(k * STEP))
+        assert isinstance(result, Rejected) and "moved against each other" in result.reason
+    world.refine = plain  # type: ignore[method-assign]
+    assert isinstance(t.process(frame(60 * STEP)), Rejected)
+    t.reset()
+    assert len(shown(t.process(frame(61 * STEP))).screws) == 10
+
+
 def test_the_finder_tells_what_the_refiners_are_to_judge() -> None:
     config = StereoConfig(least_score=0.15, rods=RodConfig(least_seed_confidence=0.25))
     finder = load_tracker(config).tracker._looks._finder

@@ -22,11 +22,12 @@ from .assign import Labels, assign
 from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
 from .confidence import ConfidenceModel, load_confidence_model
 from .config import StereoConfig
-from .looks import HeadLooks, Pair
+from .looks import SETTLED_PAIRS, HeadLooks, Pair
 from .odometry import Wound
 from .output import known_well
 from .pair_check import Eyes, check_pair, check_repeated, eyes_of
 from .rectification import check_rig
+from .rig_scale import RigWatch
 from .rods import Rods, RodsSeen
 from .stages import FindsScrews, MeasuresRods, RefinesHeads, StageClock
 from .tracks import NS, Step, Tracks, advance, align, probability
@@ -72,6 +73,7 @@ class StereoTracker:
         self._rods = Rods(self.config.rods, self._rod_refiner)
         self._wound = Wound()
         self._eyes: Eyes | None = None
+        self._rig = RigWatch()
         self._T_seen: np.ndarray | None = None
 
     def process(
@@ -95,7 +97,9 @@ class StereoTracker:
         clock = StageClock()
         if frame.stamp_ns == self._tracks.stamp_ns:
             return Rejected(f"stamp {frame.stamp_ns} came twice: the pair is not used again")
-        wrong = check_pair(frame) or self._repeated(frame) or self._wrong_rig(frame)
+        wrong = (
+            check_pair(frame) or self._repeated(frame) or self._rig.broken or self._wrong_rig(frame)
+        )
         clock.lap("check")
         if wrong is not None:
             return wrong
@@ -106,6 +110,9 @@ class StereoTracker:
         )
         if isinstance(heads, Rejected):
             return heads
+        wrong = self._bumped(frame, heads)
+        if wrong is not None:
+            return wrong
         step = self._advanced(frame, heads)
         labels = assign(
             [t.head() for t in step.shown], vertebrae, case, self.config.cranial, self.config.assign
@@ -135,6 +142,19 @@ class StereoTracker:
     def _repeated(self, frame: StereoFrame) -> Rejected | None:
         before, self._eyes = self._eyes, eyes_of(frame)
         return check_repeated(before, self._eyes)
+
+    def _bumped(self, frame: StereoFrame, heads: Sequence[Head3D]) -> Rejected | None:
+        """Settled heads against those of now, the surest only."""
+        tracks = self._tracks.tracks
+        pairs = [
+            (i, j)
+            for i, j in align(self._tracks, heads, frame.stamp_ns, self.config.tracks).pairs
+            if tracks[i].track_id >= 0 and tracks[i].age >= SETTLED_PAIRS
+            and heads[j].confidence >= self.config.tracks.sure_confidence
+        ]  # fmt: skip
+        before = np.array([tracks[i].point_m for i, _ in pairs]).reshape(-1, 3)
+        now = np.array([heads[j].point_m for _, j in pairs]).reshape(-1, 3)
+        return self._rig.seen(before, now)
 
     def _wrong_rig(self, frame: StereoFrame) -> Rejected | None:
         """Asked now and then: a rig that was good stays good, one that is bad is asked again."""
