@@ -15,6 +15,7 @@ import ros_support as support
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from rcl_interfaces.msg import Log
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_world import NAMESPACE, CameraWorld, navigation
 from sensor_msgs.msg import Image, TimeReference
 from visualization_msgs.msg import Marker, MarkerArray
@@ -29,6 +30,8 @@ from spine_nav_common.ros.results import result_messages
 from spine_nav_common.ros.runtime import tf_message_type
 
 pytestmark = pytest.mark.ros
+# what was said before the test listened comes too
+ROSOUT = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 WORLD = CameraWorld
 
 
@@ -257,7 +260,7 @@ def test_what_was_mended_in_the_case_is_told_in_the_log_and_in_diagnostics(world
     plan = case / "plan.mrk.json"
     plan.write_text(plan.read_text().replace("L2_left", "Left L2"))
     health = world.listen(DiagnosticArray, "/diagnostics", qos.STATE)
-    log = world.listen(Log, "/rosout")
+    log = world.listen(Log, "/rosout", ROSOUT)
     node, _ = navigation(world, str(case))
     told = "'Left L2' as L2 left"
     world.until(lambda: any(told in m.msg and m.level >= 30 for m in log))

@@ -256,7 +256,7 @@ def test_a_graph_or_a_server_that_is_gone_covers_everything(fault: str) -> None:
         await tab.until(
             f"spinenav.covered && document.getElementById('cover-word').innerText === '{word}'"
         )
-        assert await tab.text("#health-word") == word
+        await tab.until(f"document.getElementById('health-word').innerText === '{word}'")
         await tab.until("!document.getElementById('levels').innerText.includes('TRACKED')")
         for action in ("register", "pause", "confirm"):
             assert await tab.evaluate(f"[...document.querySelectorAll('#buttons button')].find(b => b.innerText.toLowerCase().startsWith('{action}')).disabled")  # fmt: skip

@@ -43,6 +43,7 @@ class SessionRecorder(SpineNode):
         self.streams: dict[str, Stream] = {}
         self._folder: SessionFolder | None = None
         self._heard: list[Recorded] = []
+        self._cause = ""
         self._said = ""
         self.last_counts: dict[str, int] = {}
         self._came: Counter[str] = Counter()  # messages of the cameras by topic
@@ -124,8 +125,10 @@ class SessionRecorder(SpineNode):
 
     @property
     def facts_of_record(self) -> dict[str, Any]:
-        """For the summary of the run."""
-        return {**self.last_counts, "problem": self._said}
+        """For the summary of the run; what pictures were left out for, though it be over."""
+        cause = self._cause if self._said and self._cause not in self._said else ""
+        problem = "; ".join(filter(None, (self._said, cause)))
+        return {**self.last_counts, "problem": problem}
 
     def trouble(self) -> str:
         """What keeps the record from being whole now, "" = nothing."""
@@ -137,6 +140,7 @@ class SessionRecorder(SpineNode):
         """At once when it changes whether all is written."""
         self._look_for_losses()
         said = self._state()
+        self._cause = self.trouble() or self._cause
         if said != self._said:
             if said:
                 self.get_logger().warn(said, throttle_duration_sec=5.0)
