@@ -76,7 +76,7 @@ export function implantTrouble() {
 
 // The traffic light as the supervisor says it, and none where it says no more.
 function health() {
-  const age = state.health ? clock.now() - state.health.arrived_ms : 0;
+  const age = state.health && clock.known ? clock.now() - state.health.arrived_ms : 0;  // without a clock the link is in trouble
   return age > OLD_HEALTH_MS ? { state: "unknown", reasons: [`the supervisor is silent for ${(age / 1000).toFixed(0)} s`] } : state.health;
 }
 
