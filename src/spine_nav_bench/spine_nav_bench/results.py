@@ -9,7 +9,7 @@ from typing import Any
 
 from spine_nav_common.core import jsonl
 
-from . import results_stereo
+from . import results_stereo, targets_stereo
 from .bench_gaps import GAPS_TARGETS, gaps_section, gaps_table
 from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
@@ -348,7 +348,7 @@ def render(folder: Path) -> str:
         "",
         "Screws and rods:",
         "",
-        *targets_table(results_stereo.TARGETS, newest),
+        *targets_table(targets_stereo.TARGETS, newest),
         "",
     ]
     if "accuracy" in newest:

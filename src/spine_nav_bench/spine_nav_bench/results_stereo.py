@@ -6,217 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .results_common import OURS, Record, Target, provenance, share, stat, table
+from .results_common import OURS, Record, provenance, share, stat, table
+from .targets_stereo import ALL, FIRST, counts_of, heads_of, interval, rods_of
 
 PARTS = ("stereo", "stereo_foreign", "stereo_timing", "rod", "calibration")
-FIRST, ALL = "first", "all"
 SHOWN_FAILURES = 40
 # What the sets' SOURCE.md state: the calibration's RMS (left, right, both) or reprojection, pixels.
 _STATED_RMS_PX = {"stereo_opencv_chessboard": (0.41, 0.46, 0.45)}
 _STATED_REPROJECTION_PX = {"stereo_laparoscope_tracked_A": 0.22}
-
-
-def _heads(r: Record, method: str = OURS, frames: str = ALL) -> Record:
-    return r["methods"][method]["heads"][frames]
-
-
-def _rods(r: Record, frames: str = ALL) -> Record | None:
-    rods = r["methods"][OURS]["rods"]
-    return None if rods is None else rods[frames]
-
-
-# -- targets ----------------------------------------------------------------------------------
-
-
-def _head_error(r: Record) -> tuple[str, bool] | None:
-    near, raw = (_heads(r)[k] for k in ("at_half_metre_mm", "head_mm"))
-    if near is None:
-        return None
-    text = (
-        f"{near['mean']:.2f} / {near['median']:.2f} mm at 0.5 m; {raw['mean']:.2f} /"
-        f" {raw['median']:.2f} mm as they stand"
-    )
-    return text, near["mean"] <= 1.0 and near["median"] <= 0.7
-
-
-def _found(r: Record) -> tuple[str, bool] | None:
-    h = _heads(r)
-    if h["recall"] is None:
-        return None
-    text = (
-        f"{share(h['recall'])} / {share(h['false_per_visible'])}"
-        f" ({h['found']} of {h['visible_heads']}, {h['false']} false)"
-    )
-    return text, h["recall"] >= 0.98 and h["false_per_visible"] <= 0.01
-
-
-def _axis(r: Record) -> tuple[str, bool] | None:
-    axis = _heads(r)["axis_deg"]
-    return None if axis is None else (f"{axis['median']:.1f}°", axis["median"] <= 2.5)
-
-
-def _interval(h: Record) -> str:
-    low, high = h["coverage95_interval"]
-    return f"{100 * h['coverage95']:.1f} % ({100 * low:.1f} to {100 * high:.1f} %)"
-
-
-def _covered(r: Record) -> tuple[str, bool] | None:
-    h = _heads(r)
-    if h["coverage95"] is None:
-        return None
-    scenes = [s["heads"]["coverage95"] for s in r["scenes"]]
-    worst = min((c for c in scenes if c is not None), default=0.0)
-    text = f"{_interval(h)}; worst scene {100 * worst:.0f} %"
-    return text, 0.92 <= h["coverage95"] <= 0.98 and worst >= 0.8
-
-
-def _rods_found(r: Record) -> tuple[str, bool] | None:
-    rods = _rods(r)
-    if rods is None or not rods["rods"]:
-        return None
-    found, false = rods["found"] / rods["rods"], rods["extra"] / rods["rods"]
-    text = f"{share(found)} / {share(false)} ({rods['found']} of {rods['rods']}, {rods['extra']} false)"
-    return text, found >= 0.95 and false <= 0.01
-
-
-def _rod(r: Record) -> tuple[str, bool] | None:
-    rods = _rods(r)
-    if rods is None or rods["visible_mm"] is None:
-        return None
-    mean, most = rods["visible_mm"]["mean"], rods["visible_max_mm"]
-    text = (
-        f"{mean:.2f} mm; {most['p95']:.1f} mm in 95 % of rods, median {most['median']:.1f} mm, worst"
-        f" {rods['worst_mm']:.1f} mm"
-    )
-    return text, mean <= 0.6 and most["p95"] <= 1.5
-
-
-def _rod_covered(r: Record) -> tuple[str, bool] | None:
-    rods = _rods(r)
-    covered = None if rods is None else rods.get("covered")
-    return None if covered is None else (share(covered), 0.92 <= covered <= 0.98)
-
-
-def _settled_found(r: Record) -> tuple[str, bool] | None:
-    settled = r.get("settled")
-    if settled is None:
-        return None
-    h = settled["heads"]
-    text = (
-        f"{share(h['recall'])} / {share(h['false_per_visible'])} ({h['found']} of"
-        f" {h['visible_heads']}, {h['false']} false, {len(settled['scenes'])} scenes)"
-    )
-    return text, h["recall"] >= 0.99 and h["false_per_visible"] <= 0.003
-
-
-def _settled_error(r: Record) -> tuple[str, bool] | None:
-    settled = r.get("settled")
-    if settled is None or settled["heads"]["head_mm"] is None:
-        return None
-    h, first = settled["heads"], settled["first"]
-    before = "–" if first["head_mm"] is None else f"{first['head_mm']['median']:.2f}"
-    text = f"{h['head_mm']['median']:.2f} mm (first pair {before} mm)"
-    return text, h["head_mm"]["median"] <= 0.45
-
-
-def _names(r: Record) -> tuple[str, bool] | None:
-    settled = r.get("settled")
-    if settled is None or not settled["heads"]["rows"]:
-        return None
-    named = settled["named"] / settled["heads"]["rows"]
-    text = f"{share(named)} named, {settled['names_wrong']} wrong ({settled['heads']['rows']} rows)"
-    return text, named >= 0.99 and settled["names_wrong"] == 0
-
-
-def _peers(r: Record) -> tuple[str, bool] | None:
-    own = _heads(r)
-    ahead = []
-    for name in r["methods"]:
-        peer = _heads(r, name)
-        if name == OURS or peer["head_mm"] is None or own["head_mm"] is None:
-            continue
-        better = [
-            what
-            for what, theirs, mine in (
-                ("found", -peer["recall"], -own["recall"]),
-                ("false", peer["false_per_visible"], own["false_per_visible"]),
-                ("mean", peer["head_mm"]["mean"], own["head_mm"]["mean"]),
-                ("median", peer["head_mm"]["median"], own["head_mm"]["median"]),
-            )
-            if theirs < mine
-        ]
-        ahead += [f"{name}: {', '.join(better)}"] if better else []
-    return "; ".join(ahead) or "behind in every row", not ahead
-
-
-def _counts(r: Record) -> list[tuple[int, Record]]:
-    """Rod planning per number of screws."""
-    rods = r["rods"]
-    return [(int(k.split()[0]), v) for k, v in rods.items() if k.endswith(" screws")]
-
-
-def _gap(r: Record) -> tuple[str, bool] | None:
-    rows = [v for _, v in _counts(r)]
-    planned = sum(v["planned"] for v in rows)
-    if not planned:
-        return None
-    right = sum(round(v["within_1mm"] * v["planned"]) for v in rows)
-    refused = sum(len(v["refused"]) for v in rows)
-    text = f"{share(right / planned)} of {planned} rods; {refused} more rows refused"
-    return text, right / planned >= 0.95
-
-
-def _bends(r: Record) -> tuple[str, bool] | None:
-    five = r["rods"].get("5 screws")
-    return None if five is None else (f"{five['bends_median']:.0f}", five["bends_median"] <= 6)
-
-
-def _planning(r: Record) -> tuple[str, bool] | None:
-    worst = max((v["planning_max_ms"] for _, v in _counts(r)), default=None)
-    if worst is None:
-        return None
-    median = max(v["planning_median_ms"] for _, v in _counts(r))
-    return f"median {median:.0f} ms, longest {worst:.0f} ms", worst <= 500
-
-
-def _frame(r: Record) -> tuple[str, bool] | None:
-    ms = r["methods"][OURS]["frame_ms"]
-    if ms is None:
-        return None
-    text = f"{ms['median']:.0f} / {ms['p95']:.0f} ms"
-    bf16 = "bf16" in (r["provider"] or "")
-    return text, ms["median"] <= (60 if bf16 else 100) and ms["p95"] <= (90 if bf16 else 140)
-
-
-TARGETS = (
-    Target("screw-head centre, mean / median", "≤ 1.0 / 0.7 mm at 0.5 m",
-           "5.43 mm (cadaver), 1.83 mm (phantom, other method)", "stereo", _head_error),
-    Target("found / false, per head visible by at least half", "≥ 98 % / ≤ 1 %", "not reported",
-           "stereo", _found),
-    Target("the same from the tenth pair of a track on", "≥ 99 % / ≤ 0.3 %", "not reported",
-           "stereo", _settled_found),
-    Target("screw-head centre, median, from the tenth pair of a moving camera on", "≤ 0.45 mm",
-           "not reported", "stereo", _settled_error),
-    Target("tulip axis, median", "≤ 2.5°", "not reported", "stereo", _axis),
-    Target("true head under the predicted 95 % bound; worst scene", "92 to 98 %; ≥ 80 %",
-           "not reported", "stereo", _covered),
-    Target("rods found / false", "≥ 95 % / ≤ 1 %", "not reported", "stereo", _rods_found),
-    Target("rod centreline over the visible stretch: mean; largest of a rod in 95 % of rods",
-           "≤ 0.6 mm; ≤ 1.5 mm", "not reported", "stereo", _rod),
-    Target("points of a rod under 1.96 of its stated sigma", "92 to 98 %", "not reported",
-           "stereo", _rod_covered),
-    Target("heads named (level and side) with a case, from the tenth pair on / wrong",
-           "≥ 99 % / 0", "not reported", "stereo", _names),
-    Target("peers in the same run", "behind in every row", "–", "stereo", _peers),
-    Target("planned rod: largest gap ≤ 1 mm with bend noise of 1° and 1 mm, at most one re-bend",
-           "95 % of rods", "0.6 re-bends (unverified)", "rod", _gap),
-    Target("bends per rod, median, 5 screws", "≤ 6", "not reported", "rod", _bends),
-    Target("planning time", "≤ 500 ms", "not reported", "rod", _planning),
-    Target("stereo pair at 640×480 with 10 heads and 2 rods, median / p95", "≤ 60 / 90 ms bf16, ≤ 100 / 140 fp32", "not reported", "stereo_timing", _frame),
-)  # fmt: skip
-
-
-# -- tables -----------------------------------------------------------------------------------
 
 
 def methods_table(r: Record) -> list[str]:
@@ -224,7 +21,7 @@ def methods_table(r: Record) -> list[str]:
     rows = []
     for name in sorted(r["methods"], key=lambda n: n != OURS):
         for frames in (ALL, FIRST) if name == OURS else (ALL,):
-            h = _heads(r, name, frames)
+            h = heads_of(r, name, frames)
             where = "" if name != OURS else ", all pairs" if frames == ALL else ", first pair alone"
             ms = r["methods"][name]["frame_ms"]
             rows.append(
@@ -237,7 +34,7 @@ def methods_table(r: Record) -> list[str]:
                     stat(h["lateral_mm"]),
                     stat(h["depth_mm"]),
                     stat(h["axis_deg"], 1),
-                    "–" if h["coverage95"] is None else _interval(h),
+                    "–" if h["coverage95"] is None else interval(h),
                     "–" if ms is None else f"{ms['median']:.0f}",
                 )
             )
@@ -266,7 +63,7 @@ def kinds_table(r: Record) -> list[str]:
 def ranges_table(r: Record) -> list[str]:
     """Ours by the heads' distance."""
     rows = []
-    for row in _heads(r)["by_range"]:
+    for row in heads_of(r)["by_range"]:
         to = "" if row["to_m"] is None else f" to {row['to_m']:.2f} m"
         what = f"from {row['from_m']:.2f} m{to}"
         count = "0" if row["distance_mm"] is None else str(row["distance_mm"]["count"])
@@ -321,7 +118,7 @@ def rods_table(r: Record) -> list[str]:
     """Rods in all pairs and in the first of each scene."""
     rows = []
     for frames, what in ((ALL, "all pairs"), (FIRST, "first pair alone")):
-        rods = _rods(r, frames)
+        rods = rods_of(r, frames)
         if rods is not None:
             worst = rods["worst_mm"]
             rows.append(
@@ -355,7 +152,7 @@ def planning_table(r: Record) -> list[str]:
             f"{share(v['within_1mm'])} ({v['gap_p95_mm']:.2f})",
             " / ".join(f"{v[f'planning_{k}_ms']:.0f}" for k in ("median", "p95", "max")),
         )
-        for count, v in _counts(r)
+        for count, v in counts_of(r)
     ]
     head = ("screws", "planned (refused)", "bends, median", "gap as planned mm p95",
             "≤ 1 mm before a re-bend (p95 mm)", "re-bent", "≤ 1 mm in the end (p95 mm)",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spine_nav_bench import bench_stereo_scenes, results_stereo
+from spine_nav_bench import bench_stereo_scenes, results_stereo, targets_stereo
 from spine_nav_bench.bench import Loaded, _parts
 from spine_nav_bench.bench_stereo import (
     ALL,
@@ -383,13 +383,13 @@ def lines() -> dict:
 
 
 def rows(records) -> list[str]:
-    table = targets_table(results_stereo.TARGETS, records)
+    table = targets_table(targets_stereo.TARGETS, records)
     return [row for row in table if row.startswith("| ")][1:]
 
 
 def test_all_targets_met():
     found = rows(lines())
-    assert len(found) == len(results_stereo.TARGETS)
+    assert len(found) == len(targets_stereo.TARGETS)
     assert all("| met |" in row for row in found), found
 
 

@@ -18,6 +18,7 @@ from navigator_support import (
 from spine_nav_common.core.types import Status
 from spine_nav_sim.core.interruptions import random_interruption
 from spine_registration.core import doubt, registration
+from spine_registration.core import belief as belief_module
 from spine_registration.core import navigator as navigator_module
 from spine_registration.core.navigator import Navigator
 
@@ -136,7 +137,7 @@ def test_a_reading_that_half_of_the_votes_contradict_shows_no_level(
     """One level of a wrong reading may lie on a vertebra; its neighbours tell."""
     elsewhere = doubt.MAX_VOTE_GAP_M + 1e-3
     for gaps, shown in (([0, 0, 0, elsewhere], 3), ([0, 0, elsewhere, elsewhere], 0)):
-        monkeypatch.setattr(navigator_module, "votes_apart_m", lambda *a, g=gaps: np.array(g))
+        monkeypatch.setattr(belief_module, "votes_apart_m", lambda *a, g=gaps: np.array(g))
         navigator = new_navigator()
         for frame in frames[:2]:
             result = navigator.process(frame)

@@ -20,36 +20,25 @@ from spine_nav_common.core.types import (
     Status,
 )
 from spine_perception.core.instances import find_instances
-from spine_perception.core.segmentation import RoiHint, Segmentation, SegmentsFrames
+from spine_perception.core.segmentation import Segmentation, SegmentsFrames
 
 from .answers import Answer, Answers, Question
-from .bias import bias_response
-from .chain import chain_gaps_m, chain_springs
+from .belief import Belief, judged, report, where_to_look
 from .config import NavigatorConfig
-from .doubt import (
-    CHALLENGE_S,
-    FIT_FALL_NAT,
-    Explained,
-    doubt,
-    explained,
-    has_jumped,
-    read_elsewhere,
-    votes_apart_m,
-)
-from .error import ErrorInputs, ErrorModel, load_error_model, predicted_tre_mm, total_covariance
-from .estimator import Noise, anchors
+from .doubt import CHALLENGE_S, FIT_FALL_NAT, Explained, doubt, explained, has_jumped
+from .error import ErrorInputs, ErrorModel, load_error_model
+from .estimator import Noise
 from .identity import Identity, make_patches
 from .identity import advance as compare
 from .identity import begin as unknown_patient
 from .journal import JournalError, Took, took_answer
 from .labels import label_image
-from .levels import Evidence, LevelState, advance, registered
+from .levels import advance, registered
 from .memory import Memory, Recall, Said, case_key, remember
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
 from .registration import Registration, differs, register
-from .tracker import TrackState, TrackStep, start, step
-from .visibility import view_levels
+from .tracker import TrackStep, start, step
 from .warm import warm_up
 
 LONG_GAP_S = 0.35
@@ -79,24 +68,6 @@ class Segmented:
     ms: float
     epoch: int = 0
     looked_ns: int | None = None
-
-
-@dataclass(frozen=True)
-class _Belief:
-    track: TrackState
-    levels: tuple[LevelState, ...]
-    covariance: tuple[np.ndarray | None, ...]
-    tre_mm: tuple[float, ...]
-    best: Explained  # how well the bone was explained at best, slowly forgotten
-    challenged_ns: int
-    next_way: int = 1
-    shown: bool = False  # some exposed level has been tracked since the registration
-    followed: bool = False  # a frame after that of the registration was understood
-    stamp_ns: int | None = None  # of the frame that made it
-
-    def seen_ns(self, exposed: list[int]) -> int:
-        """Stamp of the last frame in which an exposed level was tracked, or of the registration."""
-        return max(self.levels[k].seen_ns for k in exposed)
 
 
 class Navigator:
@@ -129,13 +100,13 @@ class Navigator:
         self._patches = make_patches(self.model)
         self._past: Recall | None = None
         self._uptime_s: float | None = None  # instead of the machine's own, see `again`
-        self._recent: deque[_Belief] = deque(maxlen=_RECENT)
+        self._recent: deque[Belief] = deque(maxlen=_RECENT)
         self.took = Took()  # what went into the last frame's answer besides its pixels
         self.reset()
 
     def reset(self) -> None:
         """Forget everything that was seen; what the surgeon rejected stays rejected."""
-        self._belief: _Belief | None = None
+        self._belief: Belief | None = None
         self._answers.close()
         self._agreeing: tuple[Registration, int] | None = None
         self._refused = False
@@ -244,10 +215,13 @@ class Navigator:
         seen = self._look(frame, self._belief if same and not self._renew else None)
         return replace(seen, epoch=epoch)
 
-    def _look(self, frame: RgbdFrame, belief: _Belief | None) -> Segmented:
+    def _look(self, frame: RgbdFrame, belief: Belief | None) -> Segmented:
         start = time.perf_counter()
+        hint = None
+        if belief is not None:
+            hint = where_to_look(self.model, belief, frame.intrinsics, self._exposed)
         with self._looking:
-            seg = self._segmenter.run(frame, self._hint(frame, belief))
+            seg = self._segmenter.run(frame, hint)
         tracking = belief is not None
         pixels = self._observe(frame, seg, tracking)
         ms = 1e3 * (time.perf_counter() - start)
@@ -387,7 +361,7 @@ class Navigator:
         track = start(found.best.estimate, frame.stamp_ns, self.config)
         levels = (registered(frame.stamp_ns),) * len(self.model.levels)
         estimate = found.best.estimate
-        belief = _Belief(
+        belief = Belief(
             track,
             levels,
             (None,) * len(levels),
@@ -401,7 +375,7 @@ class Navigator:
 
     def _follow(
         self,
-        belief: _Belief,
+        belief: Belief,
         frame: RgbdFrame,
         seg: Segmentation | Rejected,
         pixels: BonePixels | Rejected,
@@ -446,7 +420,7 @@ class Navigator:
         return self._judge(belief, frame, result, pixels, events)
 
     def _blind(
-        self, belief: _Belief, frame: RgbdFrame, reason: str, events: list[str]
+        self, belief: Belief, frame: RgbdFrame, reason: str, events: list[str]
     ) -> tuple[LevelEstimate, ...]:
         """A frame that tells nothing of any level."""
         levels = tuple(advance(s, None, frame.stamp_ns, self.config, reason) for s in belief.levels)
@@ -454,13 +428,13 @@ class Navigator:
 
     def _doubt(
         self,
-        belief: _Belief,
+        belief: Belief,
         stamp_ns: int,
         result: TrackStep,
         pixels: BonePixels,
         gap_s: float,
         now: Explained,
-    ) -> tuple[_Belief, str, bool]:
+    ) -> tuple[Belief, str, bool]:
         """Why the spine may have slipped by a level ('' = it has not), and whether it surely has."""
         due = (stamp_ns - belief.challenged_ns) * 1e-9 >= CHALLENGE_S
         found = doubt(
@@ -476,65 +450,21 @@ class Navigator:
 
     def _judge(
         self,
-        belief: _Belief,
+        belief: Belief,
         frame: RgbdFrame,
         result: TrackStep,
         pixels: BonePixels,
         events: list[str],
     ) -> tuple[LevelEstimate, ...]:
-        T = result.state.T_camera_ct
-        foreign = self._compare(T, pixels, events)
+        foreign = self._compare(result.state.T_camera_ct, pixels, events)
         if foreign is not None:
             return foreign
-        views = view_levels(self.model, T, frame.depth_m, frame.intrinsics)
-        held = chain_springs(self.model, T, 1.0, self.config)
-        single = self._single_frame_covariance(result, held)
-        bias = bias_response(
-            self.model, T, pixels, result.estimate.level_of_pixel, anchors(self.model, T),
-            held,
-            1.0 / (result.state.pose_area_m2 * result.state.sigma_m**2),
-            self._camera,
-        )  # fmt: skip
-        vote_gap = votes_apart_m(result.estimate, pixels)
-        elsewhere = read_elsewhere(result.estimate, vote_gap, self.model.exposed)
-        chain_gap = chain_gaps_m(self.model, T)
-        levels, covariances, bounds = [], [], []
-        for k, state in enumerate(belief.levels):
-            fit, anchor = result.estimate.fits[k], result.estimate.anchor_camera_m[k]
-            area = fit.area_mm2 * fit.inlier_share
-            covariance, bound = None, 0.0  # of levels that are never shown nobody asks
-            if self.model.exposed[k]:
-                inputs = ErrorInputs(
-                    result.state.covariance[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
-                    single[6 * k : 6 * k + 6, 6 * k : 6 * k + 6],
-                    anchor,
-                    self.model.plan_points_m[k] @ T[k, :3, :3].T + T[k, :3, 3],
-                    bias[k],
-                )
-                covariance = total_covariance(inputs, self.error_model)
-                bound = predicted_tre_mm(covariance, anchor, inputs.points_m)
-                if self.trace is not None:
-                    self.trace.append((frame.stamp_ns, self.model.levels[k], inputs))
-            evidence = Evidence(
-                area, fit.inlier_share, views[k].contradicted,
-                float(vote_gap[k]), float(chain_gap[k]), bound,
-            )  # fmt: skip
-            levels.append(
-                advance(
-                    state, None if elsewhere else evidence, frame.stamp_ns, self.config, elsewhere
-                )
-            )
-            covariances.append(covariance)
-            bounds.append(bound)
-        shown = belief.shown or any(levels[k].status is Status.TRACKED for k in self._exposed)
-        return self._keep(
-            belief,
-            replace(
-                belief, track=result.state, levels=tuple(levels), covariance=tuple(covariances),
-                tre_mm=tuple(bounds), shown=shown,
-            ),
-            events,
-        )  # fmt: skip
+        levels, inputs = judged(
+            self.model, belief, result, pixels, frame, self.config, self._camera, self.error_model
+        )
+        if self.trace is not None:
+            self.trace += [(frame.stamp_ns, self.model.levels[k], i) for k, i in inputs.items()]
+        return self._keep(belief, levels, events)
 
     def _compare(
         self, T: np.ndarray, pixels: BonePixels, events: list[str]
@@ -558,15 +488,7 @@ class Navigator:
         self._foreign += 1
         return self._all(Status.REJECTED, now.refusal)
 
-    def _single_frame_covariance(self, result: TrackStep, held: np.ndarray) -> np.ndarray:
-        """(6L, 6L) of this frame and the springs alone: noise that stays the same from frame to
-        frame leaves an error of this size however many frames are fused."""
-        information = held + np.eye(len(held))
-        for k, H in enumerate(result.estimate.data_information):
-            information[6 * k : 6 * k + 6, 6 * k : 6 * k + 6] += H
-        return np.linalg.inv(information)
-
-    def _keep(self, past: _Belief, belief: _Belief, events: list[str]) -> tuple[LevelEstimate, ...]:
+    def _keep(self, past: Belief, belief: Belief, events: list[str]) -> tuple[LevelEstimate, ...]:
         for k in self._exposed:
             after = belief.levels[k]
             if past.levels[k].status is not after.status and after.status in (
@@ -576,7 +498,7 @@ class Navigator:
                 events.append(f"{self.model.levels[k]} {after.status.value}: {after.reason}")
         belief = replace(belief, stamp_ns=self._last_stamp)
         self._recent.append(belief)
-        out = self._report(belief)
+        out = report(self.model, belief, self._identity, self._exposed)
         alive = any(belief.levels[k].status is not Status.LOST for k in self._exposed)
         self._belief = belief if alive else None
         if not alive:
@@ -584,34 +506,6 @@ class Navigator:
         return out
 
     # -- helpers --------------------------------------------------------------------------------
-
-    def _report(self, belief: _Belief) -> tuple[LevelEstimate, ...]:
-        out = []
-        T = belief.track.T_camera_ct
-        anchor = anchors(self.model, T)
-        for k in self._exposed:
-            state = belief.levels[k]
-            level = self.model.levels[k]
-            if foreign := self._identity.foreign(level):
-                out.append(LevelEstimate(level, Status.REJECTED, reason=foreign))
-            elif not self._identity.proven and state.status is not Status.LOST:
-                waiting = self._identity.why_waiting()
-                out.append(LevelEstimate(level, Status.REGISTERING, reason=waiting))
-            elif state.status in (Status.TRACKED, Status.OCCLUDED):
-                out.append(
-                    LevelEstimate(
-                        self.model.levels[k],
-                        state.status,
-                        T[k].copy(),
-                        belief.covariance[k],
-                        anchor[k],
-                        belief.tre_mm[k],
-                        state.reason,
-                    )
-                )
-            else:
-                out.append(LevelEstimate(self.model.levels[k], state.status, reason=state.reason))
-        return tuple(out)
 
     def _all(self, status: Status, reason: str) -> tuple[LevelEstimate, ...]:
         return tuple(
@@ -625,18 +519,6 @@ class Navigator:
             1e-3 * c.tissue_scale_mm,
             1e-6 * c.correlation_area_mm2,
         )
-
-    def _hint(self, frame: RgbdFrame, belief: _Belief | None) -> RoiHint | None:
-        if belief is None:
-            return None
-        T = belief.track.T_camera_ct[self._exposed]
-        centre = anchors(self.model, belief.track.T_camera_ct)[self._exposed].mean(axis=0)
-        cranial = (T[:, :3, :3] @ self.model.axes[:, 2]).mean(axis=0)
-        cam = frame.intrinsics
-        u, v = centre[:2] / centre[2] * (cam.fx, cam.fy) + (cam.cx, cam.cy)
-        # How the image of the centre moves when the centre moves towards the head.
-        shift = (cranial[:2] - cranial[2] * centre[:2] / centre[2]) * (cam.fx, cam.fy)
-        return RoiHint(float(u), float(v), float(centre[2]), (float(shift[0]), float(shift[1])))
 
     def label_image(self, frame: RgbdFrame) -> np.ndarray | None:
         """(H, W) uint8 labels of the frame processed last, None if nothing was segmented in it."""
