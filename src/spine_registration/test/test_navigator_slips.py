@@ -17,8 +17,8 @@ from navigator_support import (
 
 from spine_nav_common.core.types import Status
 from spine_nav_sim.core.interruptions import random_interruption
-from spine_registration.core import doubt, registration
 from spine_registration.core import belief as belief_module
+from spine_registration.core import doubt, registration
 from spine_registration.core import navigator as navigator_module
 from spine_registration.core.navigator import Navigator
 
