@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Rewrites requirements/lock-*.txt from pyproject.toml. Needs uv (UV=/path/to/uv).
-# Wheels only (empy has none), for the oldest glibc that we support (Ubuntu 22.04: 2.35).
+# Wheels only (empy and crcmod have none), for the oldest glibc that we support (Ubuntu 22.04: 2.35).
 set -eu
 cd "$(dirname "$0")/.."
 UV=${UV:-uv}
@@ -9,7 +9,7 @@ UV=${UV:-uv}
 lock() { # NAME PYTHON PLATFORM ARGUMENTS...
   out=requirements/lock-$1.txt; python=$2; platform=$3; shift 3
   "$UV" pip compile --quiet --no-config --python-version "$python" --python-platform "$platform" \
-    --only-binary :all: --no-binary empy --generate-hashes --no-annotate --no-header \
+    --only-binary :all: --no-binary empy --no-binary crcmod --generate-hashes --no-annotate --no-header \
     --output-file "$out" pyproject.toml "$@"
   echo "$out: $(grep -c '==' "$out") packages"
 }

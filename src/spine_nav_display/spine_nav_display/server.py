@@ -58,7 +58,8 @@ class _Page:
 
     def __init__(self, name: str, socket: web.WebSocketResponse, request: web.Request) -> None:
         self.name, self.socket, self._request = name, socket, request
-        self.outbox, self.wake = Outbox(), asyncio.Event()
+        self.outbox: Outbox[str] = Outbox()
+        self.wake = asyncio.Event()
 
     def event(self, text: str) -> None:
         if not self.outbox.event(text):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What waits to be sent to one page. State is replaced by newer state, events are kept in order,
+"""What waits to be sent to one page or client. State is replaced by newer state, events are kept in order,
 and of pictures one is under way: a slow page sees fewer pictures, and every control message.
 
 No locks: all calls come from the server's loop.
@@ -13,26 +13,33 @@ from typing import Generic, Protocol, TypeVar
 MOST_EVENTS = 200
 
 
-class Outbox:
-    """Control messages of one page: events first, then the newest state of each kind."""
+Message = TypeVar("Message", str, bytes)
+
+
+class Outbox(Generic[Message]):
+    """Control messages of one page or client: events first, then the newest state of each kind."""
 
     def __init__(self, most_events: int = MOST_EVENTS) -> None:
-        self._events: deque[str] = deque()
-        self._states: dict[str, str] = {}
+        self._events: deque[Message] = deque()
+        self._states: dict[str, Message] = {}
         self._most = most_events
 
-    def event(self, text: str) -> bool:
-        """Queue an event; False where this page has not read for so long that it must go."""
+    def event(self, message: Message) -> bool:
+        """Queue an event; False where this reader has not read for so long that it must go."""
         if len(self._events) >= self._most:
             return False
-        self._events.append(text)
+        self._events.append(message)
         return True
 
-    def state(self, kind: str, text: str) -> None:
+    def state(self, kind: str, message: Message) -> None:
         """Replace what waits of this kind."""
-        self._states[kind] = text
+        self._states[kind] = message
 
-    def take(self) -> str | None:
+    def forget(self, kind: str) -> None:
+        """What waits of this kind does not hold any more."""
+        self._states.pop(kind, None)
+
+    def take(self) -> Message | None:
         """The next message to send; None = nothing waits."""
         if self._events:
             return self._events.popleft()
