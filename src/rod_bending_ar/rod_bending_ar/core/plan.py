@@ -12,6 +12,7 @@ from scipy.special import chndtrix
 
 from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.screw_rows import SaddleRow
+from spine_nav_common.core.statistics import SIGMAS_3D_95
 
 from .complete import check_complete
 from .curve import RodCurve, energy_matrix, ideal_curve
@@ -24,8 +25,6 @@ from .polygon import Polygon, Polygons
 POLYAXIAL_DEG = 25.0
 MAX_MOVED_MM = 15.0
 UNSURE_MM = 3.0  # a head known worse than this (95 %) is worth a second look
-# Isotropic Gaussian: 95 % of lengths in space lie within this many sigma.
-_SIGMA_OF_BOUND = 2.795
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def _gaps95_mm(row: SaddleRow, seating: Seating, order: RodOrder) -> np.ndarray:
     if not row.bounds_mm:
         return np.empty(0)
     gaps = np.linalg.norm(seating.gap_vectors_mm, axis=1)
-    sigma = np.maximum(np.asarray(row.bounds_mm, np.float64) / _SIGMA_OF_BOUND, 1e-3)
+    sigma = np.maximum(np.asarray(row.bounds_mm, np.float64) / SIGMAS_3D_95, 1e-3)
     ratio = np.minimum(gaps / sigma, 30.0)  # beyond it the head's share no longer counts
     bounds = np.maximum(gaps, sigma * np.sqrt(chndtrix(0.95, 2.0, ratio**2)))
     worst = int(bounds.argmax())

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+SIGMAS_3D_95 = 2.795
+"""95 % of the lengths of an isotropic Gaussian error in space lie within this many sigma."""
+
 
 def statistics(values: Iterable[float]) -> dict[str, float | int] | None:
     """mean, median, p95 and count of values; None without any."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,36 @@ def load_surface(path: Path, field: str, m_per_unit: float) -> Surface:
 
 def signed_distance_m(mesh: Mesh, points_m: np.ndarray) -> np.ndarray:
     """(N,) distance of points (N, 3) to a closed mesh, positive outside, single precision."""
+    return distance_field(mesh)(points_m)
+
+
+def distance_field(mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
+    """`signed_distance_m` of one mesh, for many calls."""
+    scene = _ray_scene(mesh)
+
+    def distances(points_m: np.ndarray) -> np.ndarray:
+        points = _tensor(points_m)
+        # the sign by majority of three rays: one that grazes an edge must not turn it
+        return np.asarray(scene.compute_signed_distance(points, nthreads=1, nsamples=3).numpy())
+
+    return distances
+
+
+def distances_and_slopes(mesh: Mesh, points_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `signed_distance_m`, and its gradient (N, 3), a unit vector away from the bone."""
+    scene, points = _ray_scene(mesh), _tensor(points_m)
+    nearest = scene.compute_closest_points(points, nthreads=1)
+    outside = scene.compute_occupancy(points, nthreads=1, nsamples=3).numpy() < 0.5
+    away = np.ascontiguousarray(points_m, np.float32) - nearest["points"].numpy()
+    length = np.linalg.norm(away, axis=1)
+    sign = np.where(outside, 1.0, -1.0).astype(np.float32)
+    normal = nearest["primitive_normals"].numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slope = np.where(length[:, None] > 1e-5, sign[:, None] * away / length[:, None], normal)
+    return sign * length, slope
+
+
+def _ray_scene(mesh: Mesh) -> Any:
     import open3d as o3d  # heavy; only where a case has a plan
 
     scene = o3d.t.geometry.RaycastingScene(nthreads=1)
@@ -82,9 +113,13 @@ def signed_distance_m(mesh: Mesh, points_m: np.ndarray) -> np.ndarray:
         o3d.core.Tensor.from_numpy(mesh.vertices_m.astype(np.float32)),
         o3d.core.Tensor.from_numpy(mesh.faces.astype(np.uint32)),
     )
-    points = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_m, np.float32))
-    # the sign by majority of three rays: one that grazes an edge must not turn it
-    return np.asarray(scene.compute_signed_distance(points, nthreads=1, nsamples=3).numpy())
+    return scene
+
+
+def _tensor(points_m: np.ndarray) -> Any:
+    import open3d as o3d
+
+    return o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_m, np.float32))
 
 
 def _read(path: Path, field: str) -> tuple[np.ndarray, np.ndarray]:
