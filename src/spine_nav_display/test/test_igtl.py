@@ -16,6 +16,7 @@ import pytest
 pyigtl = pytest.importorskip("pyigtl", reason="pyigtl is not installed; run make setup")
 from pyigtl import messages as theirs
 
+from spine_nav_common.core.live_plan import same_line
 from spine_nav_common.core.types import Rejected, ScrewPlan
 from spine_nav_common.parameters import ParameterError
 from spine_nav_display.core import igtl_messages as ours
@@ -127,7 +128,7 @@ def test_a_planned_screw_goes_out_and_comes_back_the_same() -> None:
         body = ours.point_body(scene.plan_points(plan, frame))
         back = scene.read_line("L3_left", body, frame)
         assert not isinstance(back, Rejected)
-        assert scene.same_line(plan, back) and (back.level, back.side) == ("L3", "left")
+        assert same_line(plan, back)
 
 
 def test_points_that_are_no_planned_screw_are_refused_with_the_reason() -> None:

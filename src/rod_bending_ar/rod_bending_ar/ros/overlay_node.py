@@ -21,12 +21,14 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, TimeReference
+from std_msgs.msg import String
 
 from rod_bending_ar.core.silhouette import prepare
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.clock import SIMULATED, SYSTEM
 from spine_nav_common.core.images import ImageError, decode_camera_info, decode_colour, decode_depth
+from spine_nav_common.core.live_plan import read_state
 from spine_nav_common.core.types import NavigationResult
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
@@ -133,6 +135,7 @@ class OverlayNode(WorkerNode):
     def activate(self) -> None:
         super().activate()
         self.listen(TimeReference, topics.CAMERA_CLOCK, self._on_camera_clock, qos.LATCHED)
+        self.listen(String, topics.PLAN_STATE, self._on_plan, qos.LATCHED)
         self.every(_LOOK_S, self._on_look)
 
     def deactivate(self) -> None:
@@ -150,6 +153,13 @@ class OverlayNode(WorkerNode):
         self._late_ms: float | None = None  # age of the last result, where it came too late
         self._drawing = False  # a guided picture is on its way: no bare one pushes it aside
         self._share = 1.0  # of the age limit, see _BACK
+
+    def _on_plan(self, message: String) -> None:
+        """The plan that the surgeon has confirmed takes the place of the case's."""
+        try:
+            self._case = read_state(message.data).of(self._case) or self._case
+        except (KeyError, TypeError, ValueError) as error:
+            self.get_logger().warn(f"{topics.PLAN_STATE} cannot be read: {error!r}")
 
     # Subscribed only while somebody looks.
 

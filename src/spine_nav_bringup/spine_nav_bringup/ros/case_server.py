@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows the case: planned trajectories and vertebrae as markers in the frames of tracked vertebrae.
+"""Shows the case: planned trajectories and vertebrae as markers in the frames of tracked vertebrae,
+and keeps the live plan: a proposal counts once the surgeon has confirmed it (core/live_plan.py).
 
 A level that is not `tracked` in the newest status, or whose status is silent, is deleted at once.
 Markers have a short lifetime too, so that they vanish when this node dies.
@@ -7,6 +8,7 @@ Markers have a short lifetime too, so that they vanish when this node dies.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +18,15 @@ import numpy as np
 from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point
-from std_msgs.msg import ColorRGBA
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
+from std_msgs.msg import ColorRGBA, String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.types import Mesh, ScrewPlan, Status
+from spine_nav_common.core.live_plan import MARGIN_MM, PlanDesk, read_line
+from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan, Status
+from spine_nav_common.guardian import leave, left
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
@@ -28,6 +34,8 @@ from spine_nav_common.ros.lifecycle import ERROR, OK, SpineNode, StampAge
 from spine_nav_common.ros.results import status_fields
 from spine_nav_common.ros.runtime import run_node
 
+_KEPT = "plan"
+_WORDS = {"yes": True, "no": False}
 _REFRESH_S, _LIFETIME_S, _WATCH_S = 1.0, 2, 0.1
 _BONE = ColorRGBA(r=0.93, g=0.87, b=0.73, a=0.6)
 _PLAN = {
@@ -50,6 +58,16 @@ class CaseServerConfig:
         "", "before 'vertebra_<level>' in the names of frames: two instances keep apart on /tf"
     )
     faces: int = param(1500, "triangles drawn per vertebra", low=100, high=100000)
+    plan_margin_mm: float = param(
+        MARGIN_MM, "bone around the axis of an edited screw at least; else nobody is asked about it",
+        "mm", 0.0, 10.0,
+    )  # fmt: skip
+    confirm_plan: str = param(
+        "",
+        "the surgeon's answer to a change of the plan: '<id> yes' or '<id> no', as plan/state gives "
+        "the id; refused when another change is asked by now",
+        runtime=True,
+    )
 
 
 class CaseServer(SpineNode):
@@ -62,10 +80,16 @@ class CaseServer(SpineNode):
         self, values: Mapping[str, Any] | None = None, namespace: str | None = None
     ) -> None:
         super().__init__("case_server", values, namespace)
+        self._desk: PlanDesk | None = None
+        self.add_on_set_parameters_callback(self._on_parameters)
 
     def configure(self) -> None:
         self._case = load_case(self.config.case)
         self.tell(self._case.notes)
+        self._desk = PlanDesk(self._case, self.config.plan_margin_mm)
+        if kept := left().get(_KEPT):
+            self._desk.restore(kept)
+        self._states = self.advertise(String, topics.PLAN_STATE, qos.LATCHED)
         self._triangles = {
             level: _triangle_points(self._case.meshes[level], self.config.faces)
             for level in self._case.exposed_levels
@@ -77,12 +101,54 @@ class CaseServer(SpineNode):
 
     def activate(self) -> None:
         self.listen(DiagnosticArray, topics.STATUS, self._on_status, qos.POSE)
+        self.listen(String, topics.PLAN_PROPOSAL, self._on_proposal, qos.RESULT)
+        self._tell_plan()
         self.every(_WATCH_S, self._on_watch)
         self.every(_REFRESH_S, self._publish)
         self._publish()
 
     def deactivate(self) -> None:
         self._show({})
+
+    def cleanup(self) -> None:
+        self._desk = None
+
+    # The live plan.
+
+    def _on_proposal(self, message: String) -> None:
+        try:
+            values = json.loads(message.data)
+            line, source = read_line(values), str(values["source"])
+        except (KeyError, TypeError, ValueError) as error:
+            self.get_logger().warn(f"a proposal cannot be read: {error!r}")
+            return
+        said = self._desk.propose(line, source)
+        if isinstance(said, Rejected):
+            self.get_logger().warn(f"a change of the plan is refused: {said.reason}")
+        elif said is not None:
+            self.get_logger().info(f"{said.text} Answer: confirm_plan '{said.id} yes' or no")
+        self._tell_plan()
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """`confirm_plan` is an answer that names its question."""
+        said: str | Rejected = ""
+        for text in (c.value for c in changes if c.name == "confirm_plan" and c.value):
+            id_, _, word = str(text).strip().partition(" ")
+            if word not in _WORDS:
+                said = Rejected(f"'{text}': give the id of the change, then yes or no")
+            elif self._desk is None or not self.active:
+                said = Rejected("the case server is not active; nothing waits for an answer")
+            else:
+                said = self._desk.answer(id_.upper(), _WORDS[word])
+                self._tell_plan()
+                self._publish()
+        if isinstance(said, Rejected):
+            return SetParametersResult(successful=False, reason=said.reason)
+        return SetParametersResult(successful=True, reason=said)
+
+    def _tell_plan(self) -> None:
+        leave(_KEPT, self._desk.kept())
+        self._states.publish(String(data=self._desk.document()))
 
     def _on_status(self, message: DiagnosticArray) -> None:
         self._age.note(message.header.stamp)
@@ -112,7 +178,7 @@ class CaseServer(SpineNode):
 
     def _plan_markers(self) -> list[Marker]:
         markers = []
-        for plan in self._case.plan:
+        for plan in self._desk.plan:
             if plan.level in self._triangles:
                 markers += self._screw_markers(plan)
         for level in self._triangles:
@@ -162,6 +228,7 @@ class CaseServer(SpineNode):
 
     def health(self) -> tuple[bytes, str, dict[str, object]]:
         values = {"shown": " ".join(self._shown), "silent_ms": round(self._age.silent_ms(), 1)}
+        values["plan"] = self._desk.version if self._desk is not None else ""
         if self.active and self._age.count and self._age.silent_ms() > self.config.silence_ms:
             return ERROR, "no status from the navigation: guidance is withdrawn", values
         return OK, "running" if self.active else "not active", values

@@ -16,7 +16,7 @@ from .types import Rejected, ScrewPlan
 
 _TO_LPS = {"LPS": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0)}
 _M_PER_UNIT = {"mm": 1e-3, "m": 1.0, "millimeter": 1e-3, "meter": 1.0}
-_LENGTH_MM = (5.0, 150.0)  # no pedicle screw's path is shorter or longer
+LENGTH_MM = (5.0, 150.0)  # no pedicle screw's path is shorter or longer
 
 
 def plan_files(base: Path, entry: object, case_file: Path) -> list[Path]:
@@ -172,7 +172,7 @@ def _line(
     flip = np.array(_TO_LPS[system]) * np.array(_TO_LPS[frame])
     entry_m, target_m = points * flip * m_per_unit
     length_mm = 1e3 * float(np.linalg.norm(target_m - entry_m))
-    if not _LENGTH_MM[0] <= length_mm <= _LENGTH_MM[1]:
+    if not LENGTH_MM[0] <= length_mm <= LENGTH_MM[1]:
         raise CaseError(
             path,
             field,

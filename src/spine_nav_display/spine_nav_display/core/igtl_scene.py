@@ -7,8 +7,6 @@ The camera's frame is its optical frame (x right, y down, z forward) in mm, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from spine_nav_common.core.case import anatomical_axes
@@ -108,11 +106,3 @@ def read_line(device: str, content: bytes, frame: str) -> ScrewPlan | Rejected:
     entry, target = from_ras_mm(np.array([p.xyz_mm for p in points]), frame)
     return ScrewPlan(*named, entry, target)
 
-
-def same_line(a: ScrewPlan, b: ScrewPlan, within_m: float = 1e-5) -> bool:
-    """Whether both ends are the same to what single precision and a viewer's round trip lose."""
-    ends: Sequence[tuple[np.ndarray, np.ndarray]] = (
-        (a.entry_m, b.entry_m),
-        (a.target_m, b.target_m),
-    )
-    return all(float(np.linalg.norm(np.subtract(p, q))) <= within_m for p, q in ends)

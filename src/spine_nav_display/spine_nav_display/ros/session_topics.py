@@ -95,6 +95,8 @@ def events(namespace: str, levels: Sequence[str]) -> list[Recorded]:
     given = [
         (String, topics.JOURNAL, qos.JOURNAL),
         (String, topics.DISPLAY_EVENTS, qos.RESULT),
+        (String, topics.PLAN_STATE, qos.LATCHED),
+        (String, topics.PLAN_PROPOSAL, qos.RESULT),
         (DiagnosticArray, topics.STATUS, qos.RESULT),
         (PoseArray, topics.VERTEBRA_POSES, qos.RESULT),
         (DiagnosticArray, topics.LATENCY, qos.RESULT),
