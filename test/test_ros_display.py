@@ -158,7 +158,12 @@ def test_a_confirmation_reaches_the_hypothesis_that_the_page_showed(world, case,
 def test_register_and_pause_reach_the_navigation(world, case, display):
     node, navigator = navigation(world, case, register_after=0)
     page = display.page()
-    world.until(lambda: display._register.service_is_ready() and display._pause.service_is_ready())
+    world.until(
+        lambda: (
+            display._requests._register.service_is_ready()
+            and display._requests._pause.service_is_ready()
+        )
+    )
     page.act("register")
     world.until(lambda: navigator.requests == 1)
     page.act("pause")

@@ -16,6 +16,7 @@ import pytest
 from spine_nav_common.core.types import Status
 from spine_nav_display.browser import Browser, Tab, browser, find_chromium
 from spine_nav_display.core.questions import Question
+from spine_nav_display.core.scene import plan_lines
 from spine_nav_display.rehearsal import LEVELS, READ_COUNTER, Feed
 from spine_nav_display.server import Limits
 
@@ -389,6 +390,38 @@ def test_an_answer_is_bound_to_the_question_that_is_shown() -> None:
     feed = browsed(scenario)
     answered = [(action, taken.answer.question) for action, taken in feed.asked]
     assert answered == [("confirm", "K7QX"), ("reject", "B2B2")]
+
+
+def test_a_change_of_the_plan_is_asked_where_it_is_seen_and_drawn_once_it_holds() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        line = dict(plan_lines(feed.case)[0])
+        line["target"] = [line["target"][0], line["target"][1], line["target"][2] + 0.004]
+        words = "3D Slicer: L2 left with entry moved 0.0 mm, tip 4.0 mm. Use this plan?"
+        stream.question = Question("PLAN-1A2B3C", words, ("L2",), 11, line)
+        ready = "document.querySelectorAll('#buttons button.asked').length === 2"
+        await tab.until(ready)
+        assert words in await tab.text("#panel")
+        assert "Count from the sacrum" not in await tab.text("#panel")
+        assert await tab.evaluate("document.querySelector('#steps button').matches('.asks')")
+        await tab.key("3")  # another step: the question is not read there
+        await tab.until(f"!({ready})")
+        await tab.key("y", held_s=1.0)
+        await tab.key("1")
+        await tab.until(ready)
+        assert feed.asked == []
+        await tab.key("y", held_s=1.0)
+        await tab.until("document.getElementById('told').innerText.includes('confirmed by page')")
+        stream.question = None
+        feed.server.publish("plan", {"plan": [line, *plan_lines(feed.case)[1:]]})
+        await tab.until(f"spinenav.state.plan[0].target[2] === {line['target'][2]}")
+        await tab.evaluate("location.reload()")
+        await tab.until("window.spinenav?.pictures > 2")
+        await tab.until(f"spinenav.state.plan[0]?.target[2] === {line['target'][2]}")
+        assert tab.errors == []
+
+    feed = browsed(scenario)
+    ((action, taken),) = feed.asked
+    assert action == "confirm" and taken.question.is_plan
 
 
 def test_nobody_answers_for_a_picture_that_stands_still() -> None:

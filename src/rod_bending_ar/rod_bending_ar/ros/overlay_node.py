@@ -28,13 +28,13 @@ from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.clock import SIMULATED, SYSTEM
 from spine_nav_common.core.images import ImageError, decode_camera_info, decode_colour, decode_depth
-from spine_nav_common.core.live_plan import read_state
 from spine_nav_common.core.types import NavigationResult
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import image_message, jpeg_message, stamp_to_ns
 from spine_nav_common.ros.frames import image_type
 from spine_nav_common.ros.lifecycle import OK, WARN
+from spine_nav_common.ros.live_plan import plan_state
 from spine_nav_common.ros.results import result_from_messages
 from spine_nav_common.ros.runtime import run_node
 from spine_nav_common.ros.worker_node import WorkerNode
@@ -155,11 +155,8 @@ class OverlayNode(WorkerNode):
         self._share = 1.0  # of the age limit, see _BACK
 
     def _on_plan(self, message: String) -> None:
-        """The plan that the surgeon has confirmed takes the place of the case's."""
-        try:
-            self._case = read_state(message.data).of(self._case) or self._case
-        except (KeyError, TypeError, ValueError) as error:
-            self.get_logger().warn(f"{topics.PLAN_STATE} cannot be read: {error!r}")
+        if (state := plan_state(self, message)) is not None:
+            self._case = state.of(self._case) or self._case
 
     # Subscribed only while somebody looks.
 

@@ -207,7 +207,9 @@ class PlanDesk:
             return f"{name} stays as it is planned"
         self.plan = with_line(self.plan, asked.line)
         self.version += 1
-        self._tell(asked.line, "taken", f"{asked.id}: the surgeon confirmed it; plan {self.version}")
+        self._tell(
+            asked.line, "taken", f"{asked.id}: the surgeon confirmed it; plan {self.version}"
+        )
         return f"{name} is planned anew"
 
     def _tell(self, line: ScrewPlan, what: str, text: str) -> None:
@@ -242,7 +244,9 @@ class PlanDesk:
             "version": self.version,
             "count": self._count,
             "lines": [_line_values(p) for p in own],
-            "waiting": [[_line_values(c.line), c.text, c.id, c.margin_mm] for c in self._waiting.values()],  # fmt: skip
+            "waiting": [
+                [_line_values(c.line), c.text, c.id, c.margin_mm] for c in self._waiting.values()
+            ],
         }
 
     def restore(self, kept: Mapping[str, Any]) -> None:

@@ -105,4 +105,3 @@ def read_line(device: str, content: bytes, frame: str) -> ScrewPlan | Rejected:
         return Rejected(f"{device}: {len(points)} points; give two, first entry, then target")
     entry, target = from_ras_mm(np.array([p.xyz_mm for p in points]), frame)
     return ScrewPlan(*named, entry, target)
-

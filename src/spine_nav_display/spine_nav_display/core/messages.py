@@ -70,7 +70,12 @@ def levels_message(
         ],
         "question": None
         if question is None
-        else {"id": question.id, "text": question.text, "levels": list(question.levels)},
+        else {
+            "id": question.id,
+            "text": question.text,
+            "levels": list(question.levels),
+            "line": None if question.line is None else dict(question.line),
+        },
     }
 
 

@@ -7,7 +7,9 @@ refused with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from spine_nav_common.core.types import Rejected
 
@@ -19,12 +21,19 @@ _WORDS = {CONFIRM: "confirmed", REJECT: "rejected"}
 @dataclass(frozen=True)
 class Question:
     """What the surgeon is asked. id: of the hypothesis; text: as shown; levels: that it names;
-    stamp_ns: of the newest frame that showed it."""
+    stamp_ns: of the newest frame that showed it; line: the planned screw that is asked about, with
+    level, side, entry and target in metres, where it is one."""
 
     id: str
     text: str
     levels: tuple[str, ...]
     stamp_ns: int
+    line: Mapping[str, Any] | None = None
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is about the plan, and not about which vertebra is which."""
+        return self.line is not None
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def case_message(case: Case, faces: int = FACES) -> dict[str, Any]:
         "name": case.name,
         "frame": case.frame,
         "levels": levels,
-        "plan": [_plan(p, case.frame) for p in case.plan if p.level in case.exposed_levels],
+        "plan": plan_lines(case),
         "notes": list(case.notes),
     }
 
@@ -83,7 +83,13 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
     return Mesh(np.asarray(small.vertices), np.asarray(small.triangles, np.int32))
 
 
-def _plan(plan: ScrewPlan, frame: str) -> dict[str, Any]:
+def plan_lines(case: Case) -> list[dict[str, Any]]:
+    """The planned screws of exposed levels, as the page draws them."""
+    return [screw_line(p, case.frame) for p in case.plan if p.level in case.exposed_levels]
+
+
+def screw_line(plan: ScrewPlan, frame: str) -> dict[str, Any]:
+    """A planned screw with its numbers."""
     numbers = trajectory(plan, frame)
     return {
         "level": plan.level,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -18,23 +18,21 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
 from std_msgs.msg import String
-from std_srvs.srv import SetBool, Trigger
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.clock import SYSTEM, Announced, StreamClock
 from spine_nav_common.core.images import ImageError, decode_camera_info
 from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
-from spine_nav_common.core.types import Case, NavigationResult
+from spine_nav_common.core.types import Case, NavigationResult, ScrewPlan, Status
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.executor import call_soon
 from spine_nav_common.ros.heartbeat import beat_from_message, new_birth
 from spine_nav_common.ros.implants import implants_from_messages
 from spine_nav_common.ros.lifecycle import OK, WARN, SpineNode, StampAge
+from spine_nav_common.ros.live_plan import plan_state
 from spine_nav_common.ros.results import result_from_messages, status_fields
 from spine_nav_common.ros.runtime import run_node, tf_message_type
 from spine_nav_display.core.binding import exposure
@@ -47,10 +45,11 @@ from spine_nav_display.core.messages import (
     withdrawn_message,
 )
 from spine_nav_display.core.placed import compare
-from spine_nav_display.core.questions import CONFIRM, Question, Taken
-from spine_nav_display.core.scene import case_message
+from spine_nav_display.core.questions import Question, Taken
+from spine_nav_display.core.scene import case_message, plan_lines, screw_line
 from spine_nav_display.server import DisplayServer, Limits
 
+from .core_requests import CoreRequests, hypothesis_question
 from .display_config import DisplayConfig
 
 PICTURES = {"rgbd": topics.OVERLAY_COMPRESSED}
@@ -101,11 +100,11 @@ class DisplayNode(SpineNode):
         self._newest: NavigationResult | None = None
         self._levels_frame, self._camera_told = _OPTICAL, ""
         self._silent = False
-        self._register = self.create_client(Trigger, "register")
-        self._pause = self.create_client(SetBool, "pause")
-        self._answer = self.create_client(SetParameters, "navigation/set_parameters")
+        self._requests = CoreRequests(self, self._tell_paused)
+        self._plan_asked: tuple[str, str, ScrewPlan] | None = None
         self.listen(DiagnosticArray, topics.STATUS, self._on_status, qos.POSE)
         self.listen(PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE)
+        self.listen(String, topics.PLAN_STATE, self._on_plan, qos.LATCHED)
         self.listen(DiagnosticArray, topics.SCREW_STATUS, self._on_screw_status, qos.POSE)
         self.listen(PoseArray, topics.SCREW_POSES, self._on_screw_poses, qos.POSE)
         self.listen(DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE)
@@ -120,8 +119,7 @@ class DisplayNode(SpineNode):
 
     def deactivate(self) -> None:
         self._look_away()
-        for client in (self._register, self._pause, self._answer):
-            self.destroy_client(client)
+        self._requests.close()
         self._withdraw("the display is not active")
 
     def cleanup(self) -> None:
@@ -212,7 +210,7 @@ class DisplayNode(SpineNode):
         self._results.note(result.stamp_ns)
         self._silent, self._newest = False, result
         self._levels_frame = status.header.frame_id or _OPTICAL
-        question = _question(status, result.stamp_ns)
+        question = hypothesis_question(status, result.stamp_ns) or self._plan_question(result)
         self.server.ask(question)
         told = levels_message(result, moment, question, self._levels_frame)
         self.server.publish("levels", told)
@@ -225,6 +223,25 @@ class DisplayNode(SpineNode):
         self.server.ask(None)
         told = withdrawn_message(levels, reason, time.monotonic() * 1e3)
         self.server.publish("levels", told)
+
+    # The plan.
+
+    def _on_plan(self, message: String) -> None:
+        state = plan_state(self, message)
+        case = state.of(self._case) if state is not None and self._case is not None else None
+        if state is not None and case is not None and self.server is not None:
+            self._case, self._plan_asked = case, state.question
+            self.server.publish("plan", {"plan": plan_lines(case)})
+
+    def _plan_question(self, result: NavigationResult) -> Question | None:
+        """Only where the level is tracked: who answers sees the line in its bone."""
+        if self._plan_asked is None or self._case is None:
+            return None
+        id_, text, line = self._plan_asked
+        if all(e.level != line.level or e.status is not Status.TRACKED for e in result.levels):
+            return None
+        drawn = screw_line(line, self._case.frame)
+        return Question(id_, text, (line.level,), result.stamp_ns, drawn)
 
     # Screws and rods.
 
@@ -301,58 +318,19 @@ class DisplayNode(SpineNode):
 
     def _begin(self) -> None:
         self.server.begin(f"{self._birth}/{self._navigation_birth}")
-        self.server.publish("paused", {"paused": False})
+        self._tell_paused(False)
+
+    def _tell_paused(self, paused: bool) -> None:
+        if self.server is not None:
+            self.server.publish("paused", {"paused": paused})
 
     # What pages ask for.
 
     def _act(self, action: str, taken: Taken | None) -> Future[tuple[bool, str]]:
         """From the server's thread: asked on the executor's."""
         future: Future[tuple[bool, str]] = Future()
-        call_soon(self, lambda: self._ask_core(action, taken, future))
+        call_soon(self, lambda: self._requests.ask(action, taken, future))
         return future
-
-    def _ask_core(self, action: str, taken: Taken | None, future: Future) -> None:
-        if not future.set_running_or_notify_cancel():
-            return  # its page was told that it was not done, and may have said something else since
-        if not self.active:
-            future.set_result((False, "the display is not active"))
-        elif taken is not None:
-            word = "yes" if taken.answer.verb == CONFIRM else "no"
-            value = ParameterValue(
-                type=ParameterType.PARAMETER_STRING, string_value=f"{taken.question.id} {word}"
-            )
-            request = SetParameters.Request(
-                parameters=[Parameter(name="confirm_hypothesis", value=value)]
-            )
-            self._call(self._answer, request, _parameter_answer, future)
-        elif action == "register":
-            self._call(self._register, Trigger.Request(), _service_answer, future)
-        else:
-            paused = action == "pause"
-
-            def told(answer: Any) -> tuple[bool, str]:
-                if answer.success and self.server is not None:
-                    self.server.publish("paused", {"paused": paused})
-                return _service_answer(answer)
-
-            self._call(self._pause, SetBool.Request(data=paused), told, future)
-
-    def _call(
-        self, client: Any, request: Any, read: Callable[[Any], tuple[bool, str]], future: Future
-    ) -> None:
-        if not client.service_is_ready():
-            future.set_result((False, "the navigation is not there"))
-            return
-
-        def done(asked: Any) -> None:
-            if future.done():
-                return
-            if asked.exception() is not None:
-                future.set_result((False, str(asked.exception())))
-            else:
-                future.set_result(read(asked.result()))
-
-        client.call_async(request).add_done_callback(done)
 
     def _note(self, values: dict[str, Any]) -> None:
         """From the server's thread: what a page showed or asked, for the record."""
@@ -370,24 +348,6 @@ class DisplayNode(SpineNode):
             return WARN, "not configured", {}
         values: dict[str, object] = {"url": self.server.url, "pages": self.server.pages}
         return OK, "running" if self.active else "not active", values
-
-
-def _question(status: DiagnosticArray, stamp_ns: int) -> Question | None:
-    """What a status asks: all levels carry the same question."""
-    fields = [status_fields(s) for s in status.status]
-    if not fields or not fields[0].get("hypothesis_id"):
-        return None
-    levels = tuple(f["level"] for f in fields)
-    return Question(fields[0]["hypothesis_id"], fields[0].get("hypothesis", ""), levels, stamp_ns)
-
-
-def _service_answer(answer: Any) -> tuple[bool, str]:
-    return bool(answer.success), str(answer.message)
-
-
-def _parameter_answer(answer: Any) -> tuple[bool, str]:
-    result = answer.results[0]
-    return bool(result.successful), str(result.reason)
 
 
 def main() -> int:

@@ -130,7 +130,7 @@ const control = new Control(clock, {
   hello(m) {
     Object.assign(state, { page: m.page, session: m.session, snapshots: m.snapshots });
     state.limits = { picture_ms: m.picture_ms, silence_ms: m.silence_ms };
-    Object.assign(state, { levels: null, implants: null, bending: null, health: null, question: null });
+    Object.assign(state, { levels: null, implants: null, bending: null, health: null, question: null, livePlan: null });
     load();
   },
   session(m) { state.session = m.session; state.question = null; },
@@ -146,6 +146,7 @@ const control = new Control(clock, {
   bending(m) { state.bending = m; draw(); },
   health(m) { state.health = m; },
   camera(m) { state.camera = m; },
+  plan(m) { state.livePlan = m.plan; usePlan(m.plan); },
   paused(m) { state.paused = m.paused; },
   pictures(m) { state.names = m.names; },
   outcome(m) {
@@ -175,8 +176,17 @@ const video = new Video((words, bitmap) => {
 
 async function load() {
   const told = await (await fetch("/case.json")).json();
-  state.plan = told.plan ?? [];
   space.load(told);
+  usePlan(state.livePlan ?? told.plan ?? []);  // what the surgeon confirmed since stands over the case's
+}
+
+// The chosen screw stays chosen where the plan has it still.
+function usePlan(plan) {
+  const was = state.plan[state.screw % Math.max(1, state.plan.length)];
+  state.plan = plan;
+  const at = plan.findIndex((p) => p.level === was?.level && p.side === was?.side);
+  if (at >= 0) state.screw = at;
+  space.replan(plan);
   draw();
 }
 
@@ -194,7 +204,7 @@ function may(action) {
   if (linkTrouble()) return false;
   if (action === "snapshot") return state.snapshots;
   // Who answers must see what is asked about, now.
-  if (answers.has(action)) return Boolean(state.question) && !guidanceTrouble() && performance.now() - state.questionAt > ARM_MS;
+  if (answers.has(action)) return Boolean(state.question) && !(state.question.line && state.step) && !guidanceTrouble() && performance.now() - state.questionAt > ARM_MS;
   return true;
 }
 
@@ -231,6 +241,7 @@ function drawButtons() {
     button.disabled = !may(action);
     button.classList.toggle("asked", answers.has(action) && may(action));
   }
+  steps[0].classList.toggle("asks", Boolean(state.question));
   buttons.get("pause").label.textContent = state.paused ? "Resume" : "Pause";
 }
 

@@ -14,7 +14,7 @@ function isSlow() {
   return slow;
 }
 const VIEWS = ["as the camera sees it", "from the side", "along the planned screw"];
-const LEFT = 0x6cc3ff, RIGHT = 0xff9f43, BONE = 0xd9cdb0, METAL = 0xb8c4d0, BOUND = 0xf5e14b, ROD = 0xd58cff;
+const LEFT = 0x6cc3ff, RIGHT = 0xff9f43, BONE = 0xd9cdb0, METAL = 0xb8c4d0, BOUND = 0xf5e14b, ROD = 0xd58cff, PROPOSED = 0xffffff;
 const SCREW_M = 0.045, ROD_M = 0.00275;
 
 const unpack = (text, kind) => new kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
@@ -27,6 +27,13 @@ function rodBetween(a, b, radius, material) {
   mesh.position.copy(a).addScaledVector(way, 0.5);
   mesh.quaternion.setFromUnitVectors(new THREE.Vector3(0, 1, 0), way.clone().normalize());
   return mesh;
+}
+
+// A planned screw's axis, seen through the bone.
+function axis(screw, color) {
+  const line = rodBetween(vector(screw.entry), vector(screw.target), 0.001, new THREE.MeshBasicMaterial({ color, depthTest: false, transparent: true }));
+  line.renderOrder = 2;
+  return line;
 }
 
 function label(text) {
@@ -106,22 +113,40 @@ export class Space {
       const name = label(level);
       name.position.copy(vector(m.centre));
       group.add(name);
-      const bounds = [];
-      for (const p of (told.plan ?? []).filter((p) => p.level === level)) {
-        const material = new THREE.MeshBasicMaterial({ color: p.side === "left" ? LEFT : RIGHT, depthTest: false, transparent: true });
-        const line = rodBetween(vector(p.entry), vector(p.target), 0.001, material);
-        line.renderOrder = 2;
-        group.add(line);
+      this.scene.add(group);
+      this.levels.set(level, { group, bounds: [], planned: new THREE.Group(), centre: vector(m.centre) });
+    }
+    this.key = "";
+  }
+
+  replan(plan) {
+    if (!this.renderer) return;
+    for (const [level, l] of this.levels) {
+      dispose(l.planned);
+      l.planned = new THREE.Group();
+      l.group.add(l.planned);
+      l.bounds = [];
+      for (const p of plan.filter((p) => p.level === level)) {
+        l.planned.add(axis(p, p.side === "left" ? LEFT : RIGHT));
         for (const point of [p.entry, p.target]) {
           const ball = new THREE.Mesh(new THREE.SphereGeometry(1, 20, 14), new THREE.MeshBasicMaterial({ color: BOUND, transparent: true, opacity: 0.35, depthTest: false }));
           ball.position.copy(vector(point)); ball.renderOrder = 1;
-          bounds.push(ball); group.add(ball);
+          l.bounds.push(ball); l.planned.add(ball);
         }
       }
-      this.scene.add(group);
-      this.levels.set(level, { group, bounds, centre: vector(m.centre) });
     }
     this.key = "";
+  }
+
+  // The planned screw that the surgeon is asked about, white, beside the one that holds.
+  propose(question) {
+    if (this.asked?.id === question?.id) return;
+    if (this.asked) dispose(this.asked.shaft);
+    this.asked = null;
+    const l = question?.line && this.levels.get(question.line.level);
+    if (!l) return;
+    this.asked = { id: question.id, shaft: axis(question.line, PROPOSED) };
+    l.group.add(this.asked.shaft);
   }
 
   draw(state, { guidanceTrouble, implantTrouble }) {
@@ -132,11 +157,11 @@ export class Space {
     const chosen = state.plan[state.screw % Math.max(1, state.plan.length)];
     this.note.textContent = tracked.length || screws ? "" : why || whyImplants || "no level is tracked";
     this.name.textContent = `3D, ${VIEWS[this.view]}${screws && !screws.T ? " (stereo)" : ""} · yellow: 95 % bound`;
-    const key = JSON.stringify([tracked.map((l) => [l.level, l.T, l.tre_mm]), screws?.stamp_ns, this.view, this.turn, chosen?.level, chosen?.side, this.canvas.clientWidth, this.canvas.clientHeight]);
+    const key = JSON.stringify([tracked.map((l) => [l.level, l.T, l.tre_mm]), screws?.stamp_ns, state.question?.id, this.view, this.turn, chosen?.level, chosen?.side, this.canvas.clientWidth, this.canvas.clientHeight]);
     if (key === this.key) return;
     const now = performance.now();
     // What is gone is gone at once; the rest may wait its turn.
-    const shown = `${tracked.map((l) => l.level)}${Boolean(screws)}`;
+    const shown = `${tracked.map((l) => l.level)}${Boolean(screws)}${state.question?.id}`;
     if (shown === this.shown && now - this.last < this.leastMs) return;  // the watch comes again
     Object.assign(this, { key, last: now, shown });
     for (const [level, l] of this.levels) {
@@ -146,6 +171,7 @@ export class Space {
       l.group.matrix.copy(matrix(found.T)); l.group.matrixWorldNeedsUpdate = true;
       l.bounds.forEach((ball) => ball.scale.setScalar((found.tre_mm ?? 0) / 1000));
     }
+    this.propose(state.question);
     this.place(screws);
     this.look(tracked, chosen);
     this.renderer.render(this.scene, this.camera);
