@@ -116,6 +116,7 @@ class FakeNavigator:
         self.first_pixels: list[int] = []
         self.resets = self.requests = 0
         self.recalled: list[tuple[Memory, float]] = []
+        self.withheld: dict[str, str] = {}
 
     @property
     def following(self) -> bool:
@@ -154,6 +155,9 @@ class FakeNavigator:
 
     def request_registration(self) -> None:
         self.requests += 1
+
+    def withhold(self, reasons: dict[str, str]) -> None:
+        self.withheld |= reasons
 
     def memory(self, frame: RgbdFrame, clock: str) -> Memory:
         T, tracked = np.tile(np.eye(4), (len(self.levels), 1, 1)), np.ones(len(self.levels), bool)

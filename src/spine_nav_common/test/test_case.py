@@ -355,3 +355,45 @@ def test_empty_plan_folder(case_dir):
     (case_dir / "lines").mkdir()
     edit(case_dir, lambda d: d.update(plan="lines"))
     refused(case_dir, "lines", "no markups")
+
+
+# -- landmarks
+
+
+def named_points(case_dir: Path, points: list[dict], **markup: object) -> None:
+    list_ = {"type": "Fiducial", "name": "F", "controlPoints": points, **markup}
+    (case_dir / "points.mrk.json").write_text(json.dumps({"markups": [list_]}))
+    edit(case_dir, lambda d: d.update(landmarks="points.mrk.json"))
+
+
+def three_points(level: str = "L2") -> list[dict]:
+    return [{"label": f"{level} place {i}", "position": [10.0 * i, 20.0, 30.0]} for i in (1, 2, 3)]
+
+
+def test_landmarks_are_read_in_the_mesh_frame(case_dir):
+    before = load_case(case_dir).sha256
+    undefined = {"label": "L2 later", "position": [0, 0, 0], "positionStatus": "undefined"}
+    named_points(case_dir, [*three_points(), undefined], coordinateSystem="RAS")
+    case = load_case(case_dir)
+    assert list(case.landmarks) == ["L2"] and list(case.landmarks["L2"]) == [
+        "place 1", "place 2", "place 3",
+    ]  # fmt: skip
+    np.testing.assert_allclose(case.landmarks["L2"]["place 2"], (-0.02, -0.02, 0.03))
+    assert case.sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ([], ("no point",)),
+        (three_points()[:2], ("2 points", "at least 3")),
+        ([*three_points(), {"label": "F-1", "position": [0, 0, 0]}], ("F-1", "no level")),
+        ([*three_points(), {"label": "L2", "position": [0, 0, 0]}], ("no level",)),
+        (three_points("T3"), ("no level of the case",)),
+        ([*three_points(), three_points()[0]], ("there twice",)),
+        ([*three_points(), {"label": "L2 x", "position": [0, None, 0]}], ("no finite position",)),
+    ],
+)
+def test_bad_landmarks_are_refused(case_dir, points, words):
+    named_points(case_dir, points)
+    refused(case_dir, "landmarks", *words)

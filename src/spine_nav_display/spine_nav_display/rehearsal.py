@@ -21,6 +21,7 @@ from spine_nav_common.core.types import (
     Status,
 )
 from spine_nav_display.core.binding import Exposure
+from spine_nav_display.core.checks import check_message
 from spine_nav_display.core.messages import (
     Moment,
     bending_message,
@@ -127,8 +128,8 @@ class Feed:
     def __exit__(self, *_: object) -> None:
         self.server.stop()
 
-    def _act(self, action: str, taken: object) -> Future:
-        self.asked.append((action, taken))
+    def _act(self, action: str, taken: object, word: str) -> Future:
+        self.asked.append((action, word or taken))
         future: Future = Future()
         if self.reply is None:
             self.pending.append(future)
@@ -210,6 +211,25 @@ class Feed:
             **steps,
         }
         self.server.publish("bending", bending_message([left, right], self.now()))
+
+    def check(self, state: str = "open", touched: int = 1) -> None:
+        """A landmark check of L3: open with some landmarks touched, or with a verdict."""
+        names = ("spinous process, lower tip", "left transverse process, tip",
+                 "right transverse process, tip")  # fmt: skip
+        asked = f"touch the {names[touched]}" if state == "open" else ""
+        text = {
+            "open": asked,
+            "passed": "passed: 1.6 mm, at most 4.7",
+            "failed": "failed: 37.9 mm off, at most 4.7 was expected; the points touched are those of L4",
+        }[state]
+        fields = {"level": "L3", "state": state, "message": text}
+        fields["next"] = str(touched + 1) if state == "open" else ""
+        for n, name in enumerate(names, 1):
+            fields[f"landmark {n}"] = name
+            fields[f"mark {n}"] = "touched" if state != "open" or n <= touched else ""
+            if state != "open":
+                fields[f"residual_mm {n}"] = f"{(1.6 if state == 'passed' else 7.9) + 0.2 * n:.3f}"
+        self.server.publish("check", check_message([fields]))
 
     def all(self) -> None:
         """Everything once: an operation that goes well."""

@@ -33,6 +33,7 @@ _TRACKED = (
     "!spinenav.covered && spinenav.state.levels?.levels[0]?.T"
     " && spinenav.state.levels.levels.filter(l => l.T).length > 1"
 )
+_ASKED = "Object.values(spinenav.state.check?.levels ?? {}).some(l => l.state === 'open')"
 _BENT = (
     "spinenav.state.bending?.sides.some(s => s.steps.length)"
     " && spinenav.state.implants?.screws.length && !spinenav.state.implants.reason"
@@ -80,6 +81,9 @@ async def _pictures(port: int, out: Path) -> None:
         await tab.until(f"window.spinenav && {_TRACKED}", _STEP_S)
         for step, name in (("1", "verify"), ("2", "entry"), ("3", "trajectory")):
             await _shoot(tab, step, _TRACKED, out / f"display_{name}.jpg")
+        await tab.key("6")
+        await tab.key("b")
+        await _shoot(tab, "6", f"{_TRACKED} && {_ASKED}", out / "display_check.jpg")
         for step, name in (("4", "screws"), ("5", "rod")):
             await _shoot(tab, step, _BENT, out / f"display_{name}.jpg")
         await _shoot(tab, "1", _STOPPED, out / "display_stopped.jpg")

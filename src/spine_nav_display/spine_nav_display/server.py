@@ -27,6 +27,7 @@ from spine_nav_common.core.types import Rejected
 from spine_nav_common.parameters import ParameterError
 
 from .core.binding import COOKIE, HEADERS, Exposure, taken_port
+from .core.checks import check_word
 from .core.messages import Moment, to_text
 from .core.outbox import Outbox, VideoGate
 from .core.questions import VERBS, Answer, Desk, Question, Taken, told
@@ -34,13 +35,14 @@ from .pictures import Packed, pack
 from .snapshot import write_snapshot
 
 STATIC = Path(__file__).with_name("static")
-ACTIONS = (*VERBS, "register", "pause", "resume", "snapshot")
+CHECK = "check"
+ACTIONS = (*VERBS, "register", "pause", "resume", "snapshot", CHECK)
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}  # fmt: skip
 _MOST_PAGES = 32
 _MESSAGE_BYTES = 4096  # of a page
 _SEND_S, _ACT_S, _STOP_S = 10.0, 8.0, 5.0
 _HEARTBEAT_S = 5.0  # a connection that answers no ping is closed after one and a half
-Act = Callable[[str, Taken | None], "Future[tuple[bool, str]]"]
+Act = Callable[[str, Taken | None, str], "Future[tuple[bool, str]]"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,8 @@ class DisplayServer:
 
     Args:
         exposure: where it is served.
-        act: does what a page asks for (an action, and the answer that was taken for confirm and
-            reject); its Future gives whether it was done, and words.
+        act: does what a page asks for (an action, the answer that was taken for confirm and reject, the
+            word of a landmark check); its Future gives whether it was done, and words.
         limits: told to the pages.
         note: hears, in the server's thread, of every action and what came of it, and of what the
             pages show: for the record.
@@ -401,23 +403,27 @@ class DisplayServer:
             taken = self.desk.answer(_answer(page.name, action, values))
         elif str(values.get("session")) != self.desk.session:
             taken = Rejected("the navigation was started again; look again")
-        if isinstance(taken, Rejected):
-            self._tell(page, action, number, False, taken.reason, values)
+        word = check_word(values) if action == CHECK else ""
+        refused = next((x for x in (taken, word) if isinstance(x, Rejected)), None)
+        if refused is not None:
+            self._tell(page, action, number, False, refused.reason, values)
             return
-        done, text = await self._carried_out(page, action, taken)
+        done, text = await self._carried_out(action, taken, word)
         if taken is not None and not done:
             self.desk.failed(taken)
         if taken is not None and done:
             text = told(taken) + (f": {text}" if text else "")
         self._tell(page, action, number, done, text, values)
 
-    async def _carried_out(self, page: _Page, action: str, taken: Taken | None) -> tuple[bool, str]:
+    async def _carried_out(self, action: str, taken: Taken | None, word: str) -> tuple[bool, str]:
         try:
             if action == "snapshot":
                 return await asyncio.to_thread(
                     write_snapshot, self.limits.snapshots, dict(self._pictures), dict(self._states)
                 )
-            return await asyncio.wait_for(asyncio.wrap_future(self._act(action, taken)), _ACT_S)
+            return await asyncio.wait_for(
+                asyncio.wrap_future(self._act(action, taken, word)), _ACT_S
+            )
         except asyncio.TimeoutError:
             return False, f"no answer from the navigation within {_ACT_S:g} s"
         except Exception as error:  # noqa: BLE001 - told to the page that asked
@@ -431,7 +437,8 @@ class DisplayServer:
             self._everybody("outcome", outcome)
         else:
             page.event(to_text("outcome", outcome))
-        question = {k: str(asked[k]) for k in ("question", "stamp_ns", "session") if k in asked}
+        named = ("question", "stamp_ns", "session", "do", "level")
+        question = {k: str(asked[k])[:80] for k in named if k in asked}
         self._note({"what": "action", **outcome, **question})
 
 

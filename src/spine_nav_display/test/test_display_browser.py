@@ -126,13 +126,70 @@ def test_nothing_scrolls_overlaps_or_is_too_small_to_read(size: tuple[int, int])
             await tab.until("document.getElementById('health-why').innerText.includes('withdrawn')")
             wanted = ["tracked", "occluded"][bool(statuses)]
             await tab.until(f"spinenav.state.levels.levels[2].status === '{wanted}'")
-            for step in "12345":
-                await tab.key(step)
+            for step in (*"12345", "open", "passed", "failed"):
+                if len(step) > 1:
+                    feed.check(step)
+                    await tab.until(f"spinenav.state.check?.levels.L3.state === '{step}'")
+                await tab.key(step if len(step) == 1 else "6")
+                await tab.evaluate("spinenav.state.checked = 1")  # L3
                 await tab.evaluate(TWO_FRAMES)
                 told = await tab.evaluate(LAYOUT)
                 assert told == {"scrolls": False, "small": [], "cut": [], "overlaps": []}, step
 
     browsed(scenario, size)
+
+
+# Where a pixel of the camera's image lies on the screen.
+CLICK_AT = """((u, v) => {
+  const canvas = document.getElementById("picture"), box = canvas.getBoundingClientRect(), c = spinenav.state.camera;
+  const scale = Math.min(box.width / canvas.width, box.height / canvas.height);
+  const clientX = box.left + (box.width - canvas.width * scale) / 2 + u / c.width * canvas.width * scale;
+  const clientY = box.top + (box.height - canvas.height * scale) / 2 + v / c.height * canvas.height * scale;
+  const hit = document.elementFromPoint(clientX, clientY) ?? canvas;
+  hit.dispatchEvent(new MouseEvent("click", {clientX, clientY, bubbles: true}));
+  return spinenav.state.picture.stamp_ns;
+})(%s, %s)"""
+
+
+def test_a_landmark_is_clicked_on_the_very_picture_that_is_shown() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        asked = lambda: [word for action, word in feed.asked if action == "check"]
+        await tab.until("!spinenav.covered && spinenav.state.levels?.levels.length === 3")
+        await tab.evaluate(CLICK_AT % (320, 240))  # another step: a click means nothing there
+        await tab.key("6")
+        await tab.key("ArrowRight")
+        await tab.key("b")
+        await tab.until("document.getElementById('told').innerText !== ''")
+        assert asked() == ["begin L3"]
+        feed.check("open", 1)
+        await tab.until("document.getElementById('panel').innerText.includes('Click: left')")
+        stamp = await tab.evaluate(CLICK_AT % (200, 150))
+        await tab.until("spinenav.state.told && spinenav.state.told.ok")
+        await tab.evaluate(CLICK_AT % (-20, 150))  # beside the picture
+        await tab.key("u")
+        while len(asked()) < 3:
+            await tab.evaluate(TWO_FRAMES)
+        verb, level, number, of, u, v = asked()[1].split()
+        assert (verb, level, number, of) == ("touch", "L3", "2", stamp)
+        assert abs(float(u) - 200) < 1 and abs(float(v) - 150) < 1
+        assert asked()[2] == "undo L3"
+
+    browsed(scenario)
+
+
+def test_no_landmark_is_clicked_while_its_level_is_not_shown() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        feed.check("open", 0)
+        stream.statuses = {"L3": (Status.REJECTED, "the landmark check of L3 failed: 9 mm off")}
+        await tab.key("6")
+        await tab.key("ArrowRight")
+        await tab.until("document.getElementById('panel').innerText.includes('9 mm off')")
+        await tab.evaluate(CLICK_AT % (200, 150))
+        await tab.key("e")
+        await tab.until("spinenav.state.told && spinenav.state.told.ok")
+        assert [word for _, word in feed.asked] == ["end L3"]
+
+    browsed(scenario)
 
 
 TWO_FRAMES = "new Promise(d => requestAnimationFrame(() => requestAnimationFrame(d)))"

@@ -14,6 +14,7 @@ from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import Rejected, ScrewPlan, Status
 from spine_nav_common.parameters import ParameterError
 from spine_nav_display.core.binding import Exposure, check_display, exposure
+from spine_nav_display.core.checks import check_message
 from spine_nav_display.core.messages import (
     Moment,
     bending_message,
@@ -341,3 +342,17 @@ def test_screws_and_rods_are_told_with_their_check_or_its_reason() -> None:
     assert told["screws"][0]["check_reason"] == "L2 is not tracked"
     points = told["rods"][0]["points"]
     assert len(points) < 30 and points[0] == [0, 0, 0.4] and points[-1] == [0.1, 0, 0.4]
+
+
+def test_a_check_is_told_with_its_residuals_and_no_number_that_is_none() -> None:
+    fields = {
+        "level": "L3", "state": "failed", "next": "", "message": "failed: 8 mm", "mean_mm": "8.0004",
+        "limit_mm": "nan", "landmark 1": "tip", "mark 1": "touched", "residual_mm 1": "8.0",
+        "landmark 2": "facet", "mark 2": "skipped",
+    }  # fmt: skip
+    told = check_message([fields])["levels"]["L3"]
+    assert told["state"] == "failed" and told["next"] is None and told["text"] == "failed: 8 mm"
+    assert told["mean_mm"] == 8.0 and told["limit_mm"] is None
+    assert [(x["name"], x["mark"], x["residual_mm"]) for x in told["landmarks"]] == [
+        ("tip", "touched", 8.0), ("facet", "skipped", None),
+    ]  # fmt: skip

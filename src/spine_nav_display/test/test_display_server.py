@@ -424,13 +424,39 @@ def test_an_action_with_a_number_that_is_none_is_told_and_noted(number: str) -> 
 def test_what_a_page_was_told_is_not_done_is_not_asked_of_the_navigation_later() -> None:
     """The executor was held up; meanwhile the question was open again."""
     pytest.importorskip("rclpy")
-    from spine_nav_display.ros.display_node import DisplayNode
+    from spine_nav_display.ros.core_requests import CoreRequests
 
     asked: list[Any] = []
-    node = SimpleNamespace(active=True, _register=None, _call=lambda *given: asked.append(given))
+    requests = SimpleNamespace(
+        _node=SimpleNamespace(active=True), _register=None, _call=lambda *given: asked.append(given)
+    )
     late: Future[tuple[bool, str]] = Future()
     late.cancel()  # as asyncio.wait_for does
-    DisplayNode._ask_core(node, "register", None, late)
+    CoreRequests.ask(requests, "register", None, "", late)
     assert not asked
-    DisplayNode._ask_core(node, "register", None, Future())
+    CoreRequests.ask(requests, "register", None, "", Future())
     assert len(asked) == 1
+
+
+def test_words_of_a_landmark_check_reach_the_core_and_others_do_not() -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        page = await Page.open(feed, session)
+        for bad in (
+            {},
+            {"do": "touch", "level": "L3"},
+            {"do": "touch", "level": "L3", "number": 1, "stamp_ns": "7", "u": "x", "v": 1},
+            {"do": "touch", "level": "L3", "number": 1, "stamp_ns": "7 begin L2", "u": 1, "v": 1},
+            {"do": "begin", "level": "L3 yes"},
+            {"do": "register", "level": "L3"},
+        ):
+            assert not (await page.act("check", **bad))["ok"]
+        old = await page.act("check", do="begin", level="L3", session="of before")
+        assert not old["ok"] and "look again" in old["text"]
+        assert feed.asked == []
+        click = {"do": "touch", "level": "L3", "number": 2, "stamp_ns": "7", "u": 1.234, "v": 5}
+        assert (await page.act("check", **click))["ok"]
+        assert feed.asked == [("check", "touch L3 2 7 1.23 5.00")]
+        noted = [h for h in feed.heard if h.get("action") == "check" and h["ok"]]
+        assert noted[0]["do"] == "touch" and noted[0]["level"] == "L3"
+
+    served(scenario)

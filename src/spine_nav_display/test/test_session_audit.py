@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,17 @@ from spine_nav_display.core.session_private import (
     scrub_text,
     scrub_values,
 )
-from spine_nav_display.core.session_reading import Screw, Screws, Session, _screws, open_session
+from spine_nav_display.core.session_reading import (
+    Screw,
+    Screws,
+    Session,
+    _note_checks,
+    _screws,
+    open_session,
+)
+from spine_nav_display.core.session_report import write_report
 from spine_nav_display.core.session_stream import Item
+from spine_nav_display.core.session_verify import Verified
 from spine_registration.core.journal import (
     FrameEntry,
     entry_text,
@@ -72,6 +82,34 @@ def test_screws_and_bends_are_told_where_they_change(tmp_path):
         ("bending: bend 1 of 3: 12.5 mm", 50),
     ]
     assert len(timeline(session, every_frame=True)) == 6
+
+
+def test_verdicts_of_landmark_checks_are_told_once_and_reported(tmp_path):
+    """By the code that writes them."""
+    pytest.importorskip("rclpy")
+    from spine_nav_common.core.landmarks import Landmark
+    from spine_registration.core.check import Check, Touch, Verdict
+    from spine_registration.ros.navigation_check import _status, _Told
+
+    places = tuple(Landmark(name, np.zeros(3)) for name in ("tip", "facet & co"))
+    check = Check("L3", places, {"tip": Touch(5, np.zeros(3), 4.0, 2.0, {})}, ("facet & co",))
+    verdict = Verdict("L3", False, 7.9, 4.7, {"tip": 7.9}, np.zeros(3), "L4")
+    statuses = [
+        _status("L2", _Told("open", "touch the tip", replace(check, level="L2"))),
+        _status("L3", _Told("failed", verdict.text, check, verdict)),
+    ]
+    session = Session(tmp_path, {"started_ns": 0, "session": "s"})
+    for log_ns in (8, 9):
+        _note_checks(session, log_ns, SimpleNamespace(status=statuses))
+    (moment,) = timeline(session)
+    assert (moment.log_ns, moment.kind) == (8, "check")
+    assert moment.text.startswith("L3 failed: 7.9 mm off") and "those of L4" in moment.text
+    page = write_report(session, Verified(1, 1, ()), ())
+    for words in ("failed: 7.9 mm off", "tip 7.9 mm", "facet &amp; co skipped"):
+        assert words in page
+    assert "were not measured" in write_report(
+        Session(tmp_path, session.manifest), Verified(1, 1, ()), ()
+    )
 
 
 def test_a_status_of_the_stereo_tracker_is_read_as_it_was_published(tmp_path):

@@ -18,13 +18,13 @@ import yaml
 from scipy.spatial import cKDTree
 
 from .errors import CaseError
-from .markups import load_plan, plan_document, plan_files
+from .markups import load_landmarks, load_plan, markups_files, plan_document
 from .surface import load_surface, signed_distance_m
 from .types import LEVELS, Case, Mesh, ScrewPlan
 
 __all__ = ["CaseError", "anatomical_axes", "load_case", "write_case"]
 
-_FIELDS = ("version", "name", "frame", "unit", "vertebrae", "exposed_levels", "plan")
+_FIELDS = ("version", "name", "frame", "unit", "vertebrae", "exposed_levels", "plan", "landmarks")
 _M_PER_UNIT = {"mm": 1e-3, "m": 1.0}
 # Distances between the centres of neighbours in one CT frame run from about 15 mm (T1) to 70 mm
 # (L5 to a whole sacrum); outside these wide bounds the meshes do not share a frame.
@@ -68,7 +68,12 @@ def load_case(path: str | Path) -> Case:
     mesh_files = _vertebrae(file, document.get("vertebrae"))
     exposed = _exposed(file, document, tuple(mesh_files))
     plan_entry = document.get("plan")
-    markups = [] if plan_entry is None else plan_files(file.parent, plan_entry, file)
+    markups = [] if plan_entry is None else markups_files(file.parent, plan_entry, file)
+
+    points_entry = document.get("landmarks")
+    points = (
+        [] if points_entry is None else markups_files(file.parent, points_entry, file, "landmarks")
+    )
 
     notes: list[str] = []
     meshes: dict[str, Mesh] = {}
@@ -88,8 +93,9 @@ def load_case(path: str | Path) -> Case:
         meshes=meshes,
         exposed_levels=exposed,
         plan=plan,
-        sha256=_sha256([file, *mesh_files.values(), *markups]),
+        sha256=_sha256([file, *mesh_files.values(), *markups, *points]),
         notes=tuple(notes),
+        landmarks=load_landmarks(points, frame, meshes),
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from .types import Rejected, ScrewPlan
 
 _TO_LPS = {"LPS": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0)}
 _M_PER_UNIT = {"mm": 1e-3, "m": 1.0, "millimeter": 1e-3, "meter": 1.0}
+LEAST_LANDMARKS = 3
+"""Of a level: fewer points do not tell a turn."""
 LENGTH_MM = (5.0, 150.0)  # no pedicle screw's path is shorter or longer
 
 
-def plan_files(base: Path, entry: object, case_file: Path) -> list[Path]:
-    """The markups files that case.yaml's `plan` names: one file, a list, or a folder's *.json.
+def markups_files(base: Path, entry: object, case_file: Path, field: str = "plan") -> list[Path]:
+    """The markups files that a field of case.yaml names: one file, a list, or a folder's *.json.
 
     Raises CaseError where one is missing or the entry is none of the three.
     """
@@ -30,7 +33,7 @@ def plan_files(base: Path, entry: object, case_file: Path) -> list[Path]:
         if not isinstance(name, str) or not name:
             raise CaseError(
                 case_file,
-                "plan",
+                field,
                 f"{name!r} is no file name",
                 "name a markups file, a list of files, or a folder",
             )
@@ -40,9 +43,9 @@ def plan_files(base: Path, entry: object, case_file: Path) -> list[Path]:
             if not inside:
                 raise CaseError(
                     path,
-                    "plan",
+                    field,
                     "the folder holds no markups file",
-                    "save the lines there as .mrk.json",
+                    "save the markups there as .mrk.json",
                 )
             files += inside
         elif path.is_file():
@@ -50,8 +53,8 @@ def plan_files(base: Path, entry: object, case_file: Path) -> list[Path]:
         else:
             raise CaseError(
                 path,
-                "plan",
-                "the plan file is missing",
+                field,
+                "the file is missing",
                 "put it there or correct the name in case.yaml",
             )
     return files
@@ -113,6 +116,53 @@ def load_plan(files: list[Path], frame: str) -> ReadPlan:
     return ReadPlan(tuple(plans.values()), tuple(notes))
 
 
+def load_landmarks(
+    files: list[Path], frame: str, levels: Collection[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Points that a surgeon touches to check a pose, by level and name, in metres and `frame`.
+
+    They are control points of Fiducial markups, labelled '<level> <name>' ("L3 spinous process"); each
+    markup's coordinateSystem and coordinateUnits rule. Points that are not defined are passed over.
+
+    Raises CaseError: unreadable, no point at all, a label without one of the levels or without a name,
+    doubled, not finite, fewer than three on a level.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path in files:
+        for markup in _markups(path, "landmarks"):
+            if markup.get("type") != "Fiducial":
+                continue
+            field = f"landmarks/{_title(markup)}"
+            to_frame = _to_frame(path, field, markup, frame)
+            for point in markup.get("controlPoints") or []:
+                if _is_undefined(point):
+                    continue
+                label = str(point.get("label", "")) if isinstance(point, dict) else ""
+                level, _, name = label.replace("_", " ").strip().partition(" ")
+                if level not in levels or not name.strip():
+                    raise CaseError(
+                        path, f"{field}/{label or 'unnamed'}", "its label gives no level of the case",
+                        "label points <level> <name>, for example L3 spinous process",
+                    )  # fmt: skip
+                own = found.setdefault(level, {})
+                if name.strip() in own:
+                    raise CaseError(
+                        path, f"{field}/{label}", "this point is there twice", "keep one"
+                    )
+                own[name.strip()] = _position(path, f"{field}/{label}", point) * to_frame
+    if files and not found:
+        raise CaseError(
+            files[0], "landmarks", "there is no point", "save a Fiducial list from Slicer"
+        )
+    for level, own in found.items():
+        if len(own) < LEAST_LANDMARKS:
+            raise CaseError(
+                files[0], f"landmarks/{level}", f"{len(own)} points name no pose",
+                f"give at least {LEAST_LANDMARKS} on each level that has any",
+            )  # fmt: skip
+    return found
+
+
 def _title(markup: dict[str, Any]) -> str:
     return str(markup.get("name", "")) or "unnamed"
 
@@ -139,17 +189,17 @@ def _names(lines: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, str]]:
     return names
 
 
-def _markups(path: Path) -> list[dict[str, Any]]:
+def _markups(path: Path, field: str = "plan") -> list[dict[str, Any]]:
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise CaseError(
-            path, "plan", f"not readable as JSON ({error})", "save the markups again from Slicer"
+            path, field, f"not readable as JSON ({error})", "save the markups again from Slicer"
         ) from error
     markups = document.get("markups") if isinstance(document, dict) else None
     if not isinstance(markups, list) or not all(isinstance(m, dict) for m in markups):
         raise CaseError(
-            path, "plan", "there is no list 'markups'", "save the lines from Slicer as .mrk.json"
+            path, field, "there is no list 'markups'", "save the lines from Slicer as .mrk.json"
         )
     return markups
 
@@ -159,18 +209,9 @@ def _line(
 ) -> tuple[ScrewPlan, int]:
     """One screw, and how many points that are not defined were passed over."""
     field = f"plan/{_title(markup)}"
-    system = markup.get("coordinateSystem", frame)
-    if not isinstance(system, str) or system not in _TO_LPS:
-        raise CaseError(
-            path, field, f"coordinateSystem {system!r} is unknown", "save it in LPS or RAS"
-        )
-    unit = markup.get("coordinateUnits", "mm")
-    m_per_unit = _M_PER_UNIT.get(unit) if isinstance(unit, str) else None
-    if m_per_unit is None:
-        raise CaseError(path, field, f"coordinateUnits {unit!r} is unknown", "save it in mm")
+    to_frame = _to_frame(path, field, markup, frame)
     points, passed_over = _points(path, field, markup.get("controlPoints"))
-    flip = np.array(_TO_LPS[system]) * np.array(_TO_LPS[frame])
-    entry_m, target_m = points * flip * m_per_unit
+    entry_m, target_m = points * to_frame
     length_mm = 1e3 * float(np.linalg.norm(target_m - entry_m))
     if not LENGTH_MM[0] <= length_mm <= LENGTH_MM[1]:
         raise CaseError(
@@ -180,6 +221,20 @@ def _line(
             "place both points and check coordinateUnits",
         )
     return ScrewPlan(level, side, entry_m, target_m), passed_over
+
+
+def _to_frame(path: Path, field: str, markup: dict[str, Any], frame: str) -> np.ndarray:
+    """(3,) factors that bring a markup's own coordinates to metres in `frame`."""
+    system = markup.get("coordinateSystem", frame)
+    if not isinstance(system, str) or system not in _TO_LPS:
+        raise CaseError(
+            path, field, f"coordinateSystem {system!r} is unknown", "save it in LPS or RAS"
+        )
+    unit = markup.get("coordinateUnits", "mm")
+    m_per_unit = _M_PER_UNIT.get(unit) if isinstance(unit, str) else None
+    if m_per_unit is None:
+        raise CaseError(path, field, f"coordinateUnits {unit!r} is unknown", "save it in mm")
+    return np.array(_TO_LPS[system]) * np.array(_TO_LPS[frame]) * m_per_unit
 
 
 def _points(path: Path, field: str, control: object) -> tuple[np.ndarray, int]:
@@ -193,22 +248,24 @@ def _points(path: Path, field: str, control: object) -> tuple[np.ndarray, int]:
         raise CaseError(
             path, field, f"the line has {count} control points, not two", "place entry, then target"
         )
-    positions = []
-    for point, what in zip(defined, ("entry", "target"), strict=True):
-        try:
-            position = np.array(point["position"], dtype=np.float64)
-            good = position.shape == (3,) and bool(np.isfinite(position).all())
-        except (KeyError, TypeError, ValueError, OverflowError):
-            good = False
-        if not good:
-            raise CaseError(
-                path,
-                f"{field}/{what}",
-                "the point has no finite position",
-                "place the point again in Slicer",
-            )
-        positions.append(position)
+    positions = [
+        _position(path, f"{field}/{what}", point)
+        for point, what in zip(defined, ("entry", "target"), strict=True)
+    ]
     return np.array(positions), len(points) - len(defined)
+
+
+def _position(path: Path, field: str, point: Any) -> np.ndarray:
+    try:
+        position = np.array(point["position"], dtype=np.float64)
+        good = position.shape == (3,) and bool(np.isfinite(position).all())
+    except (KeyError, TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise CaseError(
+            path, field, "the point has no finite position", "place the point again in Slicer"
+        )
+    return position
 
 
 def _is_undefined(point: object) -> bool:

@@ -8,6 +8,7 @@ See docs/conventions.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -98,7 +99,8 @@ class ScrewPlan:
 class Case:
     """The preoperative data of one patient. frame is 'LPS' or 'RAS' and rules over meshes and plan
     alike (the plan has been brought into the mesh frame). Meshes share one CT frame, in metres.
-    notes: what the reader mended or guessed; every run shows them to the user."""
+    notes: what the reader mended or guessed; every run shows them to the user. landmarks: by level and
+    name, (3,) metres, what the surgeon touches to check a pose."""
 
     name: str
     frame: str
@@ -107,6 +109,7 @@ class Case:
     plan: tuple[ScrewPlan, ...]
     sha256: str
     notes: tuple[str, ...] = ()
+    landmarks: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def plan_points_m(self, level: str) -> np.ndarray:
         """(4, 3) entry and target, left then right, or (N, 3) mesh vertices without plan lines."""

@@ -30,7 +30,7 @@ _PRESSED = {
 @dataclass(frozen=True)
 class Moment:
     """Something that happened. log_ns: when the recorder heard of it, by the system's clock. kind:
-    `run`, `event`, `shown`, `withdrawn`, `asked`, `answer`, `refused`, `fault`, `page`, `note`. stamp_ns: of the frame
+    `run`, `event`, `shown`, `withdrawn`, `asked`, `answer`, `refused`, `fault`, `page`, `note`, `check`. stamp_ns: of the frame
     that it came from, None = of none."""
 
     log_ns: int
@@ -81,6 +81,7 @@ def timeline(session: Session, every_frame: bool = False) -> list[Moment]:
         moments.append(Moment(log_ns, "withdrawn", reason, stamp_ns))
     moments += _implants(session, every_frame)
     moments += [_of_page(log_ns, text) for log_ns, text in session.events]
+    moments += [Moment(at, "check", f"{f['level']} {f['text']}") for at, f in session.checks]
     moments = [replace(m, text=_printable(m.text)) for m in moments]
     return sorted(moments, key=lambda m: m.log_ns)
 
@@ -100,6 +101,8 @@ def _of_life(life: list[Noted]) -> Iterator[Moment]:
 
 def _asked(v: dict[str, Any]) -> str:
     word = _PRESSED.get(v["what"], v["what"])
+    if v["what"] == "check":
+        word = f"landmark check: {v.get('words', '')}"
     if v["what"] == "confirm":
         word = f"{'yes' if v['accept'] else 'no'} to {v.get('id', 'what was asked')}"
     return word + (f", refused: {v['refused']}" if v.get("refused") else "")

@@ -20,6 +20,7 @@ from .session_folder import SessionError, read_manifest
 
 _JOURNAL, _STATUS, _POSES = "/registration/journal", "/registration/status", "/vertebra_poses"
 _SCREWS, _BENDING = "/screws/status", "/guidance/bending/status"
+_CHECK = "/landmarks/status"
 _STAGES, _EVENT = "/registration/latency", "/display/events"
 _LATE_NS = (
     5_000_000_000  # a picture is received this much later than the word of its frame, at most
@@ -81,6 +82,7 @@ class Session:
             of those that were taken back later.
         complete: stamps of results of which every message was published.
         screws: of each stereo pair. bending: (log_ns, stamp, words) of the rod's guidance.
+        checks: (log_ns, fields) of each verdict on a level's landmarks; see navigation_check.
         events: (log_ns, content) of what others noted.
         unexplained: stamps of results that were shown and that no entry of the journal explains.
         notes: what is missing, in words. cut: why the record ends early, "" = it does not.
@@ -94,6 +96,7 @@ class Session:
     complete: set[int] = field(default_factory=set)
     screws: list[Screws] = field(default_factory=list)
     bending: list[tuple[int, int, str]] = field(default_factory=list)
+    checks: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
     unexplained: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -133,7 +136,7 @@ def open_session(folder: str | Path) -> Session:
         session.cut = why
 
     wanted = [*journals, *statuses, *poses]
-    wanted += [t for end in (_STAGES, _SCREWS, _BENDING, _EVENT) for t in ends(end)]
+    wanted += [t for end in (_STAGES, _SCREWS, _BENDING, _CHECK, _EVENT) for t in ends(end)]
 
     for raw in stream(storage, wanted, cut):
         message = deserialise(raw)
@@ -148,6 +151,8 @@ def open_session(folder: str | Path) -> Session:
         elif raw.topic.endswith(_BENDING):
             words = "; ".join(dict.fromkeys(s.message for s in message.status if s.message))
             session.bending.append((raw.log_ns, stamp_ns_of(message.header.stamp), words))
+        elif raw.topic.endswith(_CHECK):
+            _note_checks(session, raw.log_ns, message)
         elif raw.topic.endswith(_STAGES):
             stages.add(stamp_ns_of(message.header.stamp))
         else:
@@ -168,6 +173,15 @@ def open_session(folder: str | Path) -> Session:
             f" ({few}): they cannot be computed again"
         )
     return session
+
+
+def _note_checks(session: Session, log_ns: int, message: Any) -> None:
+    """Verdicts that were not told before: the latched status repeats those of other levels."""
+    for status in message.status:
+        fields = {v.key: v.value for v in status.values} | {"text": status.message}
+        last = next((f for _, f in reversed(session.checks) if f["level"] == fields["level"]), None)
+        if fields.get("state") in ("passed", "failed") and fields != last:
+            session.checks.append((log_ns, fields))
 
 
 class _Results:

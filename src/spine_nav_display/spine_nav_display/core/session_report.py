@@ -107,6 +107,7 @@ def write_report(session: Session, verified: Verified, pictures: Sequence[Pictur
             ("level", "shown as tracked", "first", "predicted error (95 %), mm", "at the end"),
             [_level_row(s, start_ns) for s in summarise(session)],
         ),
+        *_checks(session, start_ns),
         *_screws(session),
         "<h2>Questions and answers</h2>",
         _moments(moments, ("asked", "answer", "page"), start_ns, "Nobody was asked."),
@@ -162,6 +163,34 @@ def _level_row(s: LevelSummary, start_ns: int) -> tuple[str, ...]:
         bounds = f"median {statistics.median(s.bounds_mm):.2f}, largest {max(s.bounds_mm):.2f}"
     share = f"{s.tracked} of {s.frames} frames ({100 * s.tracked / max(1, s.frames):.0f} %)"
     return s.level, share, first, bounds, s.last
+
+
+def _checks(session: Session, start_ns: int) -> list[str]:
+    """Measured errors: landmarks that the surgeon touched, against where the poses had them."""
+    if not session.checks:
+        return [
+            "<h2>Landmark checks</h2>",
+            "<p>No landmark was touched: errors were not measured.</p>",
+        ]
+    rows = []
+    for log_ns, fields in session.checks:
+        touched, n = [], 1
+        while (name := fields.get(f"landmark {n}")) is not None:
+            mm = fields.get(f"residual_mm {n}")
+            touched.append(
+                f"{name} {float(mm):.1f} mm" if mm else f"{name} {fields.get(f'mark {n}')}"
+            )
+            n += 1
+        at = f"{(log_ns - start_ns) * 1e-9:.1f} s"
+        rows.append((fields["level"], at, fields["text"], "; ".join(touched)))
+    return [
+        "<h2>Landmark checks</h2>",
+        _table(("level", "at", "verdict, mean of the landmarks", "each"), rows),
+        (
+            "<p class='small'>The limit holds the predicted error of the pose and that of a touch (95 %)."
+            " A click on the camera's own picture does not see that camera's bias in depth.</p>"
+        ),
+    ]
 
 
 def _screws(session: Session) -> list[str]:

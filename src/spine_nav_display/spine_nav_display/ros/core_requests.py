@@ -15,6 +15,7 @@ from std_srvs.srv import SetBool, Trigger
 from spine_nav_common.ros.lifecycle import SpineNode
 from spine_nav_common.ros.results import status_fields
 from spine_nav_display.core.questions import CONFIRM, Question, Taken
+from spine_nav_display.server import CHECK
 
 
 class CoreRequests:
@@ -27,30 +28,30 @@ class CoreRequests:
         self._node, self._on_paused = node, on_paused
         self._register = node.create_client(Trigger, "register")
         self._pause = node.create_client(SetBool, "pause")
-        self._hypothesis = node.create_client(SetParameters, "navigation/set_parameters")
+        self._navigation = node.create_client(SetParameters, "navigation/set_parameters")
         self._plan = node.create_client(SetParameters, "case_server/set_parameters")
 
     def close(self) -> None:
         """Destroy the clients."""
-        for client in (self._register, self._pause, self._hypothesis, self._plan):
+        for client in (self._register, self._pause, self._navigation, self._plan):
             self._node.destroy_client(client)
 
-    def ask(self, action: str, taken: Taken | None, future: Future) -> None:
-        """On the executor's thread. future: of whether it was done, and words."""
+    def ask(self, action: str, taken: Taken | None, word: str, future: Future) -> None:
+        """On the executor's thread. See server.Act; future: of whether it was done, and words."""
         if not future.set_running_or_notify_cancel():
             return  # its page was told that it was not done, and may have said something else since
         if not self._node.active:
             future.set_result((False, "the display is not active"))
         elif taken is not None:
-            word = "yes" if taken.answer.verb == CONFIRM else "no"
-            value = ParameterValue(
-                type=ParameterType.PARAMETER_STRING, string_value=f"{taken.question.id} {word}"
-            )
+            said = "yes" if taken.answer.verb == CONFIRM else "no"
             plan = taken.question.is_plan
             name = "confirm_plan" if plan else "confirm_hypothesis"
-            request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
-            client = self._plan if plan else self._hypothesis
+            request = _set_text(name, f"{taken.question.id} {said}")
+            client = self._plan if plan else self._navigation
             self._call(client, request, _parameter_answer, future)
+        elif action == CHECK:
+            request = _set_text("landmark_check", word)
+            self._call(self._navigation, request, _parameter_answer, future)
         elif action == "register":
             self._call(self._register, Trigger.Request(), _service_answer, future)
         else:
@@ -89,6 +90,11 @@ def hypothesis_question(status: DiagnosticArray, stamp_ns: int) -> Question | No
         return None
     levels = tuple(f["level"] for f in fields)
     return Question(fields[0]["hypothesis_id"], fields[0].get("hypothesis", ""), levels, stamp_ns)
+
+
+def _set_text(name: str, text: str) -> SetParameters.Request:
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=text)
+    return SetParameters.Request(parameters=[Parameter(name=name, value=value)])
 
 
 def _service_answer(answer: Any) -> tuple[bool, str]:

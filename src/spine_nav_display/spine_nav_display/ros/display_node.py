@@ -36,6 +36,7 @@ from spine_nav_common.ros.live_plan import plan_state
 from spine_nav_common.ros.results import result_from_messages, status_fields
 from spine_nav_common.ros.runtime import run_node, tf_message_type
 from spine_nav_display.core.binding import exposure
+from spine_nav_display.core.checks import check_message
 from spine_nav_display.core.messages import (
     Moment,
     bending_message,
@@ -108,6 +109,7 @@ class DisplayNode(SpineNode):
         self.listen(DiagnosticArray, topics.SCREW_STATUS, self._on_screw_status, qos.POSE)
         self.listen(PoseArray, topics.SCREW_POSES, self._on_screw_poses, qos.POSE)
         self.listen(DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE)
+        self.listen(DiagnosticArray, topics.CHECK, self._on_check, qos.LATCHED)
         self.listen(DiagnosticArray, topics.HEALTH, self._on_health, qos.LATCHED)
         self.listen(DiagnosticStatus, topics.HEARTBEAT, self._on_beat, qos.RESULT)
         self.listen(TimeReference, topics.CAMERA_CLOCK, self._on_camera_clock, qos.LATCHED)
@@ -283,6 +285,10 @@ class DisplayNode(SpineNode):
         sides = [status_fields(s) for s in message.status]
         self.server.publish("bending", bending_message(sides, now))
 
+    def _on_check(self, message: DiagnosticArray) -> None:
+        levels = [{**status_fields(s), "message": s.message} for s in message.status]
+        self.server.publish("check", check_message(levels))
+
     def _on_tf_static(self, message: Any) -> None:
         for item in message.transforms:
             t, q = item.transform.translation, item.transform.rotation
@@ -326,10 +332,10 @@ class DisplayNode(SpineNode):
 
     # What pages ask for.
 
-    def _act(self, action: str, taken: Taken | None) -> Future[tuple[bool, str]]:
+    def _act(self, action: str, taken: Taken | None, word: str) -> Future[tuple[bool, str]]:
         """From the server's thread: asked on the executor's."""
         future: Future[tuple[bool, str]] = Future()
-        call_soon(self, lambda: self._requests.ask(action, taken, future))
+        call_soon(self, lambda: self._requests.ask(action, taken, word, future))
         return future
 
     def _note(self, values: dict[str, Any]) -> None:

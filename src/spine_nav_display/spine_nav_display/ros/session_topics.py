@@ -100,6 +100,7 @@ def events(namespace: str, levels: Sequence[str]) -> list[Recorded]:
         (DiagnosticArray, topics.STATUS, qos.RESULT),
         (PoseArray, topics.VERTEBRA_POSES, qos.RESULT),
         (DiagnosticArray, topics.LATENCY, qos.RESULT),
+        (DiagnosticArray, topics.CHECK, qos.LATCHED),
         *((PoseWithCovarianceStamped, topics.pose_topic(v), qos.RESULT) for v in levels if v),
         (PoseArray, topics.SCREW_POSES, qos.RESULT),
         (DiagnosticArray, topics.SCREW_STATUS, qos.RESULT),

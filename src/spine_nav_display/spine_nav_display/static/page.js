@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page: what is known, what may be shown of it now, and what the surgeon says.
 import { Clock, Control, Video } from "./link.js";
+import { checkWords, clickedPixel, mayCheck } from "./check.js";
 import { STEPS, drawPanel, drawLevels, drawHealth } from "./panels.js";
 import { Space } from "./view3d.js";
 
@@ -17,7 +18,7 @@ const $ = (id) => document.getElementById(id);
 const state = {
   session: "", page: "", limits: { picture_ms: 500, silence_ms: 700 }, snapshots: false,
   levels: null, health: null, implants: null, bending: null, plan: [], camera: null,
-  names: [], shownName: "", picture: null, step: 0, screw: 0, paused: false,
+  names: [], shownName: "", picture: null, step: 0, screw: 0, checked: 0, check: null, paused: false,
   question: null, questionAt: 0, byStamp: new Map(), told: null,
 };
 const clock = new Clock();
@@ -115,7 +116,8 @@ function draw() {
   requestAnimationFrame(() => {
     due = false;
     drawLevels(state, linkTrouble());
-    drawPanel(state, { guidanceTrouble, implantTrouble });
+    drawPanel(state, { guidanceTrouble, implantTrouble, runCheck });
+    $("picture").classList.toggle("aim", STEPS[state.step] === "Check" && mayCheck(state, "touch", guidanceTrouble));
     space.draw(state, { guidanceTrouble, implantTrouble });
     drawButtons();
     if (state.told && performance.now() - state.told.at > TOLD_MS) state.told = null;
@@ -130,7 +132,7 @@ const control = new Control(clock, {
   hello(m) {
     Object.assign(state, { page: m.page, session: m.session, snapshots: m.snapshots });
     state.limits = { picture_ms: m.picture_ms, silence_ms: m.silence_ms };
-    Object.assign(state, { levels: null, implants: null, bending: null, health: null, question: null, livePlan: null });
+    Object.assign(state, { levels: null, implants: null, bending: null, check: null, health: null, question: null, livePlan: null });
     load();
   },
   session(m) { state.session = m.session; state.question = null; },
@@ -144,6 +146,7 @@ const control = new Control(clock, {
   },
   implants(m) { state.implants = m; draw(); },
   bending(m) { state.bending = m; draw(); },
+  check(m) { state.check = m; draw(); },
   health(m) { state.health = m; },
   camera(m) { state.camera = m; },
   plan(m) { state.livePlan = m.plan; usePlan(m.plan); },
@@ -224,6 +227,16 @@ function run(action) {
   draw();
 }
 
+function runCheck(verb, more = {}) {
+  if (mayCheck(state, verb, guidanceTrouble)) control.act("check", { ...checkWords(state, verb), ...more });
+}
+$("picture").addEventListener("click", (event) => {
+  const { camera, picture } = state;
+  if (STEPS[state.step] !== "Check" || !camera || picture?.name !== camera.name) return;
+  const at = clickedPixel(event, $("picture"), camera);
+  if (at) runCheck("touch", { ...at, stamp_ns: picture.stamp_ns });  // of the picture that was clicked
+});
+
 const buttons = new Map();
 for (const [action, word, key] of BUTTONS) {
   const button = document.createElement("button");
@@ -264,18 +277,22 @@ const AT_ONCE = {
   s: () => run("snapshot"), c: () => run("camera"), v: () => run("view"),
   PageDown: () => go(state.step + 1), PageUp: () => go(state.step - 1),
   ArrowRight: () => choose(1), ArrowLeft: () => choose(-1),
+  b: () => ofCheck("begin"), k: () => ofCheck("skip"), u: () => ofCheck("undo"), e: () => ofCheck("end"),
 };
+const ofCheck = (verb) => { if (STEPS[state.step] === "Check") runCheck(verb); };
 function choose(by) {
-  state.screw = (state.screw + by + state.plan.length) % Math.max(1, state.plan.length);
+  const levels = state.levels?.levels.length ?? 0;
+  if (STEPS[state.step] === "Check") state.checked = (state.checked + by + levels) % Math.max(1, levels);
+  else state.screw = (state.screw + by + state.plan.length) % Math.max(1, state.plan.length);
   draw();
 }
 const holding = new Map();
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (key in HELD || key in AT_ONCE || (key >= "1" && key <= "5")) event.preventDefault();
+  if (key in HELD || key in AT_ONCE || (key >= "1" && key <= String(STEPS.length))) event.preventDefault();
   if (event.repeat) return;
-  if (key >= "1" && key <= "5") go(Number(key) - 1);
+  if (key >= "1" && key <= String(STEPS.length)) go(Number(key) - 1);
   else if (key in AT_ONCE) AT_ONCE[key]();
   else if (key in HELD && may(HELD[key]) && !holding.has(key)) {
     const question = state.question?.id;

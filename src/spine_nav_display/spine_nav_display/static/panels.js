@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Words and numbers: the step's panel, the levels, the traffic light. Text only, never HTML.
+import { checkPanel } from "./check.js";
 
-export const STEPS = ["Verify", "Entry", "Trajectory", "Screws", "Rod"];
+export const STEPS = ["Verify", "Entry", "Trajectory", "Screws", "Rod", "Check"];
 const WORDS = {
   ready: "READY", degraded: "DEGRADED", unsafe: "UNSAFE", failed: "FAILED", 
   tracked: "TRACKED", occluded: "OCCLUDED", lost: "LOST", rejected: "REJECTED",
@@ -17,7 +18,7 @@ export function h(tag, attributes = {}, ...children) {
 
 // Redraws an element only when what it says has changed; make() -> its children.
 const said = new WeakMap();
-function say(element, key, make) {
+export function say(element, key, make) {
   const text = JSON.stringify(key);
   if (said.get(element) === text) return false;
   said.set(element, text);
@@ -53,7 +54,7 @@ const hiddenWhy = (why) => h("div", { className: "hidden-why" }, sign(), h("span
 
 export function drawPanel(state, trouble) {
   const panel = document.getElementById("panel");
-  [verify, entry, trajectoryPanel, screws, rod][state.step](panel, state, trouble);
+  [verify, entry, trajectoryPanel, screws, rod, checkPanel][state.step](panel, state, trouble);
 }
 
 function verify(panel, state, { guidanceTrouble }) {

@@ -59,13 +59,15 @@ class Took:
 
     looked_ns: stamp of the frame whose poses told the network where to look; None = it searched the
     whole image. renewed: a new registration had been asked for. answer: of the surgeon. uptime_s: the
-    machine's time at which poses of before a restart were compared; None = there were none.
+    machine's time at which poses of before a restart were compared; None = there were none. withheld:
+    levels that are not shown from this frame on, each with the reason: a check had failed.
     """
 
     looked_ns: int | None = None
     renewed: bool = False
     answer: TookAnswer | None = None
     uptime_s: float | None = None
+    withheld: tuple[tuple[str, str], ...] = ()
 
 
 def took_answer(answer: Answer) -> TookAnswer:
@@ -132,7 +134,9 @@ def frame_entry(values: dict[str, Any]) -> FrameEntry:
         took = values["took"]
         if took is not None:
             answer = took["answer"]
-            took = Took(**{**took, "answer": None if answer is None else TookAnswer(**answer)})
+            withheld = tuple((str(k), str(v)) for k, v in took.get("withheld", ()))
+            answer = None if answer is None else TookAnswer(**answer)
+            took = Took(**{**took, "answer": answer, "withheld": withheld})
         given = {k: values[k] for k in FrameEntry.__dataclass_fields__}
         return FrameEntry(**{**given, "took": took, "events": tuple(given["events"])})
     except (KeyError, TypeError) as error:

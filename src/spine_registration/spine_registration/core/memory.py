@@ -59,6 +59,7 @@ class Memory:
         clock: whose clock the stamps are of. boot: of the machine.
         shown: None where nothing was followed.
         rejections, contradicted: see Answers.
+        withheld: levels that a failed check took from view, with the reasons.
     """
 
     case: str
@@ -67,6 +68,7 @@ class Memory:
     shown: Shown | None
     rejections: tuple[Rejection, ...]
     contradicted: bool
+    withheld: tuple[tuple[str, str], ...] = ()
 
 
 class Said(Enum):
@@ -212,6 +214,7 @@ def to_json(memory: Memory) -> str:
             {"id": r.id, "name": r.name, "anchor_camera_m": r.anchor_camera_m.tolist()}
             for r in memory.rejections
         ],
+        "withheld": dict(memory.withheld),
         "shown": None,
     }
     if (s := memory.shown) is not None:
@@ -254,6 +257,7 @@ def from_json(text: str, levels: int) -> Memory:
     return Memory(
         str(v["case"]), str(v["clock"]), str(v["boot"]), shown, rejections,
         bool(v["contradicted"]),
+        tuple((str(k), str(r)) for k, r in v.get("withheld", {}).items()),
     )  # fmt: skip
 
 

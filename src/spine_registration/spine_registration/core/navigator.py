@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,10 +103,12 @@ class Navigator:
         self._uptime_s: float | None = None  # instead of the machine's own, see `again`
         self._recent: deque[Belief] = deque(maxlen=_RECENT)
         self.took = Took()  # what went into the last frame's answer besides its pixels
+        self._withheld: dict[str, str] = {}
+        self._to_withhold: deque[dict[str, str]] = deque()
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything that was seen; what the surgeon rejected stays rejected."""
+        """Forget everything that was seen; what the surgeon rejected or a check withheld stays so."""
         self._belief: Belief | None = None
         self._answers.close()
         self._agreeing: tuple[Registration, int] | None = None
@@ -149,7 +152,13 @@ class Navigator:
 
     def request_registration(self) -> None:
         """Register from scratch with the next frame."""
+        self._to_withhold.clear()
         self._renew = True
+
+    def withhold(self, reasons: Mapping[str, str]) -> None:
+        """From the next frame on show these levels no more, each with its reason, until
+        `request_registration`: the surgeon's check has failed."""
+        self._to_withhold.append(dict(reasons))
 
     def memory(self, frame: RgbdFrame, clock: str = "") -> Memory:
         """What a process that takes this one's place may use; `frame` is the last one solved."""
@@ -158,12 +167,14 @@ class Navigator:
         tracked = [e and s.status is Status.TRACKED for e, s in zip(self.model.exposed, levels)]
         T = None if belief is None else belief.track.T_camera_ct
         before = None if self._past is None else self._past.shown
-        return remember(self.case, frame, clock, T, np.array(tracked), self._answers, before)
+        known = remember(self.case, frame, clock, T, np.array(tracked), self._answers, before)
+        return replace(known, withheld=tuple(self._withheld.items()))
 
     def recall(self, memory: Memory, within_s: float, boot: str | None = None) -> None:
         """Before the first frame: what the process before this one knew; see `Recall`."""
         if memory.case == case_key(self.case):
             self._answers.recall(memory.rejections, memory.contradicted)
+            self._withheld |= dict(memory.withheld)
             self._past = Recall(memory, self.case, self.model, within_s, boot)
 
     def process(self, frame: RgbdFrame) -> NavigationResult:
@@ -199,6 +210,8 @@ class Navigator:
         self._uptime_s = took.uptime_s
         if answer is not None:
             self._answers.put(answer)
+        if took.withheld:
+            self.withhold(dict(took.withheld))
         return self.solve(replace(self._look(frame, seen_by), epoch=epoch))
 
     def segment(self, frame: RgbdFrame, epoch: int = 0) -> Segmented:
@@ -248,8 +261,10 @@ class Navigator:
             self._belief, self._renew, self._past = None, False, None
             self.took = replace(self.took, renewed=True)
             self._answers.forget()
+            self._withheld = {}
             self._identity = unknown_patient(self._patches)
             self._foreign, self._known = 0, False
+        self._withhold(events)
         if seen.tracking and self._belief is None:
             # Lost or asked anew since it was segmented: the whole image counts, not the old place.
             seen = self._look(frame, None)
@@ -265,11 +280,26 @@ class Navigator:
             clock.lap("update")
         self._seg = None if isinstance(seg, Rejected) else seg
         verdict = self._identity.verdict
+        shown = tuple(
+            LevelEstimate(e.level, Status.REJECTED, reason=self._withheld[e.level])
+            if e.level in self._withheld
+            else e
+            for e in levels
+        )
         return NavigationResult(
-            frame.stamp_ns, levels, clock.done(), tuple(events),
+            frame.stamp_ns, shown, clock.done(), tuple(events),
             identity=self._identity.state,
             identity_margin_nat=None if verdict is None else float(verdict.margin_nat),
         )  # fmt: skip
+
+    def _withhold(self, events: list[str]) -> None:
+        new: dict[str, str] = {}
+        while self._to_withhold:
+            new |= self._to_withhold.popleft()
+        if new:
+            self.took = replace(self.took, withheld=tuple(new.items()))
+            self._withheld |= new
+            events.append(f"{', '.join(new)} not shown any more: {next(iter(new.values()))}")
 
     def _check(self, frame: RgbdFrame, same_clock: bool = True) -> None:
         if same_clock and self._last_stamp is not None and frame.stamp_ns <= self._last_stamp:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from geometry_msgs.msg import PointStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
@@ -19,7 +20,8 @@ from spine_nav_common.core.budgets import budgets
 from spine_nav_common.core.clock import UNKNOWN
 from spine_nav_common.core.rectify import RgbdRectifier
 from spine_nav_common.core.types import NavigationResult, Rejected
-from spine_nav_common.ros import qos
+from spine_nav_common.ros import qos, topics
+from spine_nav_common.ros.executor import call_soon
 from spine_nav_common.ros.frames import FramePairer, RawFrame, image_type
 from spine_nav_common.ros.lifecycle import OK, WARN
 from spine_nav_common.ros.runtime import run_node
@@ -28,6 +30,7 @@ from spine_nav_common.ros.worker_node import WorkerNode
 from ..core.journal import FrameEntry
 from ..core.nothing import refused, withdrawn
 from ..memory_file import MemoryFile, memory_path
+from .navigation_check import LandmarkChecks
 from .navigation_core import Core, NavigationConfig, load_core
 from .navigation_journal import JournalTopic
 from .navigation_output import NavigationOutput
@@ -72,6 +75,9 @@ class NavigationNode(WorkerNode):
         self._output = NavigationOutput(self.advertise, levels, c.publish_tf, c.tf_prefix)
         self._journal = JournalTopic(self.advertise)
         self._journal.begin(self.core, c)
+        self._checks = LandmarkChecks(
+            self.advertise, self.core.case, c.click95_mm, c.pointer95_mm, self._withhold
+        )
         self.serve(Trigger, "register", self._on_register)
         self.serve(SetBool, "confirm_level", self._on_confirm)
         self.serve(SetBool, "pause", self.on_pause)
@@ -82,6 +88,7 @@ class NavigationNode(WorkerNode):
         self.pairer = FramePairer(self.take_image, self.config.pair_tolerance_ms)
         c = self.config
         self.listen(CameraInfo, c.info_topic, self.pairer.info, qos.SENSOR_IN)
+        self.listen(PointStamped, topics.POINTER, self._on_pointer, qos.RESULT)
         for topic, callback in (
             (c.colour_topic, self.pairer.colour),
             (c.depth_topic, self.pairer.depth),
@@ -127,6 +134,7 @@ class NavigationNode(WorkerNode):
                 raise seen
             self._recall()
             result = navigator.solve(seen)
+            self._checks.note(seen.frame, result)
             self._remember(seen.frame)
             if self._output.labels_wanted:
                 result = replace(result, labels=navigator.label_image(seen.frame))
@@ -211,6 +219,7 @@ class NavigationNode(WorkerNode):
             self.core.navigator.request_registration()
             self._before = None
             self._memory.remove()
+            call_soon(self, self._checks.forget)
             return "registration requested"
 
         self._journal.asked("register")
@@ -251,9 +260,32 @@ class NavigationNode(WorkerNode):
         self._journal.asked("confirm", accept=accept, id=hypothesis_id, refused=refused_for)
         return said
 
+    # The surgeon's check.
+
+    def _withhold(self, reasons: dict[str, str]) -> None:
+        self._answered += 1  # kept at once, as an answer is
+        self.core.navigator.withhold(reasons)
+
+    def _on_pointer(self, message: PointStamped) -> None:
+        said = self._checks.pointer(message)
+        if isinstance(said, Rejected):
+            self.get_logger().warn(f"a pointer's touch does not count: {said.reason}")
+        self._note_check("pointer", said)
+
+    def _note_check(self, words: str, said: str | Rejected) -> None:
+        refused_for = said.reason if isinstance(said, Rejected) else ""
+        told = "" if isinstance(said, Rejected) else said
+        self._journal.asked("check", words=words, told=told, refused=refused_for)
+
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        """`confirm_hypothesis` is an answer that names its question."""
+        """`confirm_hypothesis` is an answer that names its question, `landmark_check` a word of a
+        check."""
         said: str | Rejected = ""
+        for text in (str(c.value) for c in changes if c.name == "landmark_check" and c.value):
+            said = Rejected("navigation is not active; there is nothing to check")
+            if self.core is not None and self.active and text.strip():
+                said = self._checks.command(text)
+                self._note_check(text, said)
         for text in (c.value for c in changes if c.name == "confirm_hypothesis" and c.value):
             id_, _, word = str(text).strip().partition(" ")
             if word not in _WORDS:

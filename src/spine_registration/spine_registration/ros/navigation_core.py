@@ -43,6 +43,19 @@ class NavigationConfig:
         "registration/status gives the id; refused when another hypothesis is asked by now",
         runtime=True,
     )
+    landmark_check: str = param(
+        "",
+        "a word of the surgeon's check of a level: 'begin LEVEL'; 'touch LEVEL NUMBER STAMP_NS U V' "
+        "(the landmark that landmarks/status asks for, where it is in the image of that stamp); "
+        "'skip LEVEL NUMBER', 'undo LEVEL', 'end LEVEL'",
+        runtime=True,
+    )
+    click95_mm: float = param(
+        4.0, "95 % of clicks on a landmark's picture lie nearer to it", "mm", 0.5, 20.0
+    )
+    pointer95_mm: float = param(
+        2.5, "95 % of touches with a tracked pointer lie nearer to the landmark", "mm", 0.1, 20.0
+    )
     keep_s: float = param(
         10.0,
         "after a restart, a level that was shown before is not asked again if no more time than "
