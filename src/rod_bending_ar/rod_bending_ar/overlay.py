@@ -2,16 +2,19 @@
 """The picture that the surgeon sees: registered vertebrae and planned screws over the camera image.
 
 Only a `tracked` level of this very image is drawn as guidance. An `occluded` level keeps an amber
-outline and loses its trajectories; every other level is named in the legend with its reason.
+outline and loses its trajectories; every other level is named in the legend with its reason. What
+stands beside vertebrae and plan (`core/extras.py`) is drawn under the same rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from spine_nav_common.core.geometry import skew, transform_points
 from spine_nav_common.core.types import (
     Case,
     Intrinsics,
@@ -23,27 +26,38 @@ from spine_nav_common.core.types import (
 
 from .core.annotation import (
     STATUS_COLOUR,
+    banner_height,
     label_layout,
     paint_age,
     paint_banner,
     paint_label,
     paint_legend,
 )
-from .core.silhouette import NEAR_M, Silhouette, project_px, silhouette
+from .core.bender import bender_picture, paste
+from .core.cortex import Margins
+from .core.extras import Extras, tool_deviation, tracked, usable
+from .core.lens import NEAR_M, Lens, as_lens
+from .core.marks import (
+    Sheet,
+    margin_note,
+    paint_margin,
+    paint_rod,
+    paint_screw,
+    paint_tool,
+    paint_words,
+)
+from .core.paint import fixed
+from .core.silhouette import Silhouette, silhouette
 
 PLAN_COLOUR = (90, 235, 255)
 ENTRY_COLOUR = (255, 255, 255)
-LIVE_STEP = 2  # pixels between the rays of a live picture: a quarter of the work, as smooth a line
 SCREW_RADIUS_M = 2.75e-3
 STUB_M = 0.022  # how far the planned axis is prolonged out of the bone, towards the surgeon
 OCCLUDER_MARGIN_M = 0.012  # measured surface this much nearer than the model hides the model
 _AROUND_M = 0.012  # of the plan's points: the ring and the ellipses
 CHI_2D_95 = 2.4477  # sqrt of the 95 % quantile of chi-square with two degrees of freedom
 REFERENCE_WIDTH_PX = 640  # text is drawn at its own size on an image of this width
-
-
-def _transform(T_camera_ct: np.ndarray, points_m: np.ndarray) -> np.ndarray:
-    return points_m @ T_camera_ct[:3, :3].T + T_camera_ct[:3, 3]
+_BENDER_PX = (190, 84)  # at text scale 1
 
 
 def _paint_level(
@@ -55,33 +69,54 @@ def _paint_level(
     scale: int,
 ) -> None:
     """Translucent shaded bone (only if live) and the outline; the hand in front stays in front."""
-    outline = seen.mask.astype(np.uint8) * 255
-    h, w = outline.shape
+    mask = seen.mask.astype(np.uint8) * 255
+    h, w = mask.shape
     if depth_m is not None:
-        middle = seen.step // 2
-        measured = depth_m[seen.y0 + middle :: seen.step, seen.x0 + middle :: seen.step][:h, :w]
+        measured = depth_m[seen.y0 : seen.y0 + h, seen.x0 : seen.x0 + w]
         with np.errstate(invalid="ignore"):
-            outline[measured < seen.depth_m - OCCLUDER_MARGIN_M] = 0
-        # depth is ragged at edges; the outline must not be
-        outline = cv2.medianBlur(outline, 7 if seen.step == 1 else 3)
-    wide = seen.step * scale
-    x0, y0 = seen.x0 * scale, seen.y0 * scale
-    region = image[y0 : y0 + h * wide, x0 : x0 + w * wide]
-    shade = seen.shade
-    if wide > 1:
-        shade = cv2.resize(shade, (w * wide, h * wide), interpolation=cv2.INTER_LINEAR)
-        outline = cv2.resize(outline, (w * wide, h * wide), interpolation=cv2.INTER_LINEAR)
-        if wide > 2:
-            outline = cv2.GaussianBlur(outline, (0, 0), 0.35 * wide)
-        outline = cv2.compare(outline, 127, cv2.CMP_GT)
+            mask[measured < seen.depth_m - OCCLUDER_MARGIN_M] = 0
+        mask = _majority(mask, 7)  # depth is ragged at edges; the outline must not be
+    fine = _enlarged(mask, 2 * scale)
     if live:
-        ink = np.array(colour, np.float32) * (0.25 + 0.75 * shade[..., None])
-        blended = cv2.addWeighted(region, 0.55, ink.astype(np.uint8), 0.45, 0.0)
-        cv2.copyTo(blended, outline, region)
-    contours, _ = cv2.findContours(outline, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1)
-    contours = [c for c in contours if cv2.contourArea(c) > 60 * scale**2]
-    cv2.drawContours(region, contours, -1, (0, 0, 0), 2 * scale + 1, cv2.LINE_AA)
-    cv2.drawContours(region, contours, -1, colour, scale, cv2.LINE_AA)
+        x0, y0 = seen.x0 * scale, seen.y0 * scale
+        region = image[y0 : y0 + h * scale, x0 : x0 + w * scale]
+        shade = (seen.shade * 255.0).astype(np.uint8)
+        inside = mask
+        if scale > 1:
+            shade = cv2.resize(shade, region.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            inside = _enlarged(mask, scale)
+        ink = cv2.applyColorMap(shade, _tones(colour))
+        cv2.copyTo(cv2.addWeighted(region, 0.55, ink, 0.45, 0.0), inside, region)
+    contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1)
+    corner = np.array([seen.x0, seen.y0]) * scale
+    # contours run through pixels of the mask, half of one inside its border
+    paths = [
+        fixed((c.reshape(-1, 2) + 0.5) / 2.0 - 0.5 + corner)[:, None]
+        for c in contours
+        if cv2.contourArea(c) > 4 * 60 * scale**2
+    ]
+    cv2.polylines(image, paths, True, (0, 0, 0), 2 * scale + 1, cv2.LINE_8, 4)
+    cv2.polylines(image, paths, True, colour, scale, cv2.LINE_AA, 4)
+
+
+@lru_cache(maxsize=8)
+def _tones(colour: tuple[int, int, int]) -> np.ndarray:
+    """(256, 1, 3) uint8: a colour from a quarter of it to the whole."""
+    return (np.linspace(0.25, 1.0, 256)[:, None, None] * np.array(colour)).astype(np.uint8)
+
+
+def _majority(mask: np.ndarray, size: int) -> np.ndarray:
+    """The median of a mask of 0 and 255."""
+    return cv2.compare(cv2.blur(mask, (size, size)), 127, cv2.CMP_GT)
+
+
+def _enlarged(mask: np.ndarray, factor: int) -> np.ndarray:
+    """A mask on a finer grid, its border smooth."""
+    size = (mask.shape[1] * factor, mask.shape[0] * factor)
+    fine = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
+    if factor > 2:
+        fine = cv2.GaussianBlur(fine, (0, 0), 0.35 * factor)
+    return cv2.compare(fine, 127, cv2.CMP_GT)
 
 
 def entry_ellipse_px(
@@ -98,9 +133,7 @@ def entry_ellipse_px(
             return None
         radius = intrinsics.fx * estimate.predicted_tre_mm * 1e-3 / z
         return (radius, radius), 0.0
-    lever = point_camera_m - estimate.anchor_camera_m
-    skew = np.array([[0, -lever[2], lever[1]], [lever[2], 0, -lever[0]], [-lever[1], lever[0], 0]])
-    J = np.hstack([np.eye(3), -skew])
+    J = np.hstack([np.eye(3), -skew(point_camera_m - estimate.anchor_camera_m)])
     P = np.array(
         [
             [intrinsics.fx / z, 0, -intrinsics.fx * point_camera_m[0] / z**2],
@@ -113,106 +146,82 @@ def entry_ellipse_px(
     return (float(axes[1]), float(axes[0])), angle
 
 
-def _line(image: np.ndarray, a: np.ndarray, b: np.ndarray, colour: tuple, width: int) -> None:
-    p, q = (tuple(np.round(v * 16).astype(int).tolist()) for v in (a, b))
-    cv2.line(image, p, q, (0, 0, 0), width + 2, cv2.LINE_AA, 4)
-    cv2.line(image, p, q, colour, width, cv2.LINE_AA, 4)
-
-
-def _behind_what_covers(
-    image: np.ndarray,
-    draw: Callable[[], None],
-    points_m: np.ndarray,
-    intrinsics: Intrinsics,
-    depth_m: np.ndarray | None,
-    scale: int,
+def _put_back(
+    sheet: Sheet, before: np.ndarray, places: Sequence[np.ndarray], depth_m: np.ndarray
 ) -> None:
-    """Draw what belongs to points (N, 3), and put back what stands before their middle.
+    """Where something stands before the middle of marks, what was there `before` comes back.
 
-    What lies in the bone is drawn through the bone: only the caller's points count.
+    places: points (N, 3) that each mark counts as lying at. What lies in the bone is drawn through
+    the bone: only these points count.
     """
-    if depth_m is None:
-        draw()
-        return
-    pixels = project_px(points_m, intrinsics)
-    nearest_m = float(points_m[:, 2].mean()) - OCCLUDER_MARGIN_M
-    reach = _AROUND_M * intrinsics.fx / nearest_m
-    size = depth_m.shape[::-1]
-    x0, y0 = np.clip(np.floor(pixels.min(axis=0) - reach), 0, size).astype(int)
-    x1, y1 = np.clip(np.ceil(pixels.max(axis=0) + reach) + 1, 0, size).astype(int)
-    region = image[y0 * scale : y1 * scale, x0 * scale : x1 * scale]
-    before = region.copy()
-    draw()
-    if not region.size:
-        return
-    with np.errstate(invalid="ignore"):
-        covered = (depth_m[y0:y1, x0:x1] < nearest_m).astype(np.uint8)
-    covered = cv2.medianBlur(covered, 5)  # depth is ragged at edges
-    covered = cv2.resize(covered, region.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    cv2.copyTo(before, covered, region)
+    scale, size = sheet.scale, depth_m.shape[::-1]
+    for points_m in places:
+        pixels = sheet.lens.project(points_m)
+        if not np.isfinite(pixels).all():
+            continue
+        nearest_m = float(points_m[:, 2].mean()) - OCCLUDER_MARGIN_M
+        reach = _AROUND_M * sheet.lens.pinhole.fx / nearest_m
+        x0, y0 = np.clip(np.floor(pixels.min(axis=0) - reach), 0, size).astype(int)
+        x1, y1 = np.clip(np.ceil(pixels.max(axis=0) + reach) + 1, 0, size).astype(int)
+        near = depth_m[y0:y1, x0:x1]
+        if not near.size:
+            continue
+        covered = cv2.compare(near, nearest_m, cv2.CMP_LT)
+        if not cv2.hasNonZero(covered):
+            continue
+        covered = _majority(covered, 5)  # depth is ragged at edges
+        part = slice(y0 * scale, y1 * scale), slice(x0 * scale, x1 * scale)
+        region = sheet.image[part]
+        if scale > 1:
+            covered = cv2.resize(covered, region.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        cv2.copyTo(before[part], covered, region)
 
 
-def _paint_plan(
-    image: np.ndarray,
-    plan: ScrewPlan,
-    estimate: LevelEstimate,
-    intrinsics: Intrinsics,
-    scale: int,
-    depth_m: np.ndarray | None,
-) -> None:
-    """Axis from outside the bone to the target, the entry ring, and the 95 % error ellipses at
-    entry and target; a hand or tool before them stays before them."""
-    entry, target = _transform(
-        estimate.T_camera_ct,
-        np.array([plan.entry_m, plan.target_m]),  # type: ignore[arg-type]
-    )
-    if min(entry[2], target[2]) < NEAR_M:
-        return
-    outward = (entry - target) / np.linalg.norm(entry - target)
-    chain = np.array([entry + STUB_M * outward, entry, target])
-    if chain[0, 2] < NEAR_M:
-        return
-    stub_px, entry_px, target_px = (project_px(chain, intrinsics) + 0.5) * scale - 0.5
-
-    def in_bone() -> None:
-        _line(image, entry_px, target_px, PLAN_COLOUR, scale)
-        ring = tuple(np.round(entry_px * 16).astype(int).tolist())
-        radius = round(intrinsics.fx * SCREW_RADIUS_M / entry[2] * scale * 16)
-        cv2.circle(image, ring, radius, (0, 0, 0), scale + 2, cv2.LINE_AA, 4)
-        cv2.circle(image, ring, radius, ENTRY_COLOUR, scale, cv2.LINE_AA, 4)
+def _paint_plans(
+    sheet: Sheet, plans: Sequence[ScrewPlan], estimate: LevelEstimate, margins: Margins | None
+) -> list[np.ndarray]:
+    """The screws of one level: axis from outside the bone to the target, entry ring, and the 95 %
+    error ellipses at entry and target. Returns the places that they count as lying at."""
+    T, scale = estimate.T_camera_ct, sheet.scale
+    if T is None or not plans:
+        return []
+    ends = np.array([[p.entry_m, p.target_m] for p in plans])
+    seen = transform_points(T, ends)
+    outward = (seen[:, 0] - seen[:, 1]) / np.linalg.norm(seen[:, 0] - seen[:, 1], axis=1)[:, None]
+    chains = np.stack([seen[:, 0] + STUB_M * outward, seen[:, 0], seen[:, 1]], axis=1)
+    if chains[..., 2].min() < NEAR_M:
+        return []
+    pixels = sheet.px(chains.reshape(-1, 3)).reshape(*chains.shape[:2], 2)
+    bound, ink = estimate.predicted_tre_mm, sheet.ink
+    middle = pixels[:, 2].mean(axis=0)
+    for plan, (_, entry, target), (stub_px, entry_px, target_px) in zip(
+        plans, chains, pixels, strict=True
+    ):
+        ink.line(np.stack([entry_px, stub_px]), ENTRY_COLOUR, 2 * scale)
+        if margins is None:
+            ink.line(np.stack([entry_px, target_px]), PLAN_COLOUR, scale)
+        else:
+            margin = margins.planned(plan.level, plan.side, bound)
+            paint_margin(sheet, T, plan, margin, PLAN_COLOUR)
+            beside = stub_px - middle
+            away = beside / max(float(np.linalg.norm(beside)), 1e-9)
+            margin_note(sheet, stub_px, away, margin)
+        ink.ring(entry_px, sheet.width_px(SCREW_RADIUS_M, entry), ENTRY_COLOUR, scale)
         for point, pixel in ((target, target_px), (entry, entry_px)):
-            _paint_error(image, entry_ellipse_px(estimate, point, intrinsics), pixel, scale)
-        dot = tuple(np.round(target_px * 16).astype(int).tolist())
-        cv2.circle(image, dot, 32 * scale, PLAN_COLOUR, cv2.FILLED, cv2.LINE_AA, 4)
-
-    def out_of_it() -> None:
-        _line(image, entry_px, stub_px, ENTRY_COLOUR, 2 * scale)
-
+            ellipse = entry_ellipse_px(estimate, point, sheet.lens.pinhole)
+            if ellipse is not None:
+                (a, b), angle = ellipse
+                axes = (a * scale, b * scale)
+                ink.oval(pixel, axes, angle, STATUS_COLOUR[Status.TRACKED], scale)
+        ink.ring(target_px, 2 * scale, PLAN_COLOUR, cv2.FILLED)
     # the bone itself covers nothing: what lies in it counts as lying at the entry
-    at_entry = np.array([entry, target * (entry[2] / target[2])])
-    _behind_what_covers(image, out_of_it, chain[:2], intrinsics, depth_m, scale)
-    _behind_what_covers(image, in_bone, at_entry, intrinsics, depth_m, scale)
-
-
-def _paint_error(
-    image: np.ndarray,
-    ellipse: tuple[tuple[float, float], float] | None,
-    pixel: np.ndarray,
-    scale: int,
-) -> None:
-    if ellipse is None:
-        return
-    (a, b), angle = ellipse
-    middle = tuple(np.round(pixel * 16).astype(int).tolist())
-    axes = (max(round(a * scale * 16), 16), max(round(b * scale * 16), 16))
-    colour = STATUS_COLOUR[Status.TRACKED]
-    cv2.ellipse(image, middle, axes, angle, 0, 360, (0, 0, 0), scale + 2, cv2.LINE_AA, 4)
-    cv2.ellipse(image, middle, axes, angle, 0, 360, colour, scale, cv2.LINE_AA, 4)
+    level = np.stack([seen[:, 0], seen[:, 1] * (seen[:, :1, 2] / seen[:, 1:, 2])], axis=1)
+    return [chains[:, :2].reshape(-1, 3), level.reshape(-1, 3)]
 
 
 def draw_overlay(
     colour: np.ndarray,
-    intrinsics: Intrinsics,
+    camera: Intrinsics | Lens,
     case: Case,
     result: NavigationResult | None,
     depth: np.ndarray | None = None,
@@ -221,29 +230,35 @@ def draw_overlay(
     note: str = "",
     age_ms: float | None = None,
     scale: int = 1,
+    extras: Extras | None = None,
 ) -> np.ndarray:
     """The camera image with what is known of this very image drawn over it.
 
-    colour: (H, W, 3) uint8 RGB. depth: (H, W) metres, NaN = none, same pixel grid; where given,
-    a hand or tool in front of a vertebra stays in front of its drawing. stamp_ns: the image's
-    stamp; a result of another image is named stale and none of it is drawn. note: why there is no
-    result. age_ms: of the image when it is drawn, to be stated in it. scale: integer enlargement for pictures. Returns (H·scale, W·scale, 3) uint8 RGB; the input is not changed.
+    colour: (H, W, 3) uint8 RGB, as the camera's lens makes it (Lens) or rectified (Intrinsics).
+    depth: (H, W) metres, NaN = none, same pixel grid; where given, a hand or tool in front of a
+    vertebra stays in front of its drawing. stamp_ns: the image's stamp; a result of another image
+    is named stale and none of it is drawn. note: why there is no result. age_ms: of the image when
+    it is drawn, to be stated in it. scale: integer enlargement for pictures. extras: what else is
+    known; of it only what `usable` lets through with this result. Returns (H·scale, W·scale, 3)
+    uint8 RGB; the input is not changed.
 
     Raises:
         ValueError: the image is not (H, W, 3) uint8 or does not fit the intrinsics.
     """
-    if colour.dtype != np.uint8 or colour.shape != (intrinsics.height, intrinsics.width, 3):
+    lens = as_lens(camera)
+    width, height = lens.size
+    if colour.dtype != np.uint8 or colour.shape != (height, width, 3):
         raise ValueError(
             f"overlay: colour is {colour.dtype} {colour.shape}, expected uint8 "
-            f"({intrinsics.height}, {intrinsics.width}, 3); pass the intrinsics of this image"
+            f"({height}, {width}, 3); pass the intrinsics of this image"
         )
     if depth is not None and depth.shape != colour.shape[:2]:
         raise ValueError(f"overlay: depth is {depth.shape}, colour {colour.shape[:2]}")
     image = colour.copy()
     if scale > 1:
-        size = (intrinsics.width * scale, intrinsics.height * scale)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(image, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
     text_scale = max(1, round(image.shape[1] / REFERENCE_WIDTH_PX))
+    sheet = Sheet(image, lens, scale, text_scale)
     if result is None:
         paint_legend(image, (), note or "no registration", text_scale)
     elif stamp_ns is not None and result.stamp_ns != stamp_ns:
@@ -252,7 +267,7 @@ def draw_overlay(
             image, (), f"STALE: last result is {late_ms:.0f} ms old, not shown", text_scale
         )
     else:
-        _paint_result(image, intrinsics, case, result, depth, scale, text_scale)
+        _paint_result(sheet, case, result, depth, usable(extras, result) if extras else None)
     paint_banner(image, text_scale)
     if age_ms is not None:
         paint_age(image, age_ms, text_scale)
@@ -260,13 +275,11 @@ def draw_overlay(
 
 
 def _paint_result(
-    image: np.ndarray,
-    intrinsics: Intrinsics,
+    sheet: Sheet,
     case: Case,
     result: NavigationResult,
     depth: np.ndarray | None,
-    scale: int,
-    text_scale: int,
+    extras: Extras | None,
 ) -> None:
     shown = [
         e
@@ -274,30 +287,83 @@ def _paint_result(
         if e.status in (Status.TRACKED, Status.OCCLUDED) and e.T_camera_ct is not None
     ]
     # Far levels first, so that a near one lies over its neighbour.
-    step = LIVE_STEP if scale == 1 else 1
-    renders = {
-        e.level: silhouette(case.meshes[e.level], e.T_camera_ct, intrinsics, step) for e in shown
-    }
-    shown = [e for e in shown if renders[e.level] is not None and renders[e.level].mask.any()]
+    found = {e.level: silhouette(case.meshes[e.level], e.T_camera_ct, sheet.lens) for e in shown}
+    renders = {level: s for level, s in found.items() if s is not None and s.mask.any()}
+    shown = [e for e in shown if e.level in renders]
     shown.sort(key=lambda e: -float(renders[e.level].depth_m.max()))
     for estimate in shown:
         live = estimate.status is Status.TRACKED
         # A held outline is drawn whole: cut by what covers it, only crumbs of it would be left.
         _paint_level(
-            image,
+            sheet.image,
             renders[estimate.level],
             STATUS_COLOUR[estimate.status],
             live,
             depth if live else None,
-            scale,
+            sheet.scale,
         )
+    before = sheet.image.copy() if depth is not None else sheet.image
+    places = _paint_seen(sheet, result, extras) if extras is not None else []
+    margins = extras.margins if extras is not None else None
     for estimate in shown:
         if estimate.status is Status.TRACKED:
-            for plan in case.plan:
-                if plan.level == estimate.level:
-                    _paint_plan(image, plan, estimate, intrinsics, scale, depth)
+            own = [p for p in case.plan if p.level == estimate.level]
+            places += _paint_plans(sheet, own, estimate, margins)
+    sheet.ink.flush(sheet.image)
+    if depth is not None:
+        _put_back(sheet, before, places, depth)
+    if extras is not None:
+        _paint_tool(sheet, case, result, extras)
+        _paint_bends(sheet, extras)
     if shown:
-        pixels = {e.level: renders[e.level].pixels() * scale for e in shown}
-        for label in label_layout(shown, pixels, text_scale, image.shape):
-            paint_label(image, label, text_scale)
-    paint_legend(image, result.levels, "", text_scale)
+        pixels = {e.level: _some(renders[e.level]) * sheet.scale for e in shown}
+        for label in label_layout(shown, pixels, sheet.text_scale, sheet.image.shape):
+            paint_label(sheet.image, label, sheet.text_scale)
+    if extras is not None:
+        guided = any(e.status is Status.TRACKED for e in shown)
+        paint_words(sheet, extras, margins is not None and guided)
+    paint_legend(sheet.image, result.levels, "", sheet.text_scale)
+
+
+def _some(seen: Silhouette) -> np.ndarray:
+    """Enough of its pixels to lay a label by."""
+    some = seen.pixels(4)
+    return some if len(some) else seen.pixels()
+
+
+def _paint_seen(sheet: Sheet, result: NavigationResult, extras: Extras) -> list[np.ndarray]:
+    """Rods and placed screws. Returns the places that they lie at."""
+    places = []
+    for level, estimate in tracked(result).items():
+        T = estimate.T_camera_ct
+        assert T is not None
+        for rod in (r for r in extras.rods if r.level == level):
+            paint_rod(sheet, T, rod)
+            places.append(transform_points(T, rod.curve_m))
+        own = [s for s in extras.screws if s.level == level]
+        for screw in own:
+            paint_screw(sheet, T, screw)
+        if own:
+            places.append(transform_points(T, np.array([s.head_m for s in own])))
+    return places
+
+
+def _paint_tool(sheet: Sheet, case: Case, result: NavigationResult, extras: Extras) -> None:
+    if extras.tool is None:
+        return
+    T = tracked(result)[extras.tool.level].T_camera_ct
+    assert T is not None
+    paint_tool(sheet, T, extras.tool, tool_deviation(extras.tool, case.plan))
+    sheet.ink.flush(sheet.image)
+
+
+def _paint_bends(sheet: Sheet, extras: Extras) -> None:
+    """The bender's setting of every side that has a next bend, at the right edge above the age."""
+    s = sheet.text_scale
+    w, h = _BENDER_PX[0] * s, _BENDER_PX[1] * s
+    height, width = sheet.image.shape[:2]
+    x, y = width - w - 2 * s, height - banner_height(s) - h - 18 * s
+    for bend in extras.bends:
+        if bend.step is not None and x >= 0 and y >= 0:
+            paste(sheet.image, bender_picture(bend.step, bend.side, bend.steps, (w, h), s), x, y)
+            y -= h + 4 * s

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mesh as a camera sees it: which pixels it covers, how far and how steep it stands there.
+"""A vertebra as the camera sees it: mask, shading and depth, by casting its triangles into pixels.
 
-Open3D casts the rays (Embree, a tree per mesh that is built once); nothing is drawn face by face.
+The surface is thinned once per mesh (FACES), by less than a pixel at any distance that a wound is
+seen from; through a lens its vertices are placed exactly, and its triangles are too small to bend.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from spine_nav_common.core.types import Intrinsics, Mesh
 
-NEAR_M = 0.05  # nothing nearer to the camera is drawn
+from .lens import NEAR_M, Lens, as_lens, project_px
+from .raster import facing, rasterise
+
+FACES = 4000  # drawn of one vertebra
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,19 @@ class Silhouette:
     shade: np.ndarray
     depth_m: np.ndarray
 
-    def pixels(self) -> np.ndarray:
-        """(N, 2) x and y in the image of the cells in the mask."""
-        rows, columns = np.nonzero(self.mask)
-        cells = np.stack([columns, rows], axis=1) * self.step
+    def pixels(self, every: int = 1) -> np.ndarray:
+        """(N, 2) x and y in the image of the cells in the mask, of every `every`-th row and column."""
+        rows, columns = np.nonzero(self.mask[::every, ::every])
+        cells = np.stack([columns, rows], axis=1) * (every * self.step)
         return cells + np.array([self.x0, self.y0]) + 0.5 * (self.step - 1)
 
 
 @dataclass(frozen=True)
 class _Surface:
-    scene: Any  # open3d RaycastingScene, in the mesh's coordinates
-    hull_m: np.ndarray  # (N, 3) vertices of the convex hull
+    vertices_m: np.ndarray  # (N, 3)
+    normals: np.ndarray  # (N, 3)
+    faces: np.ndarray  # (M, 3) int32
+    closed: bool  # with outward winding
 
 
 # Keyed by identity; the mesh is kept beside its surface so that the id cannot be reused.
@@ -53,7 +58,9 @@ _KEPT = 64
 
 def prepare(mesh: Mesh) -> None:
     """Build what `silhouette` needs of a mesh, so that the first picture does not wait for it."""
-    _surface(mesh)
+    T = np.eye(4)
+    T[2, 3] = 1.0
+    silhouette(mesh, T, Intrinsics(64, 64, 50.0, 50.0, 32.0, 32.0))
 
 
 def _surface(mesh: Mesh) -> _Surface:
@@ -65,68 +72,60 @@ def _surface(mesh: Mesh) -> _Surface:
 
 
 def _build(mesh: Mesh) -> _Surface:
-    import open3d as o3d  # heavy; commands that draw nothing do without
-    from scipy.spatial import ConvexHull, QhullError
+    vertices, faces = mesh.vertices_m, mesh.faces
+    if len(faces) > FACES:
+        import open3d as o3d  # heavy; commands that draw nothing do without
 
-    scene = o3d.t.geometry.RaycastingScene()
-    scene.add_triangles(
-        o3d.core.Tensor.from_numpy(np.ascontiguousarray(mesh.vertices_m, np.float32)),
-        o3d.core.Tensor.from_numpy(np.ascontiguousarray(mesh.faces, np.uint32)),
-    )
-    try:
-        hull = mesh.vertices_m[ConvexHull(mesh.vertices_m).vertices]
-    except QhullError:  # flat
-        hull = mesh.vertices_m
-    return _Surface(scene, np.asarray(hull, float))
+        full = o3d.geometry.TriangleMesh(
+            o3d.utility.Vector3dVector(vertices), o3d.utility.Vector3iVector(faces)
+        )
+        small = full.simplify_quadric_decimation(FACES)
+        vertices, faces = np.asarray(small.vertices), np.asarray(small.triangles)
+    faces = np.ascontiguousarray(faces, np.int32)
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    normals = np.zeros_like(vertices)
+    for corner in range(3):
+        np.add.at(normals, faces[:, corner], np.cross(b - a, c - a))
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    vertices = np.ascontiguousarray(vertices, float)
+    return _Surface(vertices, normals, faces, _closed(vertices, faces))
 
 
-def project_px(points_m: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """(N, 3) metres in the optical frame, z > 0, to (N, 2) pixels."""
-    z = points_m[:, 2]
-    return np.stack(
-        [
-            intrinsics.fx * points_m[:, 0] / z + intrinsics.cx,
-            intrinsics.fy * points_m[:, 1] / z + intrinsics.cy,
-        ],
-        axis=1,
-    )
+def _closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
+    """Whether every edge has its neighbour, and the faces look outwards."""
+    tail, head = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+    edges = set(zip(tail.tolist(), head.tolist(), strict=True))
+    if any((b, a) not in edges for a, b in edges):
+        return False
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    return bool(np.einsum("ij,ij->", a, np.cross(b, c)) > 0.0)
 
 
 def silhouette(
-    mesh: Mesh, T_camera_mesh: np.ndarray, intrinsics: Intrinsics, step: int = 1
+    mesh: Mesh, T_camera_mesh: np.ndarray, camera: Lens | Intrinsics, step: int = 1
 ) -> Silhouette | None:
     """The mesh (metres) at T_camera_mesh (4, 4); None where it is out of view or too near."""
-    import open3d as o3d
-
-    surface = _surface(mesh)
-    R, t = T_camera_mesh[:3, :3], T_camera_mesh[:3, 3]
-    hull = surface.hull_m @ R.T + t
-    if hull[:, 2].min() < NEAR_M:
+    surface, lens = _surface(mesh), as_lens(camera)
+    points = np.empty_like(surface.vertices_m)
+    along = np.empty(len(points))
+    R, t = np.ascontiguousarray(T_camera_mesh[:3, :3]), np.ascontiguousarray(T_camera_mesh[:3, 3])
+    facing(surface.vertices_m, surface.normals, R, t, points, along)
+    z = points[:, 2]
+    if z.min() < NEAR_M:
         return None
-    pixels = project_px(hull, intrinsics)
-    size = np.array([intrinsics.width, intrinsics.height])
-    low = np.maximum(np.floor(pixels.min(axis=0)), 0).astype(int)
-    high = np.minimum(np.ceil(pixels.max(axis=0)) + 1, size).astype(int)
+    pixels = project_px(points, lens)
+    known = pixels if np.isfinite(pixels.sum()) else pixels[np.isfinite(pixels).all(axis=1)]
+    if not len(known):
+        return None
+    low = np.maximum(np.floor(known.min(axis=0)), 0).astype(int)
+    high = np.minimum(np.ceil(known.max(axis=0)) + 1, lens.size).astype(int)
     cells = (high - low) // step  # a cell that the image cuts is left out
     if np.any(high - low < 2) or np.any(cells < 1):
         return None
-    first = low + 0.5 * (step - 1)
-    x, y = (
-        ((first[i] + step * np.arange(cells[i]) - centre) / focal).astype(np.float32)
-        for i, (centre, focal) in enumerate(
-            [(intrinsics.cx, intrinsics.fx), (intrinsics.cy, intrinsics.fy)]
-        )
-    )
-    # z of a ray is 1 in the camera's frame: the distance of its hit is the depth.
-    R_32 = R.astype(np.float32)
-    rays = np.empty((cells[1], cells[0], 6), np.float32)
-    rays[..., :3] = -R.T @ t
-    rays[..., 3:] = x[:, None] * R_32[0] + (y[:, None] * R_32[1] + R_32[2])[:, None]
-    hits = surface.scene.cast_rays(o3d.core.Tensor.from_numpy(rays), nthreads=1)
-    depth = hits["t_hit"].numpy()
-    mask = np.isfinite(depth)
-    depth[~mask] = 0.0
-    # the normal of a miss is 0, and so is its shade
-    along = np.einsum("ijk,ijk->ij", hits["primitive_normals"].numpy(), rays[..., 3:])
-    shade = np.abs(along) / np.sqrt(1.0 + x**2 + (y**2)[:, None])
+    nearness = np.zeros((cells[1], cells[0]), np.float32)
+    shade = np.zeros_like(nearness)
+    at = (pixels - (low + 0.5 * (step - 1))) / step  # a cell's middle
+    rasterise(at, 1.0 / z, along, surface.faces, surface.closed, nearness, shade)
+    mask = nearness > 0.0
+    depth = np.divide(1.0, nearness, out=np.zeros_like(nearness), where=mask)
     return Silhouette(int(low[0]), int(low[1]), step, mask, shade, depth)

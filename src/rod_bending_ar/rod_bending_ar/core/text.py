@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -45,23 +46,32 @@ def text_size(text: str, size_px: int, bold: bool = False) -> tuple[int, int]:
     return width, height
 
 
+@lru_cache(maxsize=1024)
+def _weights(text: str, size_px: int, bold: bool, colour: Colour) -> tuple[np.ndarray, ...]:
+    """Ink (h, w, 3) uint8, and the weights (h, w) float32 of ink and of what is below."""
+    alpha = _mask(text, size_px, bold).astype(np.float32) / 255.0
+    ink = np.empty((*alpha.shape, 3), np.uint8)
+    ink[:] = colour
+    return ink, alpha, 1.0 - alpha
+
+
 def draw_text(
     image: np.ndarray, text: str, x: int, y: int, size_px: int, colour: Colour, bold: bool = False
 ) -> None:
     """Blend `text` into image (H, W, 3) uint8 RGB, top-left corner at (x, y); clipped, in place."""
-    mask = _mask(text, size_px, bold)
+    ink, above, below = _weights(text, size_px, bold, tuple(colour))
     height, width = image.shape[:2]
     x0, y0 = max(x, 0), max(y, 0)
-    x1, y1 = min(x + mask.shape[1], width), min(y + mask.shape[0], height)
+    x1, y1 = min(x + ink.shape[1], width), min(y + ink.shape[0], height)
     if x1 <= x0 or y1 <= y0:
         return
-    alpha = mask[y0 - y : y1 - y, x0 - x : x1 - x, None].astype(np.uint16)
+    part = slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)
     region = image[y0:y1, x0:x1]
-    ink = np.array(colour, dtype=np.uint16)
-    region[...] = ((region * (255 - alpha) + ink * alpha) // 255).astype(np.uint8)
+    region[...] = cv2.blendLinear(ink[part], region, above[part], below[part])
 
 
 def shade_box(image: np.ndarray, x: int, y: int, w: int, h: int, keep: float = 0.35) -> None:
     """Darken a rectangle of image (H, W, 3) uint8 to `keep` of its brightness; clipped, in place."""
     region = image[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)]
-    region[...] = (region.astype(np.float32) * keep).astype(np.uint8)
+    if region.size:
+        region[...] = cv2.convertScaleAbs(region, alpha=keep)

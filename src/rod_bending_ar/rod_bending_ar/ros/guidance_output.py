@@ -12,6 +12,7 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from rod_bending_ar.core.bender import step_text
 from rod_bending_ar.core.forward import BendStep, arc_positions_mm, point_at
 from rod_bending_ar.core.guidance import SideGuidance
 from spine_nav_common.core.geometry import transform_points
@@ -31,14 +32,6 @@ _SEVERITY = {
     "bending": DiagnosticStatus.WARN,
     "good": DiagnosticStatus.OK,
 }
-
-
-def step_text(step: BendStep) -> str:
-    """One bend as it is read at the bender."""
-    return (
-        f"{step.n}: feed {step.feed_mm:.1f} mm, rotate {step.rotate_deg:.1f} deg,"
-        f" bend to {step.bend_set_deg:.1f} deg"
-    )
 
 
 def guidance_status(guidance: Sequence[SideGuidance], top: Header) -> DiagnosticArray:
