@@ -43,6 +43,10 @@ ARGUMENTS = {
         "false",
         "serve the surgeon's page, at 127.0.0.1:8760 unless parameters say otherwise",
     ),
+    "openigtlink": (
+        "false",
+        "serve 3D Slicer, at 127.0.0.1:18944 (pictures: 18945) unless parameters say otherwise",
+    ),
     "exit_at_end": ("false", "end the launch after the last frame of a recording"),
     "log_level": ("info", "of all nodes"),
 }
@@ -127,9 +131,10 @@ def nodes(context: LaunchContext) -> list:
         "stereo_tracker": ("stereo_screw_tracker", case, models, stereo_topics),
         "rod_guidance": ("rod_bending_ar", case),
         "display": ("spine_nav_display", case, display_topics),
+        "openigtlink": ("spine_nav_display", case),
     }
     names = [name for scene in scenes for name in SCENES[scene]]
-    names += EXTRAS if given["display"].lower() == "true" else ()
+    names += [name for name in EXTRAS if given[name].lower() == "true"]
     actions = [node(graph[name][0], name, *graph[name][1:]) for name in names]
     if source not in ("ros", "stereo"):
         own = {"recording": text(given["recording"])} if given["recording"] else {}

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spine_nav_common.core.runtime import fix_threads
-from spine_nav_display.core.binding import DEFAULT_PORT
 
 from .cli_session import add_session_commands
+from .cli_viewers import add_viewer_options, viewer_values
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 DESCRIPTION = (
@@ -35,13 +35,6 @@ def _seed(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative; seeds start at 0")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port; give 0 to 65535")
     return value
 
 
@@ -116,8 +109,7 @@ def _live(args: argparse.Namespace) -> int:
         use_sim_time=args.use_sim_time,
         seconds=args.seconds,
         seed=args.seed,
-        display=args.display,
-        port=args.port,
+        **viewer_values(args),
         session=args.session,
     )
     outcome = run_live(options, progress)
@@ -290,10 +282,7 @@ def build_parser() -> argparse.ArgumentParser:
     live.add_argument("--seconds", type=_positive, metavar="S", help="end after this time")
     live.add_argument("--session", type=Path, metavar="DIR", help="record the session there")
     live.add_argument("--seed", type=_seed, default=0, metavar="N", help="of a virtual source")
-    live.add_argument("--display", action="store_true", help="serve the surgeon's page")
-    live.add_argument(
-        "--port", type=_port, metavar="N", help=f"of the page (default: {DEFAULT_PORT}; 0: any)"
-    )
+    add_viewer_options(live)
 
     add_session_commands(add, EXIT_CODES)
 

@@ -78,6 +78,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     from rod_bending_ar.ros.overlay_node import OverlayNode
     from rod_bending_ar.ros.rod_guidance import RodGuidance
     from spine_nav_display.ros.display_node import DisplayNode
+    from spine_nav_display.ros.openigtlink_node import OpenIgtLink
     from spine_nav_display.ros.session_recorder import SessionRecorder
     from spine_perception.ros.camera_source import CameraSource
     from spine_registration.ros.navigation import NavigationNode
@@ -93,6 +94,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
         "stereo_tracker": StereoTrackerNode,
         "rod_guidance": RodGuidance,
         "display": DisplayNode,
+        "openigtlink": OpenIgtLink,
         "camera_source": CameraSource,
     }
     return {name: kinds[name](given, namespace) for name, given in values.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spine_nav_common.core.graph import EXTRAS, NODES, USE_CASES, use_case_values
+from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
 from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.static_frames import load_calibration
@@ -23,6 +23,7 @@ from spine_nav_common.ros.topics import (
     RIGHT_INFO,
 )
 from spine_nav_display.core.binding import check_display
+from spine_nav_display.ros.openigtlink_config import check_openigtlink
 
 SOURCES = "realsense, stereo, ros, replay:RECORDING or virtual"
 COMPUTING = {"navigation": "rgbd", "stereo_tracker": "stereo"}  # node to the scene it works on
@@ -58,6 +59,8 @@ class LiveOptions:
     seed: int = 0
     display: bool = False
     port: int | None = None
+    openigtlink: bool = False
+    igtl_port: int | None = None
     session: Path | None = None
 
 
@@ -74,10 +77,14 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         "stereo_tracker": {**case},
         "rod_guidance": {**case},
         "display": {**case, "snapshots": str(options.out / "snapshots")},
+        "openigtlink": {**case},
         "camera_source": {},
     }
     if options.port is not None:
         own["display"]["port"] = options.port
+    if options.igtl_port is not None:
+        next_port = options.igtl_port + 1 if options.igtl_port else 0
+        own["openigtlink"] |= {"port": options.igtl_port, "image_port": next_port}
     if options.model is not None:
         own["navigation"]["model"] = str(options.model)
     if options.calibration:
@@ -112,10 +119,17 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         if node not in NODES or not parameter:
             raise ParameterError(f"--set {text}: give NODE.NAME=VALUE, NODE of {', '.join(NODES)}")
         assigned.setdefault(node, {})[parameter] = value
-    extras = EXTRAS if options.display else ()
+    extras = [n for n in ("display", "openigtlink") if getattr(options, n)]
     values = use_case_values(kind, file, own, assigned, scenes=scenes, extras=extras)
     if "display" in values:
         check_display(values["display"])  # refused now rather than by a node
+    if "openigtlink" in values:
+        if "navigation" not in values:
+            raise ParameterError(
+                f"--openigtlink: {options.source} has no RGB-D camera, and what is sent to 3D Slicer"
+                " are the vertebrae that one sees"
+            )
+        check_openigtlink(values["openigtlink"])
     if not options.case and "navigation" in values:
         raise ParameterError(
             f"--source {options.source}: an RGB-D camera needs --case; only a stereo pair goes"

@@ -57,6 +57,10 @@ _NODES = {
         "spine_nav_display.executables:display",
         "spine_nav_display.ros.display_config:DisplayConfig",
     ),
+    "openigtlink": (
+        "spine_nav_display.executables:openigtlink",
+        "spine_nav_display.ros.openigtlink_config:OpenIgtLinkConfig",
+    ),
     "camera_source": (
         "spine_perception.executables:camera_source",
         "spine_perception.ros.camera_config:CameraSourceConfig",

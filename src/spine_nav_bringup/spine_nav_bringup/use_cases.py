@@ -14,6 +14,7 @@ from rod_bending_ar.ros.overlay_node import OverlayConfig
 from spine_nav_common.core.graph import EXTRAS, NODES, USE_CASES, use_case_values
 from spine_nav_common.parameters import to_yaml
 from spine_nav_display.ros.display_config import DisplayConfig
+from spine_nav_display.ros.openigtlink_config import OpenIgtLinkConfig
 from spine_perception.ros.camera_source import CameraSourceConfig
 from spine_registration.ros.navigation_core import NavigationConfig
 from stereo_screw_tracker.ros.stereo_config import StereoTrackerConfig
@@ -27,6 +28,7 @@ CONFIGS = {
     "stereo_tracker": StereoTrackerConfig,
     "rod_guidance": RodGuidanceConfig,
     "display": DisplayConfig,
+    "openigtlink": OpenIgtLinkConfig,
     "camera_source": CameraSourceConfig,
 }
 TITLES = {

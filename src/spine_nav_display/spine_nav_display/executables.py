@@ -12,6 +12,14 @@ def display() -> int:
     )
 
 
+def openigtlink() -> int:
+    """The OpenIGTLink bridge."""
+    return guarded(
+        "spine_nav_display.ros.openigtlink_node",
+        ("open3d", "spine_nav_common.core.case", "spine_nav_display.igtl_server"),
+    )
+
+
 def session_recorder() -> int:
     """The recorder of a session."""
     return guarded(

@@ -91,10 +91,7 @@ class IgtlServer:
         try:
             self.port = bound.result()
         except OSError as error:
-            raise ParameterError(
-                f"openigtlink.port: {self.host}:{self.port} cannot be served"
-                f" ({error.strerror or error}); give another port (--igtl-port N)"
-            ) from error
+            raise ParameterError(taken_port("port", self.host, self.port, error)) from error
 
     def stop(self) -> None:
         """Close every connection and end."""
@@ -240,6 +237,12 @@ class IgtlServer:
         self.counts[what] += 1
         self._note(f"{client.name}: {text}")
         self._tell(client.name, code, text)
+
+
+def taken_port(name: str, host: str, port: int, error: Exception) -> str:
+    """What to do about an address that cannot be served. name: of the parameter."""
+    why = getattr(error, "strerror", None) or error
+    return f"openigtlink.{name}: {host}:{port} cannot be served ({why}); give another port (--igtl-port N)"  # fmt: skip
 
 
 def check_address(host: str, allow_network: bool) -> None:

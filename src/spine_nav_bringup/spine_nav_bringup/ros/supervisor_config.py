@@ -22,6 +22,7 @@ class SupervisorConfig:
             "stereo_tracker",
             "rod_guidance",
             "display",
+            "openigtlink",
             "session_recorder",
         ),
         "nodes that the operation goes on without; a tracker that is alone is never one of them",

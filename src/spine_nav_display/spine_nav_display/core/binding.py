@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from spine_nav_common.parameters import ParameterError
 
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8760
+DEFAULT_HOST, DEFAULT_PORT, IGTL_PORT = "127.0.0.1", 8760, 18944
 COOKIE = "spinenav"
 _LEAST_TOKEN = 16
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -131,13 +131,18 @@ def check_display(values: Mapping[str, object]) -> None:
     given = {name: values[name] for name in names if name in values}
     given |= {n: values[f"tls_{n}"] for n in ("certificate", "key") if f"tls_{n}" in values}
     wanted = exposure(**given)  # type: ignore[arg-type]
-    family = socket.AF_INET6 if ":" in wanted.host else socket.AF_INET
+    try:
+        try_port(wanted.host, wanted.port)
+    except OSError as error:
+        raise ParameterError(taken_port(wanted, error)) from error
+
+
+def try_port(host: str, port: int) -> None:
+    """Raises OSError where this address cannot be served now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((wanted.host, wanted.port))
-        except OSError as error:
-            raise ParameterError(taken_port(wanted, error)) from error
+        probe.bind((host, port))
 
 
 def free_port(preferred: int = DEFAULT_PORT) -> int:
