@@ -89,6 +89,7 @@ def nodes(context: LaunchContext) -> list:
     display_topics = {k: v for k, v in topics.items() if k == "info_topic"}
     pair = given["stereo_camera"].rstrip("/")
     stereo_topics = {n: f"{pair}/{t}" for n, t in STEREO_TOPICS.items()} if pair else {}
+    left_topics = {n: t for n, t in stereo_topics.items() if n != "right_topic"}
     case = {"case": text(given["case"])}
     frames = {"tf_prefix": text(given["tf_prefix"])} if given["tf_prefix"] else {}
     models = {"models": text(given["models"])} if given["models"] else {}
@@ -130,6 +131,7 @@ def nodes(context: LaunchContext) -> list:
         "overlay": ("rod_bending_ar", case, topics),
         "stereo_tracker": ("stereo_screw_tracker", case, models, stereo_topics),
         "rod_guidance": ("rod_bending_ar", case),
+        "stereo_overlay": ("rod_bending_ar", left_topics),
         "display": ("spine_nav_display", case, display_topics),
         "openigtlink": ("spine_nav_display", case),
     }

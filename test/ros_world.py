@@ -7,6 +7,7 @@ import time
 
 import rclpy
 import ros_support as support
+import stereo_support
 from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -98,6 +99,34 @@ class CameraWorld(World):
         self.camera["colour"].publish(image_message(f.colour, "rgb8", stamp, f.frame_id))
         depth = f.depth_m if depth is None else depth
         self.camera["depth"].publish(image_message(depth, encoding, depth_stamp, f.frame_id))
+        return stamp
+
+
+class StereoWorld(World):
+    """A world with a stereo camera."""
+
+    def __init__(self):
+        super().__init__(
+            {
+                "left": (Image, topics.LEFT),
+                "right": (Image, topics.RIGHT),
+                "left_info": (CameraInfo, topics.LEFT_INFO),
+                "right_info": (CameraInfo, topics.RIGHT_INFO),
+            }
+        )
+
+    def send(self, index, right_shift_ns=0, baseline_m=stereo_support.BASELINE_M, right=None):
+        f = stereo_support.frame(index)
+        stamp, frame_id = f.stamp_ns, f.frame_id
+        self.camera["left_info"].publish(camera_info_message(f.intrinsics, stamp, frame_id))
+        info = camera_info_message(f.intrinsics, stamp, frame_id)
+        info.p[3] = -f.intrinsics.fx * baseline_m
+        self.camera["right_info"].publish(info)
+        self.camera["left"].publish(image_message(f.left, "mono8", stamp, frame_id))
+        right = f.right if right is None else right
+        self.camera["right"].publish(
+            image_message(right, "mono8", stamp + right_shift_ns, frame_id)
+        )
         return stamp
 
 

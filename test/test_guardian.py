@@ -19,7 +19,7 @@ from spine_nav_common.core.restart import FELL_OVER, GIVEN_UP, WORKER_DIED, WRON
 
 PACKAGES = {
     "spine_registration": ("navigation",),
-    "rod_bending_ar": ("overlay", "rod_guidance"),
+    "rod_bending_ar": ("overlay", "rod_guidance", "stereo_overlay"),
     "spine_nav_bringup": ("case_server", "finish", "supervisor"),
     "spine_perception": ("camera_source",),
     "stereo_screw_tracker": ("stereo_tracker",),

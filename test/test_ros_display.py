@@ -62,8 +62,12 @@ class Page:
                 self.pictures.append((words, jpeg))
                 await self._video.send_str(json.dumps({"shown": words["n"]}))
 
-    def last(self, kind):
-        return self.heard.get(kind, [None])[-1]
+    def last(self, kind, default=None):
+        return self.heard.get(kind, [default])[-1]
+
+    def show(self, name):
+        text = json.dumps({"show": name})
+        asyncio.run_coroutine_threadsafe(self._video.send_str(text), self._loop).result()
 
     def act(self, action, **values):
         given = {
@@ -131,6 +135,27 @@ def test_a_picture_is_passed_on_as_it_came_and_asked_for_only_while_a_page_is_op
     assert words["age_ms"] >= 80.0
     page.close()
     world.until(lambda: overlay.get_subscription_count() == 0)
+
+
+def test_a_picture_that_no_page_shows_is_not_asked_for(world, display):
+    names = {"rgbd": topics.OVERLAY_COMPRESSED, "stereo": topics.SCREW_OVERLAY_COMPRESSED}
+    cameras = {
+        name: world.node.create_publisher(CompressedImage, topic, qos.SENSOR_OUT)
+        for name, topic in names.items()
+    }
+    page = display.page()
+    for name in names:  # both are heard until the page knows that it can choose
+        world.until(cameras[name].get_subscription_count)
+        cameras[name].publish(jpeg_message(JPEG, time.time_ns(), "camera"))
+        world.until(lambda n=name: n in page.last("pictures", {"names": []})["names"])
+    world.until(lambda: cameras["stereo"].get_subscription_count() == 0)
+    assert cameras["rgbd"].get_subscription_count() == 1
+    page.show("stereo")
+    world.until(cameras["stereo"].get_subscription_count)
+    assert not any(w["name"] == "stereo" for w, _ in page.pictures), "none that is long gone"
+    cameras["stereo"].publish(jpeg_message(JPEG, time.time_ns(), "camera"))
+    world.until(lambda: page.pictures and page.pictures[-1][0]["name"] == "stereo")
+    world.until(lambda: cameras["rgbd"].get_subscription_count() == 0)
 
 
 def test_a_confirmation_reaches_the_hypothesis_that_the_page_showed(world, case, display):

@@ -147,8 +147,10 @@ def test_only_a_stereo_pair_goes_without_a_case(recording, tmp_path):
 
 
 @pytest.mark.parametrize(("source", "names"), [
-    ("stereo", {"stereo_tracker", "rod_guidance"}),
-    ("ros", {"navigation", "case_server", "overlay", "stereo_tracker", "rod_guidance"}),
+    ("stereo", {"stereo_tracker", "rod_guidance", "stereo_overlay"}),
+    ("ros", {
+        "navigation", "case_server", "overlay", "stereo_tracker", "rod_guidance", "stereo_overlay",
+    }),
 ])  # fmt: skip
 def test_a_camera_of_others_is_listened_to(case, tmp_path, source, names):
     """No camera is there: the graph runs until its time is over and writes empty files."""

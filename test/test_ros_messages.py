@@ -260,7 +260,7 @@ def test_viewer_layouts_name_topics_that_exist():
     }
     rviz = yaml.safe_load((CONFIG / "spinenav.rviz").read_text())
     shown = [d["Topic"]["Value"] for d in rviz["Visualization Manager"]["Displays"] if "Topic" in d]
-    assert set(shown) <= names and len(shown) == 7
+    assert set(shown) <= names and len(shown) == 8
     layout = json.loads((CONFIG / "foxglove_layout.json").read_text())
     image = layout["configById"]["Image!overlay"]["imageMode"]["imageTopic"]
     assert image in names

@@ -15,8 +15,7 @@ import stereo_support as support
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import Path
-from ros_world import NAMESPACE, World
-from sensor_msgs.msg import CameraInfo, Image
+from ros_world import NAMESPACE, StereoWorld
 from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -25,8 +24,6 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import (
-    camera_info_message,
-    image_message,
     stamp_to_ns,
     transform_message,
 )
@@ -39,34 +36,6 @@ from stereo_screw_tracker.ros.stereo_config import NodeCore
 from stereo_screw_tracker.ros.stereo_tracker import StereoTrackerNode
 
 pytestmark = pytest.mark.ros
-
-
-class StereoWorld(World):
-    """A world with a stereo camera."""
-
-    def __init__(self):
-        super().__init__(
-            {
-                "left": (Image, topics.LEFT),
-                "right": (Image, topics.RIGHT),
-                "left_info": (CameraInfo, topics.LEFT_INFO),
-                "right_info": (CameraInfo, topics.RIGHT_INFO),
-            }
-        )
-
-    def send(self, index, right_shift_ns=0, baseline_m=support.BASELINE_M, right=None):
-        f = support.frame(index)
-        stamp, frame_id = f.stamp_ns, f.frame_id
-        self.camera["left_info"].publish(camera_info_message(f.intrinsics, stamp, frame_id))
-        info = camera_info_message(f.intrinsics, stamp, frame_id)
-        info.p[3] = -f.intrinsics.fx * baseline_m
-        self.camera["right_info"].publish(info)
-        self.camera["left"].publish(image_message(f.left, "mono8", stamp, frame_id))
-        right = f.right if right is None else right
-        self.camera["right"].publish(
-            image_message(right, "mono8", stamp + right_shift_ns, frame_id)
-        )
-        return stamp
 
 
 WORLD = StereoWorld

@@ -12,6 +12,11 @@ def overlay() -> int:
     )
 
 
+def stereo_overlay() -> int:
+    """The stereo overlay node."""
+    return guarded("rod_bending_ar.ros.stereo_overlay_node", ("rod_bending_ar.stereo_overlay",))
+
+
 def rod_guidance() -> int:
     """The rod guidance node."""
     return guarded("rod_bending_ar.ros.rod_guidance", ("open3d", "rod_bending_ar.core.guidance"))

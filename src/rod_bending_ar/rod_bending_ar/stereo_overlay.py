@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from rod_bending_ar.core.forward import arc_positions_mm, point_at
-from rod_bending_ar.core.plan import RodPlan
+from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import (
+    Head3D,
     Intrinsics,
     Rejected,
     RodFit,
@@ -23,7 +25,9 @@ from spine_nav_common.core.types import (
     StereoResult,
 )
 
-from .core.annotation import Label, banner_height, paint_banner, paint_label
+from .core.annotation import Label, banner_height, paint_age, paint_banner, paint_label
+from .core.bender import bender_picture
+from .core.planned import PlannedRod
 from .core.silhouette import NEAR_M, project_px
 from .core.text import draw_text, text_size
 from .overlay import REFERENCE_WIDTH_PX
@@ -41,7 +45,9 @@ LABEL_M = 0.016  # from head to label
 ROOM_M = 0.045  # around heads and rods, for labels
 LEAST_SHAPE = 4.0 / 3.0  # width over height of the picture
 PANEL_SHARE = 0.46  # of the image's width
+SETTING_HEIGHT = 92  # of the bender's picture, at text scale 1
 DASH_MM = 3.0
+LINE_STEP_M = 0.002  # between two points of a line
 
 
 @dataclass(frozen=True)
@@ -56,16 +62,22 @@ class _View:
 def draw_stereo(
     frame: StereoFrame,
     result: StereoResult | Rejected | None,
-    plans: Sequence[RodPlan] = (),
+    rods: Sequence[PlannedRod] = (),
     *,
     width_px: int = 1280,
+    close_up: bool = True,
+    age_ms: float | None = None,
 ) -> np.ndarray:
     """The left image around what was found in this very pair, and a panel that says it in words.
 
     Args:
-        frame: the pair. result: of this frame; a result of another stamp is named and not drawn.
-        plans: rods planned from this result's heads (their frame is this left optical frame).
+        frame: the pair; only its left image is drawn. result: of this frame; a result of another
+            stamp is named and not drawn.
+        rods: planned from this result's heads, their curves in this left optical frame.
         width_px: of the image part; the panel adds PANEL_SHARE of it.
+        close_up: around what was found, every head named in the panel; else the whole image, which
+            stays where it is from picture to picture, and the next bends first.
+        age_ms: of the image, where it is known.
 
     Returns:
         (H', (1 + PANEL_SHARE)·width_px, 3) uint8 RGB; the input is not changed.
@@ -74,24 +86,64 @@ def draw_stereo(
     drawn = result if isinstance(result, StereoResult) else None
     if drawn is not None and drawn.stamp_ns != frame.stamp_ns:
         drawn = None
-    view = _view(frame.intrinsics, drawn, width_px)
+    view = _view(frame.intrinsics, drawn if close_up else None, width_px)
     (x, y), (w, h) = np.round(view.corner).astype(int).tolist(), view.size
     size = (width_px, round(h * view.zoom))
-    image = cv2.resize(left[y : y + h, x : x + w], size, interpolation=cv2.INTER_CUBIC)
+    way = cv2.INTER_CUBIC if close_up else cv2.INTER_LINEAR
+    panel_px = round(width_px * PANEL_SHARE)
+    picture = np.empty((size[1], width_px + panel_px, 3), np.uint8)
+    image, panel = picture[:, :width_px], picture[:, width_px:]
+    image[...] = cv2.resize(left[y : y + h, x : x + w], size, interpolation=way)
+    panel[...] = _paper(panel.shape[0], panel.shape[1])
     text_scale = max(1, round(width_px / REFERENCE_WIDTH_PX))
+    rods = rods if drawn else ()
     if drawn is not None:
         canvas = _Canvas(image, frame.intrinsics, view, text_scale)
         for rod in drawn.rods:
             canvas.rod(rod)
-        for plan in plans:
-            canvas.plan(plan)
+        for planned in rods:
+            canvas.plan(planned)
         canvas.labels(drawn.screws)
         for screw in drawn.screws:
             canvas.head(screw)
     paint_banner(image, text_scale)
-    panel = np.full((len(image), round(width_px * PANEL_SHARE), 3), PAPER, np.uint8)
-    _write_panel(panel, _lines(frame, result, plans if drawn else ()), text_scale)
-    return np.hstack([image, panel])
+    if age_ms is not None:
+        paint_age(image, age_ms, text_scale)
+    lines = _lines(frame, result, close_up)
+    planned_lines = [line for rod in rods for line in _planned_lines(rod, close_up)]
+    first = 0 if close_up else 1
+    _write_panel(panel, [*lines[:first], *planned_lines, *lines[first:]], text_scale)
+    return picture
+
+
+@lru_cache(maxsize=2)
+def _paper(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def result_of(
+    stamp_ns: int,
+    rows: Sequence[ScrewRow],
+    rods: Sequence[RodCurve],
+    events: tuple[str, ...] = (),
+) -> StereoResult:
+    """Rows and curves, as files and messages hold them, as a result that can be drawn."""
+    return StereoResult(
+        stamp_ns, tuple(_track(r) for r in rows), tuple(_fit(r) for r in rods), {}, events
+    )
+
+
+def _track(row: ScrewRow) -> ScrewTrack:
+    """A row as a track; a row holds no covariance, so it stands for the bound."""
+    sigma_m = 1e-3 * row.bound95_mm / 2.8  # 95 % of an isotropic 3D Gaussian
+    head = Head3D(
+        row.head_m, np.eye(3) * sigma_m**2, row.axis, float("nan"), row.confidence, float("nan")
+    )
+    return ScrewTrack(row.track_id, head, row.bound95_mm, row.level, row.side, not row.seen)
+
+
+def _fit(rod: RodCurve) -> RodFit:
+    return RodFit(rod.centreline_m, rod.sigma_mm, rod.seen, rod.side, rod.free_m, rod.free_sigma_mm)
 
 
 def _view(intrinsics: Intrinsics, result: StereoResult | None, width_px: int) -> _View:
@@ -132,7 +184,11 @@ class _Canvas:
     def _line(self, points_m: np.ndarray, colour: Colour, width: int) -> None:
         if len(points_m) < 2 or points_m[:, 2].min() < NEAR_M:
             return
-        fixed = np.round(self._px(points_m) * 16).astype(np.int32)[:, None]
+        # a point every 2 mm is a curve to the eye, and short pieces are dear
+        apart_m = float(np.linalg.norm(points_m[1] - points_m[0]))
+        every = max(1, round(LINE_STEP_M / max(apart_m, 1e-6)))
+        chosen = np.append(np.arange(0, len(points_m) - 1, every), len(points_m) - 1)
+        fixed = np.round(self._px(points_m[chosen]) * 16).astype(np.int32)[:, None]
         cv2.polylines(self._image, [fixed], False, (0, 0, 0), width + 2, cv2.LINE_AA, 4)
         cv2.polylines(self._image, [fixed], False, colour, width, cv2.LINE_AA, 4)
 
@@ -144,16 +200,19 @@ class _Canvas:
             colour = ROD if rod.seen[first:last].mean() > 0.5 else HELD
             self._line(rod.centreline_m[first : last + 1], colour, 2 * self._text_scale)
 
-    def plan(self, plan: RodPlan) -> None:
-        """The target curve, thin, with a numbered mark towards the midline at every bend."""
-        curve = plan.centreline_mm * 1e-3
+    def plan(self, plan: PlannedRod) -> None:
+        """The target curve, thin, with a numbered mark towards the midline at every bend; the next
+        one's is filled."""
+        curve = plan.curve_m
+        if curve is None:
+            return
         self._line(curve, PLAN, self._text_scale)
         if curve[:, 2].min() < NEAR_M:
             return
-        arc = arc_positions_mm(plan.centreline_mm)
+        arc = arc_positions_mm(curve * 1e3)
         for step in plan.steps:
             ends = np.clip([step.feed_mm - 2.0, step.feed_mm, step.feed_mm + 2.0], 0.0, arc[-1])
-            before, at, after = self._px(point_at(plan.centreline_mm, arc, ends) * 1e-3)
+            before, at, after = self._px(point_at(curve, arc, ends))
             way = (after - before) / max(float(np.linalg.norm(after - before)), 1e-9)
             across = np.array([way[1], -way[0]]) * (-1.0 if plan.side == "left" else 1.0)
             size = 10 * self._text_scale
@@ -161,10 +220,12 @@ class _Canvas:
             tick = [tuple(np.round(p * 16).astype(int).tolist()) for p in (at, mark)]
             cv2.line(self._image, *tick, PLAN, self._text_scale, cv2.LINE_AA, 4)
             x, y = np.round(mark).astype(int).tolist()
-            cv2.circle(self._image, (x, y), round(0.75 * size), (0, 0, 0), cv2.FILLED, cv2.LINE_AA)
+            is_next = plan.next_bend is not None and step.n == plan.next_bend.n
+            ground, ink = (PLAN, (0, 0, 0)) if is_next else ((0, 0, 0), PLAN)
+            cv2.circle(self._image, (x, y), round(0.75 * size), ground, cv2.FILLED, cv2.LINE_AA)
             cv2.circle(self._image, (x, y), round(0.75 * size), PLAN, self._text_scale, cv2.LINE_AA)
             w, h = text_size(str(step.n), size, True)
-            draw_text(self._image, str(step.n), x - w // 2, y - h // 2, size, PLAN, True)
+            draw_text(self._image, str(step.n), x - w // 2, y - h // 2, size, ink, True)
 
     def head(self, screw: ScrewTrack) -> None:
         """The 95 % bound as a circle around the saddle point, and the axis as an arrow."""
@@ -235,53 +296,89 @@ def _runs(on: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-_Line = tuple[str, Colour, bool]
+_Line = tuple[str | PlannedRod, Colour, bool]  # a rod stands for the picture of its next bend
 
 
 def _lines(
-    frame: StereoFrame, result: StereoResult | Rejected | None, plans: Sequence[RodPlan]
+    frame: StereoFrame, result: StereoResult | Rejected | None, by_head: bool
 ) -> list[_Line]:
     if result is None:
         return [("no result", REFUSED, True)]
     if isinstance(result, Rejected):
-        return [("REFUSED, nothing is shown", REFUSED, True), (result.reason, TEXT, False)]
+        return [("NO GUIDANCE", REFUSED, True), (result.reason, TEXT, False)]
     if result.stamp_ns != frame.stamp_ns:
         age_ms = (frame.stamp_ns - result.stamp_ns) / 1e6
         return [(f"STALE: the result is {age_ms:.0f} ms old, not shown", REFUSED, True)]
     lines: list[_Line] = [(f"{len(result.screws)} screw heads, 95 % within", MEASURED, True)]
-    for screw in result.screws:
+    if not by_head and result.screws:
+        most_mm = max(s.bound95_mm for s in result.screws)
+        lines = [(f"{len(result.screws)} heads, 95 % within {most_mm:.1f} mm", MEASURED, True)]
+        held = sum(s.hidden for s in result.screws)
+        lines += [(f"{held} held, not seen now", HELD, False)] * bool(held)
+    for screw in result.screws if by_head else ():
         text = f"{head_name(screw)}: {screw.bound95_mm:.1f} mm"
-        held = ", held, not seen now" if screw.hidden else ""
-        lines.append((text + held, HELD if screw.hidden else TEXT, False))
+        told = ", held, not seen now" if screw.hidden else ""
+        lines.append((text + told, HELD if screw.hidden else TEXT, False))
     for rod in result.rods:
         length = float(arc_positions_mm(rod.centreline_m * 1e3)[-1])
         name = f"{rod.side or 'unknown side'} rod: {length:.0f} mm"
         text = f"± {np.median(rod.sigma_mm):.1f} mm, {100 * rod.seen.mean():.0f} % seen"
         lines += [("", TEXT, False), (name, ROD, True), (text, TEXT, False)]
-    for plan in plans:
-        head = f"{plan.side}: {plan.order.diameter_mm:g} x {plan.length_mm:.0f} mm"
-        lines += [("", TEXT, False), (f"{head} {plan.order.material}", PLAN, True)]
-        for n in plan.steps:
-            step = f"{n.n}  feed {n.feed_mm:.1f} mm  turn {n.rotate_deg:.0f}°"
-            lines.append((f"{step}  bend to {n.bend_set_deg:.1f}°", TEXT, False))
-        lines.append((plan.gap_words(), TEXT, False))
-        lines += [(f"check: {w}", HELD, False) for w in plan.warnings]
     lines += [("", TEXT, False)] * bool(result.events)
     return lines + [(event, HELD, False) for event in result.events]
 
 
+_STATE_COLOUR = {"good": MEASURED, "planned": PLAN, "bending": PLAN, "waiting": HELD}
+
+
+def _planned_lines(rod: PlannedRod, all_steps: bool) -> list[_Line]:
+    """A rod to be bent: state, next bend with its picture, or every step, and what to check."""
+    colour = _STATE_COLOUR.get(rod.state, REFUSED)
+    about = f": {rod.length_mm:.0f} mm {rod.rod}" if rod.steps or rod.rod else ""
+    lines: list[_Line] = [("", TEXT, False), (f"{rod.side} rod {rod.state}{about}", colour, True)]
+    if all_steps:
+        for n in rod.steps:
+            step = f"{n.n}  feed {n.feed_mm:.1f} mm  turn {n.rotate_deg:.0f}°"
+            lines.append((f"{step}  bend to {n.bend_set_deg:.1f}°", TEXT, False))
+    if rod.next_bend is not None:
+        lines.append((rod, colour, False))
+    else:
+        lines.append((rod.text, TEXT, False))
+    if all_steps and rod.next_bend is not None:
+        lines.append((rod.text, TEXT, False))
+    return lines + [(f"check: {w}", HELD, False) for w in rod.warnings]
+
+
 def _write_panel(panel: np.ndarray, lines: Sequence[_Line], scale: int) -> None:
+    """Lines from the top down; what has no room is counted, and said where it began."""
     size, pad = 10 * scale, 7 * scale
     room = panel.shape[1] - 2 * pad
-    wrapped = [(t, c, b) for text, c, b in lines for t in _wrap(text, size, b, room)]
     step = text_size("Agl|", size)[1] + 3 * scale
-    fits = max(1, (panel.shape[0] - 2 * pad) // step)
-    if len(wrapped) > fits:
-        rest = len(wrapped) - fits + 1
-        wrapped = [*wrapped[: fits - 1], (f"… {rest} more lines", TEXT, False)]
-    for row, (text, colour, bold) in enumerate(wrapped):
-        if text:
-            draw_text(panel, text, pad, pad + row * step, size, colour, bold)
+    parts: list[tuple[str | PlannedRod, Colour, bool, int]] = []
+    for what, colour, bold in lines:
+        if isinstance(what, PlannedRod):
+            parts.append((what, colour, bold, SETTING_HEIGHT * scale))
+        else:
+            parts += [
+                (t, colour, bold, step if t else step // 2) for t in _wrap(what, size, bold, room)
+            ]
+    ends = np.cumsum([p[3] for p in parts])
+    fits = int(np.count_nonzero(ends <= panel.shape[0] - 2 * pad))
+    if fits < len(parts):
+        fits = max(0, int(np.count_nonzero(ends <= panel.shape[0] - 2 * pad - step)))
+        rest = sum(1 for p in parts[fits:] if p[0])
+        parts = [*parts[:fits], (f"… {rest} more lines", TEXT, False, step)]
+    y = pad
+    for what, colour, bold, height in parts:
+        if isinstance(what, PlannedRod):
+            assert what.next_bend is not None
+            size = (room, height - 2 * scale)
+            panel[y : y + size[1], pad : pad + room] = bender_picture(
+                what.next_bend, what.side, len(what.steps), size, scale
+            )
+        elif what:
+            draw_text(panel, what, pad, y, size, colour, bold)
+        y += height
 
 
 def _wrap(text: str, size: int, bold: bool, room: int) -> list[str]:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from rod_bending_ar.core.plan import RodOrder, RodPlan
-from rod_bending_ar.stereo_overlay import draw_stereo
+from rod_bending_ar.core.planned import PlannedRod
+from rod_bending_ar.stereo_overlay import draw_stereo, result_of
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.implant_outputs import (
     RODS,
     SCREWS,
-    RodCurve,
-    ScrewRow,
     read_rods,
     read_screws,
 )
@@ -31,7 +30,7 @@ from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.tables import read_json, write_json
 from spine_nav_common.core.truth import load_truth
-from spine_nav_common.core.types import Head3D, RodFit, ScrewTrack, StereoResult
+from spine_nav_common.core.types import StereoResult
 from spine_nav_display.core.binding import Exposure, free_port
 from spine_nav_sim.core.operation import simulate
 from spine_nav_sim.core.stereo_config import StereoConfig
@@ -152,32 +151,16 @@ def last_result(run: Path) -> StereoResult | None:
     if not rows:
         return None
     newest = max(r.stamp_ns for r in rows)
-    return StereoResult(
-        newest,
-        tuple(_track(r) for r in rows if r.stamp_ns == newest),
-        tuple(_fit(r) for r in rods) if stamp_ns == newest else (),
-        {},
+    return result_of(
+        newest, [r for r in rows if r.stamp_ns == newest], rods if stamp_ns == newest else ()
     )
-
-
-def _track(row: ScrewRow) -> ScrewTrack:
-    """A row as a track; a file holds no covariance, so it stands for the bound."""
-    sigma_m = 1e-3 * row.bound95_mm / 2.8  # 95 % of an isotropic 3D Gaussian
-    head = Head3D(
-        row.head_m, np.eye(3) * sigma_m**2, row.axis, float("nan"), row.confidence, float("nan")
-    )
-    return ScrewTrack(row.track_id, head, row.bound95_mm, row.level, row.side, not row.seen)
-
-
-def _fit(rod: RodCurve) -> RodFit:
-    return RodFit(rod.centreline_m, rod.sigma_mm, rod.seen, rod.side, rod.free_m, rod.free_sigma_mm)
 
 
 def picture(recording: Path, result: StereoResult, plans: Sequence[RodPlan]) -> np.ndarray:
     """The pair of the result's stamp with what was found and planned."""
     for frame in open_recording(recording).stereo_frames():
         if frame.stamp_ns == result.stamp_ns:
-            return draw_stereo(frame, result, plans)
+            return draw_stereo(frame, result, [PlannedRod.of(plan) for plan in plans])
     raise ValueError(f"{recording} holds no pair of stamp {result.stamp_ns}")
 
 

@@ -77,6 +77,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     """The real nodes, by name, in order of start."""
     from rod_bending_ar.ros.overlay_node import OverlayNode
     from rod_bending_ar.ros.rod_guidance import RodGuidance
+    from rod_bending_ar.ros.stereo_overlay_node import StereoOverlayNode
     from spine_nav_display.ros.display_node import DisplayNode
     from spine_nav_display.ros.openigtlink_node import OpenIgtLink
     from spine_nav_display.ros.session_recorder import SessionRecorder
@@ -93,6 +94,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
         "overlay": OverlayNode,
         "stereo_tracker": StereoTrackerNode,
         "rod_guidance": RodGuidance,
+        "stereo_overlay": StereoOverlayNode,
         "display": DisplayNode,
         "openigtlink": OpenIgtLink,
         "camera_source": CameraSource,

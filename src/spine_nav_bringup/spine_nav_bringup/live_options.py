@@ -35,6 +35,11 @@ _TOPICS = {  # parameter of a node to the contract's name of its topic
         "left_info_topic": LEFT_INFO,
         "right_info_topic": RIGHT_INFO,
     },
+    "stereo_overlay": {
+        "left_topic": LEFT,
+        "left_info_topic": LEFT_INFO,
+        "right_info_topic": RIGHT_INFO,
+    },
 }
 
 
@@ -76,6 +81,7 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         "overlay": {**case},
         "stereo_tracker": {**case},
         "rod_guidance": {**case},
+        "stereo_overlay": {},
         "display": {**case, "snapshots": str(options.out / "snapshots")},
         "openigtlink": {**case},
         "camera_source": {},

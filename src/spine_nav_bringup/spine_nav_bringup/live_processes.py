@@ -53,6 +53,10 @@ _NODES = {
         "rod_bending_ar.executables:rod_guidance",
         "rod_bending_ar.ros.guidance_config:RodGuidanceConfig",
     ),
+    "stereo_overlay": (
+        "rod_bending_ar.executables:stereo_overlay",
+        "rod_bending_ar.ros.stereo_overlay_node:StereoOverlayConfig",
+    ),
     "display": (
         "spine_nav_display.executables:display",
         "spine_nav_display.ros.display_config:DisplayConfig",

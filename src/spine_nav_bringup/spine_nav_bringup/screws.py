@@ -17,6 +17,7 @@ import numpy as np
 
 from rod_bending_ar.core.complete import planned_screws
 from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
+from rod_bending_ar.core.planned import PlannedRod
 from rod_bending_ar.stereo_overlay import draw_stereo, head_name
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError, RodError
@@ -279,7 +280,8 @@ def find_screws(
         )
     plans, refusals = rod_plans(run.last, out / SCREWS, settings.cranial, loaded)
     if run.last_frame is not None:
-        picture = draw_stereo(run.last_frame, run.last_result, tuple(plans.values()))
+        planned = [PlannedRod.of(plan) for plan in plans.values()]
+        picture = draw_stereo(run.last_frame, run.last_result, planned)
         write_png(out / OVERLAY, picture)
     last = run.last
     return ScrewsOutcome(

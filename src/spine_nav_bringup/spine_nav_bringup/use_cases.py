@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rod_bending_ar.ros.guidance_config import RodGuidanceConfig
 from rod_bending_ar.ros.overlay_node import OverlayConfig
+from rod_bending_ar.ros.stereo_overlay_node import StereoOverlayConfig
 from spine_nav_common.core.graph import EXTRAS, NODES, USE_CASES, use_case_values
 from spine_nav_common.parameters import to_yaml
 from spine_nav_display.ros.display_config import DisplayConfig
@@ -27,6 +28,7 @@ CONFIGS = {
     "overlay": OverlayConfig,
     "stereo_tracker": StereoTrackerConfig,
     "rod_guidance": RodGuidanceConfig,
+    "stereo_overlay": StereoOverlayConfig,
     "display": DisplayConfig,
     "openigtlink": OpenIgtLinkConfig,
     "camera_source": CameraSourceConfig,

@@ -128,6 +128,7 @@ class DisplayServer:
         self._viewers: set[_Viewer] = set()
         self._states: dict[str, str] = {}
         self._pictures: dict[str, Packed] = {}
+        self._names: set[str] = set()  # of all pictures that have come
         self._case = "{}"
         self._count = 0
         self._number = 0
@@ -208,10 +209,12 @@ class DisplayServer:
             with suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(call, *arguments)
 
-    @property
-    def watched(self) -> bool:
-        """Whether a page shows pictures."""
-        return bool(self._viewers)
+    def wants(self, name: str) -> bool:
+        """Whether a page shows the picture of this name, or pages cannot choose it yet, because none
+        has come."""
+        viewers = tuple(self._viewers)
+        known = name in self._names
+        return bool(viewers) and (not known or any(v.show in ("", name) for v in viewers))
 
     @property
     def pages(self) -> int:
@@ -233,6 +236,11 @@ class DisplayServer:
     def picture(self, name: str, jpeg: bytes, moment: Moment) -> None:
         """A new picture of a camera."""
         self._soon(self._picture, name, jpeg, moment)
+
+    def forget(self, name: str) -> None:
+        """Nothing of this name comes any more for now: the last picture is not kept as if it were
+        of now, neither for a page that chooses it nor for a snapshot."""
+        self._soon(self._pictures.pop, name, None)
 
     def begin(self, session: str) -> None:
         """The core has started (anew): no answer to what was asked before counts."""
@@ -256,7 +264,8 @@ class DisplayServer:
     def _picture(self, name: str, jpeg: bytes, moment: Moment) -> None:
         self._number += 1
         packed = self._pictures[name] = pack(name, self._number, jpeg, moment)
-        self._publish("pictures", to_text("pictures", {"names": sorted(self._pictures)}))
+        self._names.add(name)
+        self._publish("pictures", to_text("pictures", {"names": sorted(self._names)}))
         for viewer in self._viewers:
             if viewer.show in ("", name):
                 viewer.show = name

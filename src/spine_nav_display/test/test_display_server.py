@@ -351,7 +351,7 @@ def test_ten_pages_get_one_packing_of_a_picture(monkeypatch: pytest.MonkeyPatch)
 def test_a_viewer_chooses_its_camera() -> None:
     async def scenario(feed: Feed, session: ClientSession) -> None:
         video = await session.ws_connect(f"{feed.server.url}video", max_msg_size=0)
-        while not feed.server.watched:
+        while not feed.server.wants("rgbd"):
             await asyncio.sleep(0.01)
         feed.picture("rgbd")
         first, _ = unpack(await video.receive_bytes())

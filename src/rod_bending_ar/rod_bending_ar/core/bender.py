@@ -18,6 +18,7 @@ ROD: Colour = (200, 205, 215)
 MARK: Colour = (240, 228, 66)
 _DIE: Colour = (86, 180, 233)
 _SHOWN_MM = 60.0  # of rod, to either side of the bend
+_UNKNOWN = float("nan")  # one of its own: only then are equal steps equal, and cached
 _NUMBER = r"(-?[0-9.]+)"
 _STEP = re.compile(
     rf"(\d+): feed {_NUMBER} mm, rotate {_NUMBER} deg, bend to {_NUMBER} deg", re.ASCII
@@ -41,7 +42,7 @@ def parse_step(text: str) -> BendStep:
     if found is None:
         raise ValueError(f"{text!r} is no bend")
     feed, rotate, bend = (float(v) for v in found.groups()[1:])
-    return BendStep(int(found.group(1)), feed, rotate, float("nan"), bend)
+    return BendStep(int(found.group(1)), feed, rotate, _UNKNOWN, bend)
 
 
 @lru_cache(maxsize=8)

@@ -15,8 +15,9 @@ from visualization_msgs.msg import Marker, MarkerArray
 from rod_bending_ar.core.bender import step_text
 from rod_bending_ar.core.forward import BendStep, arc_positions_mm, point_at
 from rod_bending_ar.core.guidance import SideGuidance
+from rod_bending_ar.core.planned import PlannedRod, planned_from_fields, rod_words
 from spine_nav_common.core.geometry import transform_points
-from spine_nav_common.ros.results import key_values
+from spine_nav_common.ros.results import key_values, status_fields
 
 _LIFETIME_S = 2  # markers vanish when this node dies
 _LINE_M, _BEND_M, _TEXT_M, _SHAFT_M = 0.002, 0.006, 0.006, 0.0015
@@ -25,6 +26,7 @@ _GOOD = ColorRGBA(r=0.25, g=0.88, b=0.47, a=1.0)
 _OFF = ColorRGBA(r=1.0, g=0.38, b=0.31, a=1.0)
 _NEXT = ColorRGBA(r=1.0, g=0.84, b=0.2, a=1.0)
 _WHITE = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+_TARGET_NS = "/target"  # namespace of the marker of a side's target curve
 _SEVERITY = {
     "waiting": DiagnosticStatus.WARN,
     "refused": DiagnosticStatus.ERROR,
@@ -43,7 +45,7 @@ def _side_status(g: SideGuidance) -> DiagnosticStatus:
     values: dict[str, object] = {"side": g.side, "state": g.state, "text": g.text}
     if g.plan is not None:
         values |= {
-            "rod": f"{g.plan.order.material} {g.plan.order.diameter_mm:g} mm",
+            "rod": rod_words(g.plan),
             "length_mm": f"{g.plan.length_mm:.1f}",
             "steps": len(g.plan.steps),
             "steps_done": g.steps_done,
@@ -75,7 +77,7 @@ def _side_markers(g: SideGuidance, top: Header) -> list[Marker]:
     plan, T = g.plan, g.T_now_plan
     assert plan is not None and T is not None
     curve = transform_points(T, plan.centreline_mm) * 1e-3
-    target = _marker(f"{g.side}/target", 0, Marker.LINE_STRIP, _TARGET, top)
+    target = _marker(f"{g.side}{_TARGET_NS}", 0, Marker.LINE_STRIP, _TARGET, top)
     target.scale.x = _LINE_M
     target.points = [_point(p) for p in curve]
     markers = [target]
@@ -98,6 +100,25 @@ def _side_markers(g: SideGuidance, top: Header) -> list[Marker]:
     line.scale.z = 1.3 * _TEXT_M
     line.text = f"{g.side}: {g.text}"
     return [*markers, line]
+
+
+def has_plan(status: DiagnosticArray) -> bool:
+    """Whether a side has a plan, whose curve stands in the markers of the same stamp."""
+    return any("steps" in status_fields(item) for item in status.status)
+
+
+def planned_rods(status: DiagnosticArray, markers: MarkerArray) -> tuple[PlannedRod, ...]:
+    """What both messages of one stamp say, every side once; a curve where one is drawn.
+
+    Raises ValueError, KeyError for messages of another form.
+    """
+    curves = {
+        m.ns: np.array([[p.x, p.y, p.z] for p in m.points])
+        for m in markers.markers
+        if m.action == Marker.ADD and m.ns.endswith(_TARGET_NS) and len(m.points) > 1
+    }
+    sides = [status_fields(item) for item in status.status]
+    return tuple(planned_from_fields(f, curves.get(f["side"] + _TARGET_NS)) for f in sides)
 
 
 def _away(curve: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ class SupervisorConfig:
             "overlay",
             "stereo_tracker",
             "rod_guidance",
+            "stereo_overlay",
             "display",
             "openigtlink",
             "session_recorder",

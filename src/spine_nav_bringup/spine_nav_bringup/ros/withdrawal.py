@@ -8,6 +8,7 @@ whoever listens as it would have told it itself: lost with the reason, deleted, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,10 @@ class Withdrawal:
         makers = {
             "navigation": self._for_navigation,
             "case_server": self._for_case_server,
-            "overlay": self._for_overlay,
+            "overlay": partial(self._for_pictures, topics.OVERLAY, topics.OVERLAY_COMPRESSED),
+            "stereo_overlay": partial(
+                self._for_pictures, topics.SCREW_OVERLAY, topics.SCREW_OVERLAY_COMPRESSED
+            ),
             "stereo_tracker": self._for_stereo,
             "rod_guidance": self._for_guidance,
         }
@@ -117,9 +121,9 @@ class Withdrawal:
 
         return withdraw
 
-    def _for_overlay(self) -> Callable[[str], None]:
-        raw = self._publisher(Image, topics.OVERLAY, qos.SENSOR_OUT)
-        jpeg = self._publisher(CompressedImage, topics.OVERLAY_COMPRESSED, qos.SENSOR_OUT)
+    def _for_pictures(self, topic: str, compressed: str) -> Callable[[str], None]:
+        raw = self._publisher(Image, topic, qos.SENSOR_OUT)
+        jpeg = self._publisher(CompressedImage, compressed, qos.SENSOR_OUT)
 
         def withdraw(reason: str) -> None:
             if not (raw.get_subscription_count() or jpeg.get_subscription_count()):

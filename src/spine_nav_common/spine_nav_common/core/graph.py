@@ -9,7 +9,7 @@ from typing import Any
 # Scene (what a camera can show) to its nodes, in order of start: who consumes comes first.
 SCENES = {
     "rgbd": ("navigation", "case_server", "overlay"),
-    "stereo": ("stereo_tracker", "rod_guidance"),
+    "stereo": ("stereo_tracker", "rod_guidance", "stereo_overlay"),
 }
 EXTRAS = ("display", "openigtlink")  # of any scene, where they are asked for
 NODES = (*SCENES["rgbd"], *SCENES["stereo"], *EXTRAS, "camera_source")

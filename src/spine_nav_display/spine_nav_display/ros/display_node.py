@@ -53,7 +53,7 @@ from spine_nav_display.server import DisplayServer, Limits
 from .core_requests import CoreRequests, hypothesis_question
 from .display_config import DisplayConfig
 
-PICTURES = {"rgbd": topics.OVERLAY_COMPRESSED}
+PICTURES = {"rgbd": topics.OVERLAY_COMPRESSED, "stereo": topics.SCREW_OVERLAY_COMPRESSED}
 """Name of a camera on the page and the topic of its picture, encoded."""
 _TICK_S, _LOOK_S = 0.1, 0.25
 _GONE_S = 2.0  # nobody has looked for this long: the overlay need not draw
@@ -92,8 +92,9 @@ class DisplayNode(SpineNode):
     def activate(self) -> None:
         simulated = bool(self.get_parameter("use_sim_time").value)
         self._clocks = {name: StreamClock(simulated) for name in (*PICTURES, "levels", "implants")}
-        self._results, self._looked = StampAge(), float("-inf")
-        self._looking: list[Any] = []
+        self._results = StampAge()
+        self._looked: dict[str, float] = {}
+        self._looking: dict[str, Any] = {}
         self._status: DiagnosticArray | None = None
         self._poses: PoseArray | None = None
         self._screw_status: DiagnosticArray | None = None
@@ -120,7 +121,8 @@ class DisplayNode(SpineNode):
         self.every(_LOOK_S, self._on_look)
 
     def deactivate(self) -> None:
-        self._look_away()
+        for name in PICTURES:
+            self._look_away(name)
         self._requests.close()
         self._withdraw("the display is not active")
 
@@ -153,25 +155,25 @@ class DisplayNode(SpineNode):
                 stamp_to_ns(message.header.stamp), stamp_to_ns(message.time_ref), float(rate)
             )
 
-    # Pictures: asked for only while a page is open.
+    # Pictures: each asked for only while a page shows it, since its overlay draws for that.
 
     def _on_look(self) -> None:
-        if self.server.watched:
-            self._looked = time.monotonic()
-            if not self._looking:
-                self._looking = [
-                    self.create_subscription(
-                        CompressedImage, topic, partial(self._on_picture, name), qos.SENSOR_IN
+        now_s = time.monotonic()
+        for name, topic in PICTURES.items():
+            if self.server.wants(name):
+                self._looked[name] = now_s
+                if name not in self._looking:
+                    heard = partial(self._on_picture, name)
+                    self._looking[name] = self.create_subscription(
+                        CompressedImage, topic, heard, qos.SENSOR_IN
                     )
-                    for name, topic in PICTURES.items()
-                ]
-        elif time.monotonic() - self._looked > _GONE_S:
-            self._look_away()
+            elif now_s - self._looked.get(name, float("-inf")) > _GONE_S:
+                self._look_away(name)
 
-    def _look_away(self) -> None:
-        for subscription in self._looking:
+    def _look_away(self, name: str) -> None:
+        if (subscription := self._looking.pop(name, None)) is not None:
             self.destroy_subscription(subscription)
-        self._looking = []
+            self.server.forget(name)
 
     def _on_picture(self, name: str, message: CompressedImage) -> None:
         moment = self._moment(name, stamp_to_ns(message.header.stamp))
