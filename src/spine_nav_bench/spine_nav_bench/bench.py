@@ -35,6 +35,7 @@ from .bench_calibration import calibration_sets
 from .bench_gaps import CASES as GAPS
 from .bench_gaps import gaps_record
 from .bench_identity import identity_record
+from .bench_live_stereo import live_stereo_record
 from .bench_precision import SCENES as PRECISION_SCENES
 from .bench_precision import SECONDS as PRECISION_SECONDS
 from .bench_precision import precision_record, precision_scenes
@@ -46,10 +47,11 @@ from .reliability import plot_reliability
 from .results import render, table_text
 
 RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
-STEREO = ("stereo", "stereo_foreign", "stereo_timing")
+STEREO = ("stereo", "stereo_foreign", "stereo_timing", "live_stereo")
 PARTS = (*RGBD, *STEREO, "rod", "calibration")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
+LIVE_STEREO_SMOKE_S = 5.0  # a browser takes some of it to start
 IDENTITY_ANATOMIES = 12  # virtual ones, beside the real ones that are named
 ROD_SEED, RODS = 300_000, 100  # rods for each number of screws; constants were chosen on others
 
@@ -160,6 +162,9 @@ def _measure(
         return {"sets": calibration_sets(args.data)}
     if part == "stereo_timing":
         return stereo_timing_record(cache, loaded.stereo, smoke=args.smoke, progress=progress)
+    if part == "live_stereo":
+        short = {"seconds": LIVE_STEREO_SMOKE_S} if args.smoke else {}
+        return live_stereo_record(cache, commands.live, progress=progress, **short)
     if part == "stereo_foreign":
         return foreign_record(
             args.scenes,

@@ -20,7 +20,8 @@ class Outcome(Protocol):
 
 Replay = Callable[..., Outcome]  # (recording, case, out, *, segmenter)
 FindScrews = Callable[..., Outcome]  # (recording, out, *, case, core, watch)
-Live = Callable[..., Outcome]  # (case, source, out, assignments), through the ROS 2 nodes
+# (case, source, out, assignments, port of the surgeon's page: None = no page), through the nodes
+Live = Callable[..., Outcome]
 
 
 @dataclass(frozen=True)

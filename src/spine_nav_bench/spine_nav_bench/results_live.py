@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .results_common import Record, Target, table
+from .results_common import Record, Target, provenance, table
 
+GOAL_HZ = 10.0  # of the live stereo graph
 FLAGS = ("avx512_bf16", "amx_bf16")
 
 
@@ -80,3 +81,46 @@ def live_table(record: Record) -> list[str]:
             "stamp to pose ms, median / p99", "of these the first second", "after it",
             "image to overlay ms", "CPU cores", "network")  # fmt: skip
     return [*table(head, rows), "", f"CPU flags: {', '.join(flags) or 'no bf16 units'}."]
+
+
+def _rate(r: Record) -> tuple[str, bool] | None:
+    rate = r.get("pairs_per_s")
+    if rate is None:
+        return None
+    return f"{rate:.1f} ({r['processed']} of {r['sent']} pairs)", rate >= GOAL_HZ
+
+
+LIVE_STEREO_TARGETS = (
+    Target("live stereo graph at 15 Hz 640×480, pairs per second beside the display and its browser",
+           f"≥ {GOAL_HZ:.0f}", "not reported", "live_stereo", _rate),
+)  # fmt: skip
+
+
+def live_stereo_table(r: Record) -> list[str]:
+    """One row: what came through, how late, and at what cost."""
+
+    def ms(summary: Record | None, last: str = "p95") -> str:
+        return "–" if summary is None else f"{summary['median']:.0f} / {summary[last]:.0f}"
+
+    page = r["page"]
+    row = (
+        f"{r['pairs_per_s']:.1f}", f"{r['sent'] - r['processed']} of {r['sent']}",
+        ms(r["stages_ms"]["stamp_to_publish"]), ms(r["stages_ms"]["work"]),
+        ms(page["delay_ms"], "p99"), f"{page['pictures_per_s'][0]:.1f}",
+        "–" if r["cpu_cores"] is None else f"{r['cpu_cores']:.2f}", f"{page['browser_cores']:.2f}",
+    )  # fmt: skip
+    head = ("pairs per s", "dropped", "stamp to publish ms, median / p95", "of these the tracker",
+            "stamp to pixels ms, median / p99", "pictures per s on the page",
+            "cores of the nodes", "of the browser")  # fmt: skip
+    return table(head, [row])
+
+
+def live_stereo_section(r: Record) -> list[str]:
+    """The part of docs/results.md."""
+    return [
+        "## The live stereo graph", "",
+        (f"A virtual operation (10 heads, 2 rods) at {r['fps']:.0f} Hz, the page open in a browser on "
+         f"the same machine; {r['seconds']:.0f} s of it, from the page's first counted picture to "
+         "its last."),
+        "", *provenance(r), "", *live_stereo_table(r), "",
+    ]  # fmt: skip

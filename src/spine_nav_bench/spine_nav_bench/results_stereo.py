@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .results_common import OURS, Record, provenance, share, stat, table
+from .results_live import live_stereo_section, live_stereo_table
 from .targets_stereo import ALL, FIRST, counts_of, heads_of, interval, rods_of
 
-PARTS = ("stereo", "stereo_foreign", "stereo_timing", "rod", "calibration")
+PARTS = ("stereo", "stereo_foreign", "stereo_timing", "live_stereo", "rod", "calibration")
 SHOWN_FAILURES = 40
 # What the sets' SOURCE.md state: the calibration's RMS (left, right, both) or reprojection, pixels.
 _STATED_RMS_PX = {"stereo_opencv_chessboard": (0.41, 0.46, 0.45)}
@@ -233,6 +234,7 @@ def tables(r: Record) -> list[str]:
         "rod": planning_table,
         "calibration": calibration_table,
         "stereo_timing": stereo_timing_table,
+        "live_stereo": live_stereo_table,
     }
     if r["part"] in one:
         return list(one[r["part"]](r))
@@ -285,6 +287,8 @@ def sections(newest: Mapping[str, Record], runs: Mapping[str, int]) -> list[str]
             f" rods, in memory and warm, methods in turns. Threads: {threads}."), "",
             *stereo_timing_table(r), "",
         ]  # fmt: skip
+    if "live_stereo" in newest:
+        out += live_stereo_section(newest["live_stereo"])
     return out
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from .results_common import OURS, Record, Target, share
+from .results_live import LIVE_STEREO_TARGETS
 
 FIRST, ALL = "first", "all"
 
@@ -206,4 +207,5 @@ TARGETS = (
     Target("bends per rod, median, 5 screws", "≤ 6", "not reported", "rod", _bends),
     Target("planning time", "≤ 500 ms", "not reported", "rod", _planning),
     Target("stereo pair at 640×480 with 10 heads and 2 rods, median / p95", "≤ 60 / 90 ms bf16, ≤ 100 / 140 fp32", "not reported", "stereo_timing", _frame),
+    *LIVE_STEREO_TARGETS,
 )  # fmt: skip

@@ -305,7 +305,8 @@ def parts(*arguments: str) -> tuple[str, ...]:
 
 def test_the_plain_bench_holds_all_parts_that_need_no_folder():
     assert parts() == (
-        "accuracy", "timing", "precision", "identity", "gaps", "alive", "stereo", "stereo_timing", "rod",
+        "accuracy", "timing", "precision", "identity", "gaps", "alive", "stereo", "stereo_timing",
+        "live_stereo", "rod",
     )  # fmt: skip
     assert set(parts("--scenes", "x", "--data", "y")) == {
         *parts(), "foreign", "stereo_foreign", "calibration",
@@ -379,7 +380,9 @@ TIMING = {
 
 
 def lines() -> dict:
-    return {"stereo": stereo_line(), "rod": ROD_RECORD, "stereo_timing": TIMING}
+    live = {**BASE, "part": "live_stereo", "pairs_per_s": 10.0, "processed": 80, "sent": 120}
+    one = {"rod": ROD_RECORD, "stereo_timing": TIMING, "live_stereo": live}
+    return {"stereo": stereo_line(), **one}
 
 
 def rows(records) -> list[str]:

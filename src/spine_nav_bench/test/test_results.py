@@ -7,7 +7,7 @@ import copy
 
 import pytest
 
-from spine_nav_bench import results_stereo
+from spine_nav_bench import targets_stereo
 from spine_nav_bench.results import LABEL_NOISE, TARGETS, render
 from spine_nav_bench.results_common import NOT_MEASURED, targets_table
 from spine_nav_common.core import jsonl
@@ -153,7 +153,7 @@ def test_a_missed_target_is_marked_as_missed(path, value, what):
 
 def test_without_lines_nothing_has_a_number(tmp_path):
     text = render(tmp_path)
-    assert text.count(NOT_MEASURED) == len(TARGETS) + len(results_stereo.TARGETS)
+    assert text.count(NOT_MEASURED) == len(TARGETS) + len(targets_stereo.TARGETS)
     assert "## Time" not in text
     assert "## Accuracy" not in text
 

@@ -141,11 +141,18 @@ def _bench(args: argparse.Namespace) -> int:
     from .replay import Outcome, replay
     from .screws import find_screws
 
-    def live(case: Path, source: str, out: Path, assignments: tuple[str, ...] = ()) -> Outcome:
+    def live(
+        case: Path,
+        source: str,
+        out: Path,
+        assignments: tuple[str, ...] = (),
+        port: int | None = None,
+    ) -> Outcome:
         from .live import run_live  # needs ROS 2, which most parts do without
         from .live_options import LiveOptions
 
-        return run_live(LiveOptions(case, source, out, assignments=assignments))
+        shown = {"display": port is not None, "port": port}
+        return run_live(LiveOptions(case, source, out, assignments=assignments, **shown))
 
     return run_bench(args, Commands(replay, find_screws, live))
 

@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -235,3 +237,15 @@ async def _port(file: Path, child: asyncio.subprocess.Process) -> int:
         if child.returncode is not None or asyncio.get_running_loop().time() > end:
             raise BrowserError("chromium does not start")
         await asyncio.sleep(_LOOK_S)
+
+
+def served(port: int | None, wait_s: float) -> None:
+    """Wait until somebody serves at a port of this machine. Raises BrowserError."""
+    end = time.monotonic() + wait_s
+    while True:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port or 0)):
+                return
+        if time.monotonic() > end:
+            raise BrowserError(f"no page at port {port} within {wait_s:g} s")
+        time.sleep(0.1)

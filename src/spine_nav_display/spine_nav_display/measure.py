@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How late a picture is on the page, and what the page costs, measured in a real browser.
 
-python -m spine_nav_display.measure [--url URL | --faults N] [--pages N] [--seconds S] [--hz HZ]
+python -m spine_nav_display.measure [--url URL [--wait S] | --faults N] [--pages N] [--seconds S] [--hz HZ]
     [--out FILE]
 
 Without --url a display is fed here with numbered pictures, 640 x 480, stamped when they are handed
@@ -24,18 +24,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from spine_nav_common.core.types import Status
 
-from .browser import Browser, BrowserError, Tab, browser
+from .browser import Browser, BrowserError, Tab, browser, served
 from .core.messages import Moment
 from .rehearsal import Feed, counted_jpeg
 
 _SETTLE_PICTURES = 10
 _FAULTS = (Status.LOST, Status.OCCLUDED, Status.REJECTED, Status.REGISTERING, Status.SEARCHING)
 _LASTS = 4  # messages of a fault, and between two
+_STAMP = "spinenav.state.picture?.stamp_ns"  # a text: it is longer than a number of the page's
 _TICKS = 100.0  # of /proc/*/stat, per second on Linux
 
 
@@ -43,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """See the module. Exit codes: 0 done, 1 the browser did not do it."""
     parser = argparse.ArgumentParser(description="the page's delay, memory and cost")
     parser.add_argument("--url", help="of a page that is served; default: one that is fed here")
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="S", help="for the page to be served"
+    )
     parser.add_argument("--pages", type=int, default=1, metavar="N", help="open at the same time")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S")
     parser.add_argument(
@@ -68,6 +73,7 @@ async def _measured(args: argparse.Namespace) -> dict[str, Any]:
     given = {"pages": args.pages, "seconds": args.seconds}
     async with browser() as running:
         if args.url:
+            await asyncio.to_thread(served, urlsplit(args.url).port, args.wait)
             return {"source": "graph", **given, **await _look(running, args.url, args)}
         with Feed() as feed:
             end = threading.Event()
@@ -114,11 +120,13 @@ async def _look(running: Browser, url: str, args: argparse.Namespace) -> dict[st
         await tab.until(f"window.spinenav?.pictures >= {_SETTLE_PICTURES}", 60.0)
         await tab.evaluate("spinenav.delays.length = 0; spinenav.at = spinenav.pictures")
     heap = await _heap_mb(tabs[0])
+    first_ns = await tabs[0].evaluate(_STAMP)
     cpu, start = _cpu_s(running.pid), time.monotonic()
     own = time.process_time()
     await asyncio.sleep(args.seconds)
     wall = time.monotonic() - start
     cores, own_cores = (_cpu_s(running.pid) - cpu) / wall, (time.process_time() - own) / wall
+    last_ns = await tabs[0].evaluate(_STAMP)
     delays, shown = [], []
     for tab in tabs:
         delays += await tab.evaluate("spinenav.delays")
@@ -128,6 +136,7 @@ async def _look(running: Browser, url: str, args: argparse.Namespace) -> dict[st
     median, p99 = np.percentile(delays, [50, 99])
     return {
         "delay_ms": {"median": round(median, 1), "p99": round(p99, 1), "count": len(delays)},
+        "stamps_ns": [first_ns, last_ns],
         "pictures_per_s": [round(s, 1) for s in shown],
         "first_picture_s": round(first_s, 2),
         "browser_cores": round(cores, 2),

@@ -18,13 +18,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from .browser import BrowserError, Tab, browser
+from .browser import BrowserError, Tab, browser, served
 
 SIZE = (1280, 800)
 _START_S, _STEP_S = 60.0, 60.0
@@ -76,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def _pictures(port: int, out: Path) -> None:
     async with browser() as running:
-        await asyncio.to_thread(_served, port)
+        await asyncio.to_thread(served, port, _START_S)
         tab = await running.open(f"http://127.0.0.1:{port}/", *SIZE)
         await tab.until(f"window.spinenav && {_TRACKED}", _STEP_S)
         for step, name in (("1", "verify"), ("2", "entry"), ("3", "trajectory")):
@@ -95,16 +94,6 @@ async def _shoot(tab: Tab, step: str, when: str, path: Path) -> None:
     await tab.evaluate(_DRAWN)
     Image.open(io.BytesIO(await tab.screenshot())).convert("RGB").save(path, quality=90)
     print(path)
-
-
-def _served(port: int) -> None:
-    end = time.monotonic() + _START_S
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if not probe.connect_ex(("127.0.0.1", port)):
-                return
-        time.sleep(0.1)
-    raise BrowserError(f"no page at port {port} within {_START_S:g} s")
 
 
 if __name__ == "__main__":
