@@ -372,9 +372,9 @@ def _write_panel(panel: np.ndarray, lines: Sequence[_Line], scale: int) -> None:
     for what, colour, bold, height in parts:
         if isinstance(what, PlannedRod):
             assert what.next_bend is not None
-            size = (room, height - 2 * scale)
-            panel[y : y + size[1], pad : pad + room] = bender_picture(
-                what.next_bend, what.side, len(what.steps), size, scale
+            low = height - 2 * scale
+            panel[y : y + low, pad : pad + room] = bender_picture(
+                what.next_bend, what.side, len(what.steps), (room, low), scale
             )
         elif what:
             draw_text(panel, what, pad, y, size, colour, bold)
