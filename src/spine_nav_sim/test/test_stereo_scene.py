@@ -197,3 +197,31 @@ def test_simulate_writes_pairs_with_truth(anatomy, tmp_path, scenes):
         assert max(truth.frames) < min(p.stamp_ns for p in pairs)
     document = json.loads((tmp_path / "out" / "truth.json").read_text())
     assert document["exposed"] == ["L2", "L3"]
+
+
+def test_a_tray_of_screws_lies_beside_the_wound_and_changes_nothing_else(anatomy, scene):
+    config = replace(CONFIG, tray_screws=6)
+    for seed in (4, 5, 6):
+        with_tray = make_stereo_scene(anatomy, np.random.default_rng(seed), config)
+        without = make_stereo_scene(anatomy, np.random.default_rng(seed), CONFIG)
+        tray = with_tray.implants[len(without.implants) :]
+        assert {i.owner for i in tray} == {OTHER_METAL} and len(tray) == 2
+        assert [s.saddle_ct_m.tolist() for s in with_tray.screws] == [
+            s.saddle_ct_m.tolist() for s in without.screws
+        ]
+        wound = with_tray.scene.wound
+        box = tray[1].solid.corners  # of the screws, wound frame
+        assert np.abs(box[:, 0]).min() > wound.half_width_m and np.ptp(box[:, 2]) > 0.03
+
+
+def test_a_mirror_alone_is_the_only_implant_and_no_bone_shows(anatomy):
+    alone = make_stereo_scene(anatomy, np.random.default_rng(4), replace(CONFIG, rods="alone"))
+    assert [i.owner for i in alone.implants] == [FIRST_ROD] and not alone.screws
+    looks = alone.implants[0].looks
+    assert (looks.mirror, looks.blur, looks.blood) == (1.0, 0.0, 0.0)
+    pair = alone.render(0.5)
+    assert not pair.heads and pair.rods[0].seen_left.any()
+    shown = [s.scene.trace(s.scene.camera_path.T_camera_world(0.5), pair.T_camera_ct, 0.5)[0]
+             for s in (alone, make_stereo_scene(anatomy, np.random.default_rng(4), CONFIG))]  # fmt: skip
+    bone = [int((buffer.instance > 0).sum()) for buffer in shown]
+    assert bone[0] < 0.02 * bone[1]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -141,6 +141,11 @@ def random_looks(rng: np.random.Generator, palette: Palette, hardness: float) ->
         blood_colour=palette["blood"] * float(rng.uniform(0.8, 2.0)),
         waves=np.column_stack([waves, rng.uniform(0, 2 * np.pi, 12)]).astype(np.float32),
     )
+
+
+def mirror_finish(looks: MetalLooks) -> MetalLooks:
+    """The same metal polished and clean: it shows its surroundings and nothing of itself."""
+    return replace(looks, mirror=1.0, blur=0.0, brushed=0.0, blood=0.0)
 
 
 def blood_looks(rng: np.random.Generator, palette: Palette) -> MetalLooks:

@@ -44,11 +44,12 @@ class StereoConfig:
     placed_deg: float = 3.0
     families: tuple[str, ...] | None = None  # None: the training families
     screw_files: tuple[Path, ...] = ()  # real screws instead of designs: for testing alone
-    rods: str = "random"  # none, seated, held or random
+    rods: str = "random"  # none, seated, held, random, or alone: a mirror over a closed wound
     overhang_m: tuple[float, float] = (0.003, 0.015)  # of a seated rod beyond the outer saddles
     one_rod_share: float = 0.35  # of the operations with seated rods that have one side only
     covered_share: float = 0.25  # of the heads that have tissue around them
     towers_share: float = 0.06
     pooled_share: float = 0.0  # of the heads without a rod that are full of blood
     cross_link_share: float = 0.0  # of the operations with rods on both sides that link them
+    tray_screws: int = 0  # that lie or stand in a tray beside the wound
     supersample: int = 2  # rays per pixel and axis on metal

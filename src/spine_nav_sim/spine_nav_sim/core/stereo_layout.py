@@ -25,6 +25,7 @@ from spine_nav_sim.core.implants import (
     screw_pose,
 )
 from spine_nav_sim.core.metal import (
+    mirror_finish,
     random_looks,
     random_surroundings,
 )
@@ -50,12 +51,13 @@ from spine_nav_sim.core.stereo_scene import (
     right_camera,
     shift_camera,
 )
+from spine_nav_sim.core.stereo_tray import instrument_tray
 from spine_nav_sim.core.wound import Wound
 
 if TYPE_CHECKING:
     from spine_nav_sim.core.anatomy import Anatomy
 
-_STREAMS = ("scene", "screws", "looks", "rods", "others", "camera", "cover", "extras")
+_STREAMS = ("scene", "screws", "looks", "rods", "others", "camera", "cover", "extras", "tray")
 _CLEARANCE_M = (0.001, 0.005)  # between a tulip and the tissue around it
 _STEEP = 3.5  # height over distance of the funnel around a head
 _FEWEST = 2
@@ -81,10 +83,16 @@ def make_stereo_scene(
         standing, rods = _seat_rods(scene, standing, draw["rods"], config)
         seated_sides = {rod.side for rod in rods}
     elif kind == "held":
-        rods = [_held_rod(scene, standing, draw["rods"])]
+        rods = [_held_rod(scene, draw["rods"])]
+    elif kind == "alone":
+        standing, rods = [], [_held_rod(scene, draw["rods"])]
     elif kind != "none":
-        raise ValueError(f"stereo: rods {kind!r} is unknown; use none, seated, held or random")
+        raise ValueError(
+            f"stereo: rods {kind!r} is unknown; use none, seated, held, alone or random"
+        )
     _clear_tissue(scene, standing, draw["cover"], config)
+    if kind == "alone":
+        _close_wound(scene)
     screws, implants, metal = _build(scene, standing, rods, seated_sides, draw, config)
     baseline_m, T_right_left = _mount_cameras(scene, draw["camera"], config)
     # as it rests: breathing moves its shadow by less than a pixel
@@ -212,7 +220,7 @@ def _seat_rods(
     return standing, rods
 
 
-def _held_rod(scene: Scene, standing: list[Standing], rng: np.random.Generator) -> PlacedRod:
+def _held_rod(scene: Scene, rng: np.random.Generator) -> PlacedRod:
     """A rod held over the wound, straight or bent, no side of its own."""
     T = scene.T_world_wound
     centre = wound_centre_m(scene.wound) + np.array(
@@ -280,13 +288,17 @@ def _build(
         looks = common if rng.uniform() < 0.4 else random_looks(rng, scene.palette, hardness)
         tube = tube_mesh(rod.centreline_m, rod.radius_m)
         metal.append(tube)
+        if config.rods == "alone":
+            looks = mirror_finish(looks)
         T_part = np.eye(4)
         if rod.level is not None:
             T_part = invert(scene.motion.rest[rod.level])
         implants.append(Implant(solid_of(tube), looks, T_part, FIRST_ROD + number, rod.level))
-    implants += tools_about(scene, rods, common, draw["others"])
+    if standing:
+        implants += tools_about(scene, rods, common, draw["others"])
     implants += pooled_blood(scene, standing, seated_sides, draw["extras"], config)
     implants += cross_links(scene, rods, common, draw["extras"], config)
+    implants += instrument_tray(scene, common, draw["tray"], config)
     return tuple(screws), tuple(implants), metal
 
 
@@ -308,6 +320,13 @@ def _clear_tissue(
         # a funnel as steep as retracted muscle stands; the wound is a height field
         vertices[:, 1] = np.minimum(vertices[:, 1], saddle[1] - depth + _STEEP * beyond)
     scene.bed = make_solid(vertices, wound.faces)
+
+
+def _close_wound(scene: Scene) -> None:
+    """Skin from side to side: no bone is in the picture."""
+    vertices = scene.wound.vertices_m.copy()
+    vertices[:, 1] = np.maximum(vertices[:, 1], scene.wound.skin_y_m)
+    scene.bed = make_solid(vertices, scene.wound.faces)
 
 
 def remount_cameras(stereo: StereoScene, rng: np.random.Generator, config: StereoConfig) -> None:

@@ -96,10 +96,10 @@ def wound_motion(then: Texture, now: Picture, T_guess: np.ndarray) -> np.ndarray
     Returns:
         Within some tenths of a millimetre, breathing apart. Rejected where too little texture agrees.
     """
-    seen, kept = _followed(then, now, T_guess)
+    places, kept = followed(then, now, T_guess, _ROW_PX)
     if len(kept) < _LEAST:
         return Rejected(f"{len(kept)} points could be followed, {_LEAST} are needed")
-    points = then.points_m[kept]
+    points, seen = then.points_m[kept], places[:, :3]
     T = _settled(now.camera, points, seen, _agreed(now.camera, points, seen))
     agree = int((_off_px(now.camera, transform_points(T, points), seen) < _AGREES_PX).sum())
     if agree < max(_LEAST, _LEAST_SHARE * len(kept)):
@@ -164,17 +164,22 @@ def _flow(
     return there, ok.ravel() == 1
 
 
-def _followed(then: Texture, now: Picture, T_guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(K, 3) left u, v and right u of the points in the pair of now, and their indices (K,)."""
+def followed(
+    then: Texture, now: Picture, T_guess: np.ndarray, row_px: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K, 4) left u, v and right u, v of the points in the pair of now, and their indices (K,).
+
+    T_guess: (4, 4) about how they moved. row_px: by how much the rows of a point may differ.
+    """
     left, right = project_pair(now.camera, transform_points(T_guess, then.points_m))
     off = ~(np.isfinite(left).all(axis=1) & np.isfinite(right).all(axis=1))
     left[off], right[off] = then.left[off], then.right[off]
     new_left, good = _tracked(then.picture.left, now.left, then.left, left.astype(np.float32))
     guess = (new_left + right - left).astype(np.float32)
     new_right, good_too = _tracked(now.left, now.right, new_left, guess)
-    good &= good_too & (np.abs(new_left[:, 1] - new_right[:, 1]) < _ROW_PX)
+    good &= good_too & (np.abs(new_left[:, 1] - new_right[:, 1]) < row_px)
     kept = np.flatnonzero(good)
-    return np.c_[new_left[kept], new_right[kept, 0]].astype(np.float64), kept
+    return np.c_[new_left[kept], new_right[kept]].astype(np.float64), kept
 
 
 def _agreed(camera: StereoCamera, points: np.ndarray, seen: np.ndarray) -> np.ndarray:

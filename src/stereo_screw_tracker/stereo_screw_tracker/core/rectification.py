@@ -18,6 +18,7 @@ import numpy as np
 from spine_nav_common.core.types import Rejected, StereoFrame
 
 from .config import GhostConfig
+from .finder_grid import normalise
 from .types import HeadObservation
 
 SWAPPED = (
@@ -66,13 +67,18 @@ def check_rig(frame: StereoFrame, row_limit_px: float) -> RigCheck:
     ahead = near & (shift[:, 0] > 1.0)
     if behind > _MAJORITY * max(int(ahead.sum()), 1):
         return RigCheck(Rejected(SWAPPED))
-    row = np.abs(_refined_rows(left, right, at_left[ahead], at_right[ahead]))
+    row = np.abs(_refined_rows(_even(left), _even(right), at_left[ahead], at_right[ahead]))
     if len(row) < _LEAST_MATCHES:
         return RigCheck(None)
     median = float(np.median(row))
     if median > row_limit_px:
         return RigCheck(Rejected(NOT_RECTIFIED.format(median, len(row), "features")))
     return RigCheck(None, median)
+
+
+def _even(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 without exposure, gain and slow shading: one eye may be darker than the other."""
+    return np.clip(110.0 + 40.0 * normalise(image), 0, 255).astype(np.uint8)
 
 
 def _matches(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

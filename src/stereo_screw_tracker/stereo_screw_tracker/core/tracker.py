@@ -22,12 +22,12 @@ from .assign import Labels, assign
 from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
 from .confidence import ConfidenceModel, load_confidence_model
 from .config import StereoConfig
-from .looks import SETTLED_PAIRS, HeadLooks, Pair
+from .looks import HeadLooks, Pair
 from .odometry import Wound
 from .output import known_well
 from .pair_check import Eyes, check_pair, check_repeated, eyes_of
 from .rectification import check_rig
-from .rig_scale import RigWatch
+from .rig_motion import RigWatch
 from .rods import Rods, RodsSeen
 from .stages import FindsScrews, MeasuresRods, RefinesHeads, StageClock
 from .tracks import NS, Step, Tracks, advance, align, probability
@@ -98,7 +98,10 @@ class StereoTracker:
         if frame.stamp_ns == self._tracks.stamp_ns:
             return Rejected(f"stamp {frame.stamp_ns} came twice: the pair is not used again")
         wrong = (
-            check_pair(frame) or self._repeated(frame) or self._rig.broken or self._wrong_rig(frame)
+            check_pair(frame)
+            or self._repeated(frame)
+            or self._wrong_rig(frame)
+            or self._rig.look(frame, self._shown_m())
         )
         clock.lap("check")
         if wrong is not None:
@@ -110,9 +113,6 @@ class StereoTracker:
         )
         if isinstance(heads, Rejected):
             return heads
-        wrong = self._bumped(frame, heads)
-        if wrong is not None:
-            return wrong
         step = self._advanced(frame, heads)
         labels = assign(
             [t.head() for t in step.shown], vertebrae, case, self.config.cranial, self.config.assign
@@ -143,18 +143,12 @@ class StereoTracker:
         before, self._eyes = self._eyes, eyes_of(frame)
         return check_repeated(before, self._eyes)
 
-    def _bumped(self, frame: StereoFrame, heads: Sequence[Head3D]) -> Rejected | None:
-        """Settled heads against those of now, the surest only."""
+    def _shown_m(self) -> np.ndarray:
+        """(N, 3) heads that the pair before has shown."""
         tracks = self._tracks.tracks
-        pairs = [
-            (i, j)
-            for i, j in align(self._tracks, heads, frame.stamp_ns, self.config.tracks).pairs
-            if tracks[i].track_id >= 0 and tracks[i].age >= SETTLED_PAIRS
-            and heads[j].confidence >= self.config.tracks.sure_confidence
-        ]  # fmt: skip
-        before = np.array([tracks[i].point_m for i, _ in pairs]).reshape(-1, 3)
-        now = np.array([heads[j].point_m for _, j in pairs]).reshape(-1, 3)
-        return self._rig.seen(before, now)
+        return np.array([t.point_m for t in tracks if t.believed and t.track_id >= 0]).reshape(
+            -1, 3
+        )
 
     def _wrong_rig(self, frame: StereoFrame) -> Rejected | None:
         """Asked now and then: a rig that was good stays good, one that is bad is asked again."""
