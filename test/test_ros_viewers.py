@@ -98,7 +98,7 @@ def screen(world, case, result_publishers, monkeypatch):
 
     depths, ages = [], []
 
-    def flat(colour, intrinsics, case, result, depth=None, *, stamp_ns, note, age_ms):
+    def flat(colour, lens, case, result, depth=None, *, stamp_ns, note, age_ms, extras, strokes):
         depths.append(depth)
         ages.append(age_ms)
         guided = result is not None and any(e.T_camera_ct is not None for e in result.levels)
@@ -222,11 +222,11 @@ def test_guidance_is_wiped_while_the_next_picture_is_still_drawn(
     show_guidance(world, screen, result_publishers, 0)
     flat, begun, go_on = overlay_node.draw_overlay, threading.Event(), threading.Event()
 
-    def slow(colour, intrinsics, case, result, **named):
+    def slow(colour, lens, case, result, **named):
         if threading.current_thread() is not threading.main_thread():
             begun.set()
             go_on.wait(20.0)
-        return flat(colour, intrinsics, case, result, **named)
+        return flat(colour, lens, case, result, **named)
 
     monkeypatch.setattr(overlay_node, "draw_overlay", slow)
     world.send(1)

@@ -8,7 +8,12 @@ def overlay() -> int:
     """The overlay node."""
     return guarded(
         "rod_bending_ar.ros.overlay_node",
-        ("open3d", "rod_bending_ar.overlay", "spine_nav_common.core.case"),
+        (
+            "open3d",
+            "rod_bending_ar.bulls_eye",
+            "rod_bending_ar.core.placing",
+            "spine_nav_common.core.case",
+        ),
     )
 
 

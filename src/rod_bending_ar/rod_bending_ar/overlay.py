@@ -46,7 +46,7 @@ from .core.marks import (
     paint_tool,
     paint_words,
 )
-from .core.paint import fixed
+from .core.paint import Stroke, fixed
 from .core.silhouette import Silhouette, silhouette
 
 PLAN_COLOUR = (90, 235, 255)
@@ -61,14 +61,14 @@ _BENDER_PX = (190, 84)  # at text scale 1
 
 
 def _paint_level(
-    image: np.ndarray,
+    sheet: Sheet,
     seen: Silhouette,
     colour: tuple[int, int, int],
     live: bool,
     depth_m: np.ndarray | None,
-    scale: int,
 ) -> None:
     """Translucent shaded bone (only if live) and the outline; the hand in front stays in front."""
+    image, scale = sheet.image, sheet.scale
     mask = seen.mask.astype(np.uint8) * 255
     h, w = mask.shape
     if depth_m is not None:
@@ -90,11 +90,14 @@ def _paint_level(
     contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1)
     corner = np.array([seen.x0, seen.y0]) * scale
     # contours run through pixels of the mask, half of one inside its border
-    paths = [
-        fixed((c.reshape(-1, 2) + 0.5) / 2.0 - 0.5 + corner)[:, None]
+    lines = [
+        (c.reshape(-1, 2) + 0.5) / 2.0 - 0.5 + corner
         for c in contours
         if cv2.contourArea(c) > 4 * 60 * scale**2
     ]
+    if sheet.keep is not None:
+        sheet.keep += [Stroke(np.concatenate([line, line[:1]]), colour) for line in lines]
+    paths = [fixed(line)[:, None] for line in lines]
     cv2.polylines(image, paths, True, (0, 0, 0), 2 * scale + 1, cv2.LINE_8, 4)
     cv2.polylines(image, paths, True, colour, scale, cv2.LINE_AA, 4)
 
@@ -231,6 +234,7 @@ def draw_overlay(
     age_ms: float | None = None,
     scale: int = 1,
     extras: Extras | None = None,
+    strokes: list[Stroke] | None = None,
 ) -> np.ndarray:
     """The camera image with what is known of this very image drawn over it.
 
@@ -239,7 +243,8 @@ def draw_overlay(
     vertebra stays in front of its drawing. stamp_ns: the image's stamp; a result of another image
     is named stale and none of it is drawn. note: why there is no result. age_ms: of the image when
     it is drawn, to be stated in it. scale: integer enlargement for pictures. extras: what else is
-    known; of it only what `usable` lets through with this result. Returns (H·scale, W·scale, 3)
+    known; of it only what `usable` lets through with this result. strokes: gets every line that is
+    drawn, for viewers that draw themselves. Returns (H·scale, W·scale, 3)
     uint8 RGB; the input is not changed.
 
     Raises:
@@ -258,7 +263,7 @@ def draw_overlay(
     if scale > 1:
         image = cv2.resize(image, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
     text_scale = max(1, round(image.shape[1] / REFERENCE_WIDTH_PX))
-    sheet = Sheet(image, lens, scale, text_scale)
+    sheet = Sheet(image, lens, scale, text_scale, strokes)
     if result is None:
         paint_legend(image, (), note or "no registration", text_scale)
     elif stamp_ns is not None and result.stamp_ns != stamp_ns:
@@ -295,12 +300,11 @@ def _paint_result(
         live = estimate.status is Status.TRACKED
         # A held outline is drawn whole: cut by what covers it, only crumbs of it would be left.
         _paint_level(
-            sheet.image,
+            sheet,
             renders[estimate.level],
             STATUS_COLOUR[estimate.status],
             live,
             depth if live else None,
-            sheet.scale,
         )
     before = sheet.image.copy() if depth is not None else sheet.image
     places = _paint_seen(sheet, result, extras) if extras is not None else []

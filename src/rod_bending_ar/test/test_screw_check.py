@@ -100,10 +100,21 @@ def test_as_many_drawn_poses_breach_as_a_gaussian_shift_makes(bound_mm):
 
 def test_a_larger_error_never_makes_the_margin_look_better():
     m = margins(line(1.5))
-    least = [m.planned("L3", "left", b).draws.least95_mm for b in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    least = [m.planned("L3", "left", b).draws.least95_mm for b in (0.0, 0.4, 1.0, 2.0, 4.0)]
     assert least == sorted(least, reverse=True)
-    assert m.planned("L3", "left", 1.01) is m.planned("L3", "left", 1.1), "kept, rounded up"
+    assert m.planned("L3", "left", 1.01) is m.planned("L3", "left", 1.2), "kept, rounded up"
     assert m.planned("L3", "left", 1.01) is not m.planned("L3", "left", 1.0)
+
+
+def test_where_there_is_no_time_the_margin_of_a_larger_error_is_told_or_none():
+    m = margins(line(1.5))
+    m.allow(1)
+    four = m.planned("L3", "left", 4.0)
+    assert m.planned("L3", "left", 3.0) is four
+    larger = m.planned("L3", "left", 5.0)
+    assert isinstance(larger, Rejected) and "being computed" in larger.reason
+    m.allow(None)
+    assert m.planned("L3", "left", 3.0).draws.least95_mm > four.draws.least95_mm
 
 
 @pytest.mark.parametrize("bound", [None, float("nan"), float("inf")])

@@ -97,7 +97,8 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         for calibration in options.calibration:  # refused now rather than by a node
             load_calibration(calibration)
         files = ",".join(map(str, options.calibration))
-        own["stereo_tracker"]["calibration"] = own["display"]["calibration"] = files
+        for node in ("stereo_tracker", "overlay", "display"):
+            own[node]["calibration"] = files
     if options.models is not None:
         own["stereo_tracker"]["models"] = str(options.models)
     if options.backend:

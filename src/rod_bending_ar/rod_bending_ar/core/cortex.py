@@ -273,10 +273,11 @@ def normal_draws() -> np.ndarray:
 
 
 class Margins:
-    """Margins of all planned screws of a case, kept per predicted error in steps of a tenth of a
-    millimetre (rounded up: never better than it is)."""
+    """Margins of all planned screws of a case, kept per predicted error in steps of STEP_MM, rounded
+    up: never better than it is."""
 
-    _KEPT = 256
+    STEP_MM = 0.2
+    _KEPT = 512
 
     def __init__(self, case: Case, diameter_mm: float = DIAMETER_MM) -> None:
         self.diameter_mm = diameter_mm
@@ -288,11 +289,19 @@ class Margins:
             if v in case.meshes
         }
         self._known: OrderedDict[tuple[str, str, int], Shaft | Rejected] = OrderedDict()
+        self._left: int | None = None
 
     def prepare(self) -> None:
         """Compute what takes long."""
         for cortex in self.cortices.values():
             cortex.prepare()
+        for level, side in self._plans:
+            self.planned(level, side, 10.0 * self.STEP_MM)
+
+    def allow(self, count: int | None) -> None:
+        """From now on compute only so many margins anew (None: all); where none is left, the
+        margin of a larger error that is known already is given."""
+        self._left = count
 
     def planned(self, level: str, side: str, bound95_mm: float | None) -> Shaft | Rejected:
         """The planned screw of a level and side under a predicted error."""
@@ -301,10 +310,18 @@ class Margins:
             return Rejected(f"no screw is planned for {level} {side}")
         if bound95_mm is None or not np.isfinite(bound95_mm):
             return Rejected(f"{level} {side}: the predicted error is not known")
-        tenth = int(np.ceil(10.0 * bound95_mm - 1e-9))
-        key = (level, side, tenth)
+        step = int(np.ceil(bound95_mm / self.STEP_MM - 1e-9))
+        key = (level, side, step)
         if key not in self._known:
-            self._known[key] = planned_shaft(cortex, plan, 0.1 * tenth, self.diameter_mm)
+            if self._left == 0:
+                larger = [k for k in self._known if k[:2] == key[:2] and k[2] > step]
+                if not larger:
+                    return Rejected(f"{level} {side}: being computed")
+                return self._known[min(larger)]
+            if self._left is not None:
+                self._left -= 1
+            found = planned_shaft(cortex, plan, step * self.STEP_MM, self.diameter_mm)
+            self._known[key] = found
             while len(self._known) > self._KEPT:
                 self._known.popitem(last=False)
         return self._known[key]

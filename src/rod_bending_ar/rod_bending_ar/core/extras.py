@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spine_nav_common.core.geometry import invert, transform_points
-from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
+from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.types import (
     LevelEstimate,
     NavigationResult,
@@ -183,10 +183,11 @@ def place_screws(
     moment: NavigationResult | Rejected,
     T_camera_stereo: np.ndarray | Rejected,
     plans: Mapping[tuple[str, str], ScrewPlan],
-    margins: Margins,
+    margins: Margins | None,
     play_deg: float = PLAY_DEG,
 ) -> tuple[tuple[PlacedScrew, ...], tuple[str, ...]]:
-    """Screws of one stereo pair in their vertebrae, and why the others are not."""
+    """Screws of one stereo pair in their vertebrae, and why the others are not; without margins
+    none is compared with its plan."""
     if not rows:
         return (), ()
     for lacking in (moment, T_camera_stereo):
@@ -201,7 +202,11 @@ def place_screws(
             continue
         T_ct_camera = invert(levels[row.level].T_camera_ct)  # type: ignore[arg-type]
         T = T_ct_camera @ T_camera_stereo
-        check = check_row(row, margins, plans, levels, moment.stamp_ns, T_camera_stereo, play_deg)
+        check: ScrewCheck | Rejected = Rejected("not compared")
+        if margins is not None:
+            check = check_row(
+                row, margins, plans, levels, moment.stamp_ns, T_camera_stereo, play_deg
+            )
         head = transform_points(T, np.asarray(row.head_m, float))
         out = T[:3, :3] @ np.asarray(row.axis, float)
         placed.append(
@@ -237,21 +242,6 @@ def place_curve(
     nearest = min(levels, key=away)
     T_ct_camera = invert(levels[nearest].T_camera_ct)  # type: ignore[arg-type]
     return ShownRod(nearest, transform_points(T_ct_camera, curve), planned, stamp_ns)
-
-
-def place_rods(
-    rods: Sequence[RodCurve],
-    stamp_ns: int,
-    moment: NavigationResult | Rejected,
-    T_camera_stereo: np.ndarray | Rejected,
-    centres_m: Mapping[str, np.ndarray],
-) -> tuple[ShownRod, ...]:
-    """The rods of one stereo pair that can be placed; screws of the same pair say what is missing."""
-    found = (
-        place_curve(r.centreline_m, False, stamp_ns, moment, T_camera_stereo, centres_m)
-        for r in rods
-    )
-    return tuple(r for r in found if isinstance(r, ShownRod))
 
 
 def place_tool(

@@ -17,7 +17,8 @@ from spine_nav_common.core.types import LEVELS, Rejected, ScrewPlan
 from .cortex import Shaft
 from .extras import Extras, PlacedScrew, ShownRod, ToolAxis, ToolDeviation
 from .lens import NEAR_M, Lens
-from .paint import TEXT, WHITE, Colour, Ink, note, table, table_height
+from .paint import TEXT, WHITE, Colour, Ink, Stroke, note, table, table_height
+from .screw_check import ScrewCheck
 from .text import text_size
 
 SAFE: Colour = (86, 180, 233)
@@ -50,9 +51,16 @@ class Sheet:
     of text in pixels.
     """
 
-    def __init__(self, image: np.ndarray, lens: Lens, scale: int, text_scale: int) -> None:
-        self.image, self.lens, self.scale = image, lens, scale
-        self.ink = Ink()
+    def __init__(
+        self,
+        image: np.ndarray,
+        lens: Lens,
+        scale: int,
+        text_scale: int,
+        keep: list[Stroke] | None = None,
+    ) -> None:
+        self.image, self.lens, self.scale, self.keep = image, lens, scale, keep
+        self.ink = Ink(keep)
         self.text = 9 * text_scale
         self.text_scale = text_scale
 
@@ -119,6 +127,12 @@ def paint_screw(sheet: Sheet, T: np.ndarray, screw: PlacedScrew) -> None:
     sheet.ink.ring(sheet.px(entry[None])[0], 2.0 * sheet.scale, PLACED, -1)
 
 
+def screw_words(c: ScrewCheck) -> str:
+    """Entry, angle and grade against the plan."""
+    where = f"{c.entry_mm:.1f} ± {c.entry95_mm:.1f} mm  {c.angle_deg:.0f} ± {c.angle95_deg:.0f}°"
+    return f"{where}  {c.grade or '–'}"
+
+
 def screw_lines(screws: Sequence[PlacedScrew]) -> list[tuple[str, Colour, bool]]:
     """A line per placed screw, against its plan."""
     lines: list[tuple[str, Colour, bool]] = []
@@ -129,15 +143,12 @@ def screw_lines(screws: Sequence[PlacedScrew]) -> list[tuple[str, Colour, bool]]
             lines.append((name + s.check.reason, UNKNOWN, False))
             continue
         c = s.check
-        where = (
-            f"{c.entry_mm:.1f} ± {c.entry95_mm:.1f} mm  {c.angle_deg:.0f} ± {c.angle95_deg:.0f}°"
-        )
         colour = TEXT
         if c.grade:
             colour = SAFE if c.grade == "A" else NARROW if c.grade == "B" else BREACH
         else:
             untold = "–: the shank's direction is not known well enough for a grade"
-        lines.append((f"{name}{where}  {c.grade or '–'}", colour, bool(c.grade)))
+        lines.append((name + screw_words(c), colour, bool(c.grade)))
     if lines:
         lines.insert(0, ("screws: entry, angle, grade against the plan", PLACED, True))
     return [*lines, (untold, UNKNOWN, False)] if untold else lines

@@ -5,6 +5,7 @@ tissue alike. Points in pixels (N, 2); pixel centres lie at integers; NaN is not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -31,26 +32,40 @@ def usable_px(points: np.ndarray) -> bool:
     return bool(np.abs(points).max(initial=0.0) < _FARTHEST_PX)  # NaN is not
 
 
+@dataclass(frozen=True)
+class Stroke:
+    """A line through points (N, 2) as it stands on the picture."""
+
+    points: np.ndarray
+    colour: Colour
+
+
 class Ink:
     """Strokes that are collected and put on a picture together: one call per stroke would cost more
     than all of the drawing. The rims of all lie below the colours of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: list[Stroke] | None = None) -> None:
+        """keep: what is drawn is put there too."""
         self._lines: dict[tuple[Colour, int, int], list[np.ndarray]] = {}
+        self._keep = keep
 
     def line(self, points: np.ndarray, colour: Colour, width: int, rim: int = 1) -> None:
         """A line through points (N, 2); width -1: the polygon of them, filled."""
         if len(points) > 1:
             self._lines.setdefault((colour, width, rim), []).append(points)
+            if self._keep is not None and usable_px(points):
+                self._keep.append(Stroke(points, colour))
 
     def dashes(self, points: np.ndarray, colour: Colour, width: int, every: int) -> None:
         """A dashed line through many points, `every` of them a dash."""
         for k in range(0, len(points) - 1, 2 * every):
             self.line(points[k : k + every + 1], colour, width)
 
-    def ring(self, middle: np.ndarray, radius: float, colour: Colour, width: int) -> None:
+    def ring(
+        self, middle: np.ndarray, radius: float, colour: Colour, width: int, rim: int = 1
+    ) -> None:
         """A circle of at least a pixel's radius; width -1 fills it."""
-        self.line(middle + max(radius, 1.0) * _CIRCLE, colour, width)
+        self.line(middle + max(radius, 1.0) * _CIRCLE, colour, width, rim)
 
     def oval(
         self, middle: np.ndarray, axes: tuple[float, float], angle_deg: float, colour: Colour,

@@ -67,13 +67,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Picture:
-    """A job done: picture (H, W, 3) uint8 RGB, and as JPEG where somebody asked; or trouble."""
+    """A job done: picture (H, W, 3) uint8 RGB, and as JPEG where somebody asked; or trouble. beside:
+    what is published with it, see PictureNode.draw_all."""
 
     job: Job
     image: np.ndarray | None
     jpeg: bytes | None
     work_ms: float
     trouble: str = ""
+    beside: Any = None
+
+
+def jpeg_of(picture: np.ndarray, quality: int) -> bytes | None:
+    """(H, W, 3) uint8 RGB as JPEG; None where OpenCV refuses."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes() if done else None
 
 
 class PictureNode(WorkerNode):
@@ -125,6 +134,17 @@ class PictureNode(WorkerNode):
         age_ms: of the image, as it stands in the picture; None where no clock tells."""
         raise NotImplementedError
 
+    def draw_all(self, job: Job, age_ms: float | None) -> tuple[np.ndarray, Any]:
+        """As `draw`, and what is published beside the picture where a subclass does so."""
+        return self.draw(job, age_ms), None
+
+    def publish_beside(self, beside: Any, stamp_ns: int, frame_id: str) -> None:
+        """On the executor's thread: what `draw_all` gave."""
+
+    def watched_beside(self) -> bool:
+        """Whether somebody looks at what is published beside the picture."""
+        return False
+
     def forget(self) -> None:
         """Nobody looks any more: nothing of before is drawn when somebody looks again."""
         self._images: OrderedDict[int, Held] = OrderedDict()
@@ -138,7 +158,8 @@ class PictureNode(WorkerNode):
     # Subscribed only while somebody looks.
 
     def _watched(self) -> bool:
-        return bool(self._raw.get_subscription_count() or self._jpeg.get_subscription_count())
+        pictures = self._raw.get_subscription_count() or self._jpeg.get_subscription_count()
+        return bool(pictures) or self.watched_beside()
 
     def _on_look(self) -> None:
         if self._watched() and not self._looking:
@@ -223,18 +244,16 @@ class PictureNode(WorkerNode):
     def work(self, item: Job) -> Picture:
         start = time.thread_time()
         try:
-            image = self.draw(item, self._stated_age_ms(item.stamp_ns))
+            image, beside = self.draw_all(item, self._stated_age_ms(item.stamp_ns))
             jpeg = None
             if self._jpeg.get_subscription_count():
-                quality = [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality]
-                done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
-                jpeg = data.tobytes() if done else None
+                jpeg = jpeg_of(image, self.config.jpeg_quality)
         except (ImageError, ValueError) as error:
             return Picture(item, None, None, 0.0, str(error))
         except Exception as error:  # noqa: BLE001 - one bad picture must not end the overlay
             self.counts["faults"] += 1
             return Picture(item, None, None, 0.0, f"fault in the overlay: {error!r}")
-        return Picture(item, image, jpeg, (time.thread_time() - start) * 1e3)
+        return Picture(item, image, jpeg, (time.thread_time() - start) * 1e3, beside=beside)
 
     def done(self, output: Picture) -> None:
         job = output.job
@@ -268,6 +287,7 @@ class PictureNode(WorkerNode):
             self._raw.publish(image_message(output.image, "rgb8", stamp_ns, frame_id))
         if output.jpeg is not None:
             self._jpeg.publish(jpeg_message(output.jpeg, stamp_ns, frame_id))
+        self.publish_beside(output.beside, stamp_ns, frame_id)
 
     # Without guidance.
 

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the overlay hears beside images and poses: screws, rods, the next bend, a tracked tool. It
+only keeps and joins; nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from visualization_msgs.msg import MarkerArray
+
+from rod_bending_ar.core.extras import Moments, NextBend
+from rod_bending_ar.core.placing import Heard, Implanted, PlannedRods, Tool
+from spine_nav_common.core.geometry import check_transform
+from spine_nav_common.core.static_frames import StaticFrames, StaticTransform, static_transform
+from spine_nav_common.core.statistics import SIGMAS_3D_95
+from spine_nav_common.core.types import NavigationResult, Rejected
+from spine_nav_common.ros import qos, topics
+from spine_nav_common.ros.conversions import pose_array, stamp_to_ns
+from spine_nav_common.ros.implants import Implants, implants_from_messages
+
+from .guidance_output import planned_rods
+
+
+class OverlayInputs:
+    """Everything is of the executor's thread. frames: joins the cameras, from calibration files;
+    /tf_static adds to it."""
+
+    def __init__(self, calibration: list[StaticTransform], tool_topic: str) -> None:
+        self._edges = list(calibration)
+        self._frames = StaticFrames(self._edges)
+        self._tool_topic = tool_topic
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was heard, but where the cameras stand."""
+        self._moments = Moments()
+        self._camera_frame = ""
+        self._status: DiagnosticArray | None = None
+        self._poses: PoseArray | None = None
+        self._implants: tuple[Implants, str] | None = None
+        self._curves: tuple[int, str, Mapping[str, np.ndarray]] | None = None
+        self._bending: DiagnosticArray | None = None
+        self._bending_markers: MarkerArray | None = None
+        self._bends: tuple[NextBend, ...] = ()
+        self._tool: PoseWithCovarianceStamped | None = None
+
+    def streams(self) -> tuple[tuple[type, str, Callable[[Any], None], Any], ...]:
+        """What is heard: message type, topic, callback, profile."""
+        wanted: list[tuple[type, str, Callable[[Any], None], Any]] = [
+            (DiagnosticArray, topics.SCREW_STATUS, self._on_screw_status, qos.POSE),
+            (PoseArray, topics.SCREW_POSES, self._on_screw_poses, qos.POSE),
+            (DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE),
+            (MarkerArray, topics.BENDING, self._on_bending_markers, qos.LATCHED),
+        ]
+        if self._tool_topic:
+            wanted.append(
+                (PoseWithCovarianceStamped, self._tool_topic, self._on_tool, qos.SENSOR_IN)
+            )
+        return tuple(wanted)
+
+    def note(self, result: NavigationResult, frame_id: str) -> None:
+        """A result of the registration, in the camera's frame."""
+        self._moments.note(result)
+        self._camera_frame = frame_id
+
+    def heard(self) -> Heard:
+        """All of it as it is now; immutable."""
+        implanted = planned = tool = None
+        if self._implants is not None:
+            i, frame = self._implants
+            moment, T = self._moments.at(i.stamp_ns), self._to_camera(frame)
+            implanted = Implanted(i.stamp_ns, moment, T, i.screws, i.rods, i.reason)
+        if self._curves is not None:
+            stamp_ns, frame, curves = self._curves
+            moment, T = self._moments.at(stamp_ns), self._to_camera(frame)
+            planned = PlannedRods(stamp_ns, moment, T, curves)
+        if self._tool is not None:
+            tool = self._tool_of(self._tool)
+        return Heard(implanted, planned, self._bends, tool)
+
+    def _to_camera(self, frame: str) -> np.ndarray | Rejected:
+        return self._frames.lookup(self._camera_frame, frame)
+
+    def on_tf_static(self, message: Any) -> None:
+        """Fixed transforms; another robot's frames are no concern of this node."""
+        for item in message.transforms:
+            t, q = item.transform.translation, item.transform.rotation
+            parent, child = item.header.frame_id, item.child_frame_id
+            try:
+                edge = static_transform(
+                    parent, child, (t.x, t.y, t.z), (q.x, q.y, q.z, q.w), "/tf_static"
+                )
+            except ValueError:
+                continue
+            self._frames.add(edge)
+
+    def _on_screw_status(self, message: DiagnosticArray) -> None:
+        self._status = message
+        self._join()
+
+    def _on_screw_poses(self, message: PoseArray) -> None:
+        self._poses = message
+        self._join()
+
+    def _join(self) -> None:
+        status, poses = self._status, self._poses
+        if status is None or poses is None or status.header.stamp != poses.header.stamp:
+            return
+        self._status = None
+        try:
+            implants = implants_from_messages(status, poses)
+        except (ValueError, KeyError, IndexError) as error:
+            implants = Implants(stamp_to_ns(status.header.stamp), reason=f"not readable: {error!r}")
+        self._implants = implants, status.header.frame_id
+
+    def _on_bending(self, message: DiagnosticArray) -> None:
+        self._bending = message
+        self._join_bending()
+
+    def _on_bending_markers(self, message: MarkerArray) -> None:
+        self._bending_markers = message
+        self._join_bending()
+
+    def _join_bending(self) -> None:
+        """The next bend needs no markers; a planned rod is where the markers of the same stamp are."""
+        status, markers = self._bending, self._bending_markers
+        if status is None:
+            return
+        top = markers.markers[0].header if markers is not None and markers.markers else None
+        together = top is not None and top.stamp == status.header.stamp
+        try:
+            rods = planned_rods(status, markers if together else MarkerArray())
+        except (KeyError, ValueError):
+            rods = ()
+        stamp_ns = stamp_to_ns(status.header.stamp)
+        self._bends = tuple(
+            NextBend(r.side, r.state, r.text, r.next_bend, len(r.steps), stamp_ns) for r in rods
+        )
+        curves = {r.side: r.curve_m for r in rods if r.curve_m is not None}
+        self._curves = (stamp_ns, top.frame_id, curves) if top is not None and curves else None
+
+    def _on_tool(self, message: PoseWithCovarianceStamped) -> None:
+        self._tool = message
+
+    def _tool_of(self, message: PoseWithCovarianceStamped) -> Tool:
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        pose: np.ndarray | Rejected
+        try:
+            pose = check_transform(pose_array(message.pose.pose), "tool")
+        except ValueError as error:
+            pose = Rejected(str(error))
+        if not isinstance(pose, Rejected):
+            T = self._to_camera(message.header.frame_id)
+            pose = T if isinstance(T, Rejected) else T @ pose
+        covariance = np.array(message.pose.covariance, float).reshape(6, 6)[:3, :3]
+        bound = float("nan")
+        if np.isfinite(covariance).all():
+            worst = float(np.linalg.eigvalsh(0.5 * (covariance + covariance.T))[-1])
+            bound = 1e3 * SIGMAS_3D_95 * float(np.sqrt(max(worst, 0.0)))
+        return Tool(stamp_ns, self._moments.at(stamp_ns), pose, bound)
