@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
 import ros_support as support
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from ros_world import NAMESPACE, CameraWorld
 from sensor_msgs.msg import CompressedImage
@@ -217,11 +217,9 @@ def test_margins_strokes_and_the_view_along_the_trajectory_go_with_the_poses(gra
 
 
 def test_the_next_bend_is_heard(graph):
-    step = BendStep(2, 61.5, -35.0, 18.0, 20.4)
+    steps = [BendStep(n, 30.0 * n + 1.5, -35.0, 18.0, 20.4) for n in (1, 2, 3)]
     values = {"side": "left", "state": "planned", "text": "", "steps": 3, "steps_done": 1}
-    values |= {"step 2": step_text(step)}
-    from diagnostic_msgs.msg import DiagnosticStatus
-
+    values |= {f"step {s.n}": step_text(s) for s in steps}
     message = DiagnosticArray(header=header(stamp(1), STEREO))
     message.status = [DiagnosticStatus(name="rod: left", values=key_values(values))]
     graph.bends.publish(message)
