@@ -153,7 +153,7 @@ def test_the_overlay_shows_the_camera_and_then_poses_of_that_very_image(
 def test_the_depth_of_that_very_image_tells_what_is_covered(world, screen, result_publishers):
     world.until(lambda: world.camera["depth"].get_subscription_count() == 1)
     stamp = world.send(0)
-    world.until(lambda: screen.node.more(stamp) is not None)  # it is never waited for
+    world.until(lambda: screen.node.more(stamp).depth is not None)  # it is never waited for
     publish_status(world, result_publishers, 0, TRACKED)
     world.until(lambda: screen.shows(GUIDED, 0))
     given = screen.depths[-1]
