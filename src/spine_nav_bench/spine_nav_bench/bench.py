@@ -31,6 +31,7 @@ from stereo_screw_tracker.core.load import StereoCore, load_core
 
 from .bench_accuracy import accuracy_record
 from .bench_alive import alive_record
+from .bench_bridges import bridges_record
 from .bench_calibration import calibration_sets
 from .bench_gaps import CASES as GAPS
 from .bench_gaps import gaps_record
@@ -48,7 +49,7 @@ from .results import render, table_text
 
 RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing", "live_stereo")
-PARTS = (*RGBD, *STEREO, "rod", "calibration")
+PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
 LIVE_STEREO_SMOKE_S = 5.0  # a browser takes some of it to start
@@ -158,6 +159,8 @@ def _measure(
         return _measure_rgbd(part, args, loaded, commands, to, cache, progress)
     if part == "rod":
         return {"rods": run_benchmark(ROD_SEED, 5 if args.smoke else RODS), "seeds": [ROD_SEED]}
+    if part == "bridges":
+        return bridges_record(cache, progress=progress, **({"seconds": 2.0} if args.smoke else {}))
     if part == "calibration":
         return {"sets": calibration_sets(args.data)}
     if part == "stereo_timing":

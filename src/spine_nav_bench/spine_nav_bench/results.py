@@ -13,6 +13,7 @@ from . import results_stereo, targets_stereo
 from .bench_gaps import GAPS_TARGETS, gaps_section, gaps_table
 from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
+from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 from .results_live import LIVE_TARGETS, live_table
 from .results_precision import precision_section, precision_table
@@ -182,7 +183,7 @@ def _first_pose(r: Record) -> tuple[str, bool] | None:
 
 MIN_LEVEL_FRAMES = 20
 EASY_CAMERAS = ("d405", "d415")
-PARTS = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
+PARTS = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive", "bridges")
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
            "96 % mean (Liebmann), 91 % (NeuralBoneReg)", "accuracy", _success),
@@ -216,7 +217,7 @@ TARGETS = (
     *LIVE_TARGETS,
     *IDENTITY_TARGETS,
     *GAPS_TARGETS,
-    *ALIVE_TARGETS,
+    *ALIVE_TARGETS, *BRIDGES_TARGETS,
     Target("camera image to overlay picture, viewer beside it, median / 99th percentile",
            "≤ 100 / 160 ms", "not reported", "timing", _overlay),
     Target("growth of the update time from 1 to 7 levels", "≤ linear", "not reported", "timing",
@@ -400,6 +401,8 @@ def render(folder: Path) -> str:
         out += gaps_section(newest["gaps"])
     if "alive" in newest:
         out += alive_section(newest["alive"])
+    if "bridges" in newest:
+        out += bridges_section(newest["bridges"])
     if "precision" in newest:
         out += precision_section(newest["precision"])
     out += results_stereo.sections(newest, {part: len(lines) for part, lines in lines_of.items()})
@@ -418,6 +421,8 @@ def table_text(record: Record) -> str:
         body = gaps_table(record)
     elif record["part"] == "alive":
         body = alive_table(record)
+    elif record["part"] == "bridges":
+        body = bridges_table(record)
     elif record["part"] == "precision":
         body = precision_table(record)
     else:

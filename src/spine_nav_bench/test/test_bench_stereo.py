@@ -306,7 +306,7 @@ def parts(*arguments: str) -> tuple[str, ...]:
 def test_the_plain_bench_holds_all_parts_that_need_no_folder():
     assert parts() == (
         "accuracy", "timing", "precision", "identity", "gaps", "alive", "stereo", "stereo_timing",
-        "live_stereo", "rod",
+        "live_stereo", "rod", "bridges",
     )  # fmt: skip
     assert set(parts("--scenes", "x", "--data", "y")) == {
         *parts(), "foreign", "stereo_foreign", "calibration",

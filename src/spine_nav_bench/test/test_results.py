@@ -69,10 +69,16 @@ ALIVE = {
         {"node": "overlay", "kind": "hang", "withdrawn_s": 0.8, "back_s": 6.0},
     ],
 }  # fmt: skip
+BRIDGE = {"poses": 1125, "sent": 1125, "pictures_shown": 0, "delay_ms": {**MS, "median": 6.0, "p99": 20.0}}  # fmt: skip
+BRIDGES = {
+    **BASE, "part": "bridges", "levels": 5, "rate_hz": 15.0,
+    "runs": [{**BRIDGE, "pictures": False}, {**BRIDGE, "pictures": True}],
+}  # fmt: skip
 RECORDS = {
     "accuracy": ACCURACY, "foreign": ACCURACY, "timing": TIMING, "identity": IDENTITY,
     "gaps": GAPS,
     "alive": ALIVE,
+    "bridges": BRIDGES,
 }  # fmt: skip
 
 
@@ -138,6 +144,7 @@ def test_all_targets_met():
         (("alive", "faults", 0, "withdrawn_s"), 0.31, "kill -9 of a node"),
         (("alive", "faults", 0, "back_s"), None, "kill -9 of a node"),
         (("alive", "faults", 1, "back_s"), 8.1, "a node that hangs"),
+        (("bridges", "runs", 1, "delay_ms"), {**MS, "median": 31.0}, "OpenIGTLink client"),
     ],
 )
 def test_a_missed_target_is_marked_as_missed(path, value, what):

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from spine_nav_common.parameters import ParameterError
 
-DEFAULT_HOST, DEFAULT_PORT, IGTL_PORT = "127.0.0.1", 8760, 18944
+DEFAULT_HOST, DEFAULT_PORT, IGTL_PORT, FOXGLOVE_PORT = "127.0.0.1", 8760, 18944, 8765
 COOKIE = "spinenav"
 _LEAST_TOKEN = 16
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
