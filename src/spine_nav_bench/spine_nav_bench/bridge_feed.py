@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
@@ -80,5 +81,5 @@ def _transition(node: Node, id_: int) -> bool:
 
 
 if __name__ == "__main__":
-    with suppress(ExternalShutdownException):
+    with suppress(ExternalShutdownException, RCLError):
         sys.exit(feed(sys.argv[1], float(sys.argv[2])))
