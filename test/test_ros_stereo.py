@@ -21,13 +21,20 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from rod_bending_ar.ros.rod_guidance import RodGuidance
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.implant_outputs import RodCurve
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import (
+    pose_array,
     stamp_to_ns,
     transform_message,
 )
-from spine_nav_common.ros.implants import Implants, implant_messages, implants_from_messages
+from spine_nav_common.ros.implants import (
+    Implants,
+    implant_messages,
+    implants_from_messages,
+    rod_path,
+)
 from spine_nav_common.ros.results import result_messages
 from spine_nav_common.ros.runtime import tf_message_type
 from stereo_screw_tracker.core.load import StereoCore
@@ -108,6 +115,17 @@ def test_heads_of_another_stamp_are_not_joined():
     messages = implant_messages(fake_implants(), "f")
     later = implant_messages(replace(fake_implants(), stamp_ns=support.START_NS + 1), "f")
     assert implants_from_messages(messages.status, later.poses).screws == ()
+
+
+@pytest.mark.parametrize("way", [(1, 0, 0), (-1, 0, 0), (0, 0.6, -0.8), (0.1, -0.9, 0.2)])
+def test_the_poses_of_a_path_lie_along_the_rod(way):
+    points = np.arange(5)[:, None] * 1e-3 * np.array(way, float)
+    rod = RodCurve("left", points, np.full(5, 0.3), np.ones(5, bool))
+    path = rod_path(rod, implant_messages(fake_implants(), "f").poses.header)
+    for pose, point in zip(path.poses, points, strict=True):
+        T = pose_array(pose.pose)
+        np.testing.assert_allclose(T[:3, 0], np.array(way) / np.linalg.norm(way), atol=1e-9)
+        np.testing.assert_allclose(T[:3, 3], point, atol=1e-12)
 
 
 def test_a_head_points_out_of_the_bone():

@@ -69,6 +69,9 @@ def screen(world, monkeypatch):
         return np.full((*frame.left.shape[:2], 3), GUIDED if guided else BARE, np.uint8)
 
     monkeypatch.setattr(stereo_overlay_node, "draw_stereo", flat)
+    monkeypatch.setattr(
+        StereoOverlayNode, "bare_s", 0.0
+    )  # every picture that is sent is waited for
     node = world.add(StereoOverlayNode({"max_image_age_ms": 10_000.0}, NAMESPACE))
     pictures = world.listen(Image, topics.SCREW_OVERLAY, qos.SENSOR_IN)
     for eye in ("left", "left_info", "right_info"):
@@ -116,6 +119,17 @@ def test_the_camera_is_shown_and_then_heads_of_that_very_pair(world, screen, tra
     world.send(1)  # not yet computed: what is shown stays, and no heads move to another pair
     world.spin(0.2)
     assert screen.shows(GUIDED, 0)
+
+
+def test_pictures_without_heads_are_few_so_that_the_tracker_has_the_machine(world, screen, tracker):
+    screen.node.bare_s = 3600.0
+    world.send(0)
+    world.until(lambda: screen.shows(BARE, 0))
+    world.send(1)
+    world.send(2)
+    tracker.tell(2)  # but with heads every one is drawn
+    world.until(lambda: screen.shows(GUIDED, 2))
+    assert screen.node.counts["pictures"] == 2
 
 
 @pytest.mark.parametrize("reason", ["pair refused: the left image is black", "no stereo pairs"])

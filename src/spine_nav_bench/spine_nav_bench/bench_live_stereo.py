@@ -29,9 +29,9 @@ from .bench_timing import percentiles
 from .commands import Live
 
 CAMERA_FPS = 15.0
-SECONDS = 12.0
+SECONDS = 10.0
 _OPEN_S = 4.0  # from the first picture that is shown until the page counts
-_STAGES = ("stamp_to_publish", "arrival_to_publish", "work")
+_STAGES = ("stereo_stamp_to_publish", "stereo_arrival_to_publish", "stereo_work")
 _END_S = 30.0
 
 
@@ -97,7 +97,7 @@ def counted(out: Path, recording: Path, first_ns: int, last_ns: int) -> dict[str
         for _, row in table_rows(out / TIMINGS, TIMING_COLUMNS)
         if first_ns <= int(row["stamp_ns"]) <= last_ns
     ]
-    done = sum(stage == "stamp_to_publish" for stage, _ in rows)
+    done = sum(stage == "stereo_stamp_to_publish" for stage, _ in rows)
     lasted_s = (last_ns - first_ns) * 1e-9
     return {
         "sent": sent,

@@ -105,7 +105,7 @@ def live_stereo_table(r: Record) -> list[str]:
     page = r["page"]
     row = (
         f"{r['pairs_per_s']:.1f}", f"{r['sent'] - r['processed']} of {r['sent']}",
-        ms(r["stages_ms"]["stamp_to_publish"]), ms(r["stages_ms"]["work"]),
+        ms(r["stages_ms"]["stereo_stamp_to_publish"]), ms(r["stages_ms"]["stereo_work"]),
         ms(page["delay_ms"], "p99"), f"{page['pictures_per_s'][0]:.1f}",
         "–" if r["cpu_cores"] is None else f"{r['cpu_cores']:.2f}", f"{page['browser_cores']:.2f}",
     )  # fmt: skip

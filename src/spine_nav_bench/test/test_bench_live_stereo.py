@@ -21,7 +21,7 @@ RECORD = {
     "dirty": False, "model_sha256": "b" * 64, "provider": "CPU", "wall_s": 900.0,
     "machine": {"cpu": "TestCPU", "cores": 2, "load_1min": 0.1}, "part": "live_stereo",
     "fps": 15.0, "sent": 120, "processed": 81, "seconds": 8.0, "pairs_per_s": 10.1,
-    "cpu_cores": 1.4, "stages_ms": {"stamp_to_publish": MS, "arrival_to_publish": MS, "work": MS},
+    "cpu_cores": 1.4, "stages_ms": {"stereo_stamp_to_publish": MS, "stereo_work": MS},
     "page": {"delay_ms": MS, "pictures_per_s": [9.8], "browser_cores": 0.3},
 }  # fmt: skip
 
@@ -39,7 +39,7 @@ def run(tmp_path):
             writer.write_stereo(StereoFrame(stamp(i), image, image, camera, 0.06))
     timings = TimingWriter(tmp_path)
     for i in range(0, 20, 2):
-        timings.write(stamp(i), {"work": 10.0 + i, "stamp_to_publish": 100.0 + i})
+        timings.write(stamp(i), {"stereo_work": 10.0 + i, "stereo_stamp_to_publish": 100.0 + i})
     timings.close()
     return tmp_path
 
@@ -48,9 +48,9 @@ def test_only_what_lies_beside_the_page_is_counted(run) -> None:
     told = counted(run, run / "recording", stamp(4), stamp(14))
     assert (told["sent"], told["processed"], told["seconds"]) == (11, 6, 1.0)
     assert told["pairs_per_s"] == 6.0
-    assert told["stages_ms"]["work"]["max"] == 24.0
-    assert told["stages_ms"]["stamp_to_publish"]["count"] == 6
-    assert told["stages_ms"]["arrival_to_publish"] is None
+    assert told["stages_ms"]["stereo_work"]["max"] == 24.0
+    assert told["stages_ms"]["stereo_stamp_to_publish"]["count"] == 6
+    assert told["stages_ms"]["stereo_arrival_to_publish"] is None
 
 
 def test_the_operation_is_that_of_the_timed_pairs_at_the_cameras_rate() -> None:

@@ -94,6 +94,7 @@ class PictureNode(WorkerNode):
 
     topic = compressed_topic = ""
     source = ""  # whose results are drawn, in words
+    bare_s = 0.0  # between two pictures without guidance, at least
     yields = True  # on a busy machine pictures become fewer before poses become later
 
     def configure(self) -> None:
@@ -154,6 +155,7 @@ class PictureNode(WorkerNode):
         self._late_ms: float | None = None  # age of the last result, where it came too late
         self._drawing = False  # a guided picture is on its way: no bare one pushes it aside
         self._share = 1.0  # of the age limit, see _BACK
+        self._put_s = float("-inf")  # when the last picture without guidance was begun
 
     # Subscribed only while somebody looks.
 
@@ -305,8 +307,11 @@ class PictureNode(WorkerNode):
         return Job(newest, camera, False, result, note, self._order)
 
     def _put_bare(self) -> None:
-        job = None if self._drawing else self._bare_job()
+        if self._drawing or time.monotonic() - self._put_s < self.bare_s:
+            return
+        job = self._bare_job()
         if job is not None:
+            self._put_s = time.monotonic()
             self.take(job)
 
     def withdraw(self, reason: str) -> None:

@@ -76,6 +76,9 @@ class StereoOverlayNode(PictureNode):
     config_type = StereoOverlayConfig
     topic, compressed_topic = topics.SCREW_OVERLAY, topics.SCREW_OVERLAY_COMPRESSED
     source = "stereo tracker"
+    # Drawn and shown by a browser, 15 pictures a second take a core from the tracker that they wait
+    # for: it then comes later still, and nothing is ever young enough to be drawn over them.
+    bare_s = 0.2
 
     def __init__(
         self, values: Mapping[str, Any] | None = None, namespace: str | None = None

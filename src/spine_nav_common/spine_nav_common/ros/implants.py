@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import PoseArray, PoseStamped
+from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped, Quaternion
 from nav_msgs.msg import Path
 from std_msgs.msg import Header
 
@@ -40,11 +40,10 @@ class Implants:
 
 @dataclass(frozen=True)
 class ImplantMessages:
-    """Everything that one frame publishes but markers. paths: one per rod, in their order."""
+    """Heads and rods of one frame; markers and paths are for viewers alone."""
 
     status: DiagnosticArray
     poses: PoseArray
-    paths: tuple[Path, ...]
 
 
 def implant_messages(implants: Implants, frame_id: str) -> ImplantMessages:
@@ -57,7 +56,7 @@ def implant_messages(implants: Implants, frame_id: str) -> ImplantMessages:
         poses.poses.append(pose_message(transform(rotation_to(row.axis, 2), row.head_m)))
     for i, rod in enumerate(implants.rods):
         status.status.append(_rod_status(rod, i))
-    return ImplantMessages(status, poses, tuple(rod_path(rod, top) for rod in implants.rods))
+    return ImplantMessages(status, poses)
 
 
 def _summary(implants: Implants) -> DiagnosticStatus:
@@ -120,11 +119,34 @@ def rod_path(rod: RodCurve, top: Header) -> Path:
     """The centreline as a Path; each pose's x axis lies along the rod."""
     points = np.asarray(rod.centreline_m)
     along = np.gradient(points, axis=0) if len(points) > 1 else np.tile([1.0, 0.0, 0.0], (1, 1))
-    path = Path(header=top)
-    for point, way in zip(points, along, strict=True):
-        pose = pose_message(transform(rotation_to(way, 0), point))
-        path.poses.append(PoseStamped(header=top, pose=pose))
-    return path
+    turns = _turns_of_x(
+        along
+    )  # all at once: a rod has a hundred points, and fifteen pairs a second
+    return Path(
+        header=top,
+        poses=[
+            PoseStamped(header=top, pose=Pose(position=Point(x=x, y=y, z=z), orientation=turn))
+            for (x, y, z), turn in zip(
+                points.tolist(),
+                (Quaternion(x=a, y=b, z=c, w=d) for a, b, c, d in turns.tolist()),
+                strict=True,
+            )
+        ],
+    )
+
+
+def _turns_of_x(directions: np.ndarray) -> np.ndarray:
+    """Unit quaternions (N, 4) x, y, z, w that turn the x axis into directions (N, 3).
+
+    Raises ValueError for a direction without length.
+    """
+    length = np.linalg.norm(directions, axis=1, keepdims=True)
+    if not (length > 0.0).all():
+        raise ValueError("a direction has no length")
+    way = directions / length
+    turn = np.stack([np.zeros(len(way)), -way[:, 2], way[:, 1], 1.0 + way[:, 0]], axis=1)
+    turn[turn[:, 3] < 1e-9] = (0.0, 0.0, 1.0, 0.0)  # half a turn, about any axis across
+    return turn / np.linalg.norm(turn, axis=1, keepdims=True)
 
 
 def rotation_to(direction: np.ndarray, axis: int) -> np.ndarray:

@@ -29,7 +29,9 @@ from .types import HeadObservation, StereoCamera
 Place = tuple[np.ndarray, np.ndarray, float]
 """A place (2,) in the left image and one in the right, and the finder's score."""
 
-FOLLOW_S = 0.35  # a longer gap between pairs is searched
+FOLLOW_S = (
+    1.0  # a longer gap between pairs is searched; a search that takes longer never catches up
+)
 LEAST_FOLLOWED = 0.6  # share of the heads seen before; when fewer are found the picture is searched
 SETTLED_PAIRS = 3  # a head is followed without a search once it was in as many pairs
 DISOWNED = 0.5  # by the refiner: what the finder sees there is looked at anew

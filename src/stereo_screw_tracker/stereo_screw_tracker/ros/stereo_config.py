@@ -12,7 +12,7 @@ from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.worker_node import MAX_AGE_MS
 from spine_perception.core.backends import AUTO, BACKEND_DOC, BACKENDS
 from stereo_screw_tracker.core.config import StereoConfig
-from stereo_screw_tracker.core.load import StereoCore, load_tracker
+from stereo_screw_tracker.core.load import StereoCore, load_core
 
 
 @dataclass(frozen=True)
@@ -62,4 +62,4 @@ def load_node_core(config: StereoTrackerConfig) -> NodeCore:
 
     case = load_case(config.case) if config.case else None
     models = Path(config.models) if config.models else None
-    return NodeCore(load_tracker(config.tracker, models, config.backend), case)
+    return NodeCore(load_core(config.tracker, models, config.backend), case)

@@ -17,7 +17,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
-from spine_nav_common.ros.implants import Implants, implant_messages
+from spine_nav_common.ros.implants import Implants, implant_messages, rod_path
 from spine_nav_common.ros.results import key_values
 
 _LIFETIME_S = 2  # markers vanish when this node dies
@@ -56,15 +56,22 @@ class StereoOutput:
         return all(p.get_subscription_count() for p in publishers)
 
     def publish(self, implants: Implants, frame_id: str) -> None:
-        """Heads, rods, markers, status. What is not there is published empty, so that it goes."""
+        """Heads, rods, markers, status. What is not there is published empty, so that it goes.
+
+        Paths and markers take a third of a pair's time: only where somebody listens."""
         messages = implant_messages(implants, frame_id)
-        empty = Path(header=messages.poses.header)
-        by_side = {rod.side: p for rod, p in zip(implants.rods, messages.paths, strict=True)}
-        for side, publisher in self._paths.items():
-            publisher.publish(by_side.get(side, empty))
-        first = messages.paths[0] if messages.paths else empty
-        self._path.publish(by_side.get(self._rod_side, empty) if self._rod_side else first)
-        self._markers.publish(implant_markers(implants, messages.poses.header))
+        top = messages.poses.header
+        by_side = {rod.side: rod for rod in implants.rods}
+        first = implants.rods[0] if implants.rods else None
+        bent = by_side.get(self._rod_side) if self._rod_side else first
+        for publisher, rod in (
+            *((p, by_side.get(s)) for s, p in self._paths.items()),
+            (self._path, bent),
+        ):
+            if publisher.get_subscription_count():
+                publisher.publish(Path(header=top) if rod is None else rod_path(rod, top))
+        if self._markers.get_subscription_count():
+            self._markers.publish(implant_markers(implants, top))
         self._poses.publish(messages.poses)
         self._status.publish(messages.status)  # after the others: subscribers join them to it
 
