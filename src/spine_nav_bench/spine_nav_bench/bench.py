@@ -33,6 +33,7 @@ from .bench_accuracy import accuracy_record
 from .bench_alive import alive_record
 from .bench_bridges import bridges_record
 from .bench_calibration import calibration_sets
+from .bench_display import display_record
 from .bench_gaps import CASES as GAPS
 from .bench_gaps import gaps_record
 from .bench_identity import identity_record
@@ -49,7 +50,7 @@ from .results import render, table_text
 
 RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing", "live_stereo")
-PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges")
+PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges", "display")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
 LIVE_STEREO_SMOKE_S = 5.0  # a browser takes some of it to start
@@ -161,6 +162,9 @@ def _measure(
         return {"rods": run_benchmark(ROD_SEED, 5 if args.smoke else RODS), "seeds": [ROD_SEED]}
     if part == "bridges":
         return bridges_record(cache, progress=progress, **({"seconds": 2.0} if args.smoke else {}))
+    if part == "display":
+        night = {"hours": args.hours} if args.hours is not None else {}
+        return display_record(cache, commands.live, smoke=args.smoke, progress=progress, **night)
     if part == "calibration":
         return {"sets": calibration_sets(args.data)}
     if part == "stereo_timing":

@@ -8,31 +8,25 @@ first and the last picture that the page was measured with.
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.outputs import SUMMARY, TIMING_COLUMNS, TIMINGS
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.run import Progress
 from spine_nav_common.core.tables import read_json, table_rows
-from spine_nav_display.core.binding import Exposure, free_port
 
 from .bench_stereo_scenes import StereoScene, timed_stereo, write_scenes
 from .bench_timing import percentiles
 from .commands import Live
+from .page import PAGE_OPENS_S, beside_a_page
 
 CAMERA_FPS = 15.0
 SECONDS = 10.0
-_OPEN_S = 4.0  # from the first picture that is shown until the page counts
 _STAGES = ("stereo_stamp_to_publish", "stereo_arrival_to_publish", "stereo_work")
-_END_S = 30.0
 
 
 def live_operation() -> StereoScene:
@@ -50,32 +44,10 @@ def live_stereo_record(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Play the operation, look at the page, and count."""
-    for module, remedy in (("rclpy", "run 'make setup'"), ("aiohttp", "run 'make setup'")):
-        if importlib.util.find_spec(module) is None:
-            raise InputError("bench", "--only live_stereo", f"{module} is missing", remedy)
     (scene,) = write_scenes(cache, [live_operation()], seconds, progress)
     out = cache / f"{scene.name}-run"
-    port = free_port()
-    page = out.parent / f"{out.name}-page.jsonl"
-    page.unlink(missing_ok=True)
-    look_s = seconds - _OPEN_S
-    browser = subprocess.Popen(
-        [
-            sys.executable, "-m", "spine_nav_display.measure", "--url", Exposure().url(port),
-            "--wait", "60", "--seconds", str(look_s), "--out", str(page),
-        ],
-        stdout=sys.stderr,
-    )  # fmt: skip
-    try:
-        outcome = live(scene.case, f"replay:{scene.recording}", out, (), port=port)
-        browser.wait(_END_S)
-    finally:
-        browser.terminate()
-        browser.wait(_END_S)
-    if not page.is_file():
-        raise InputError("bench", "--only live_stereo", "the page was not measured",
-                         "see what the browser said above")  # fmt: skip
-    shown = read_json(page)
+    source = f"replay:{scene.recording}"
+    outcome, shown = beside_a_page(live, scene.case, source, out, seconds - PAGE_OPENS_S)
     return {
         "exit_code": outcome.exit_code,
         "seeds": [scene.seed],

@@ -20,7 +20,8 @@ class Outcome(Protocol):
 
 Replay = Callable[..., Outcome]  # (recording, case, out, *, segmenter)
 FindScrews = Callable[..., Outcome]  # (recording, out, *, case, core, watch)
-# (case, source, out, assignments, port of the surgeon's page: None = no page), through the nodes
+# (case, source, out, assignments, port of the surgeon's page: None = no page, session: folder of the
+# record, None = none), through the nodes
 Live = Callable[..., Outcome]
 
 

@@ -15,6 +15,7 @@ from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
 from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
+from .results_display import DISPLAY_TARGETS, display_section
 from .results_live import LIVE_TARGETS, live_table
 from .results_precision import precision_section, precision_table
 
@@ -183,7 +184,18 @@ def _first_pose(r: Record) -> tuple[str, bool] | None:
 
 MIN_LEVEL_FRAMES = 20
 EASY_CAMERAS = ("d405", "d415")
-PARTS = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive", "bridges")
+SHOWN_TARGETS = (*DISPLAY_TARGETS, *BRIDGES_TARGETS)
+PARTS = (
+    "accuracy",
+    "foreign",
+    "timing",
+    "precision",
+    "identity",
+    "gaps",
+    "alive",
+    "bridges",
+    "display",
+)
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
            "96 % mean (Liebmann), 91 % (NeuralBoneReg)", "accuracy", _success),
@@ -217,7 +229,7 @@ TARGETS = (
     *LIVE_TARGETS,
     *IDENTITY_TARGETS,
     *GAPS_TARGETS,
-    *ALIVE_TARGETS, *BRIDGES_TARGETS,
+    *ALIVE_TARGETS,
     Target("camera image to overlay picture, viewer beside it, median / 99th percentile",
            "≤ 100 / 160 ms", "not reported", "timing", _overlay),
     Target("growth of the update time from 1 to 7 levels", "≤ linear", "not reported", "timing",
@@ -351,6 +363,10 @@ def render(folder: Path) -> str:
         "",
         *targets_table(targets_stereo.TARGETS, newest),
         "",
+        "What is shown and recorded:",
+        "",
+        *targets_table(SHOWN_TARGETS, newest),
+        "",
     ]
     if "accuracy" in newest:
         r = newest["accuracy"]
@@ -405,6 +421,8 @@ def render(folder: Path) -> str:
         out += bridges_section(newest["bridges"])
     if "precision" in newest:
         out += precision_section(newest["precision"])
+    if "display" in newest:
+        out += display_section(newest["display"])
     out += results_stereo.sections(newest, {part: len(lines) for part, lines in lines_of.items()})
     return "\n".join(out).rstrip() + "\n"
 

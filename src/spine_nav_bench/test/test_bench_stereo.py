@@ -306,7 +306,7 @@ def parts(*arguments: str) -> tuple[str, ...]:
 def test_the_plain_bench_holds_all_parts_that_need_no_folder():
     assert parts() == (
         "accuracy", "timing", "precision", "identity", "gaps", "alive", "stereo", "stereo_timing",
-        "live_stereo", "rod", "bridges",
+        "live_stereo", "rod", "bridges", "display",
     )  # fmt: skip
     assert set(parts("--scenes", "x", "--data", "y")) == {
         *parts(), "foreign", "stereo_foreign", "calibration",
@@ -380,7 +380,10 @@ TIMING = {
 
 
 def lines() -> dict:
-    live = {**BASE, "part": "live_stereo", "pairs_per_s": 10.0, "processed": 80, "sent": 120}
+    stages = dict.fromkeys(("stamp_to_publish", "work"))
+    page = {"delay_ms": None, "pictures_per_s": [9.9], "browser_cores": 0.3}
+    live = {**BASE, "part": "live_stereo", "pairs_per_s": 10.0, "processed": 80, "sent": 120,
+            "fps": 15.0, "seconds": 8.0, "cpu_cores": None, "stages_ms": stages, "page": page}  # fmt: skip
     one = {"rod": ROD_RECORD, "stereo_timing": TIMING, "live_stereo": live}
     return {"stereo": stereo_line(), **one}
 

@@ -8,7 +8,8 @@ import copy
 import pytest
 
 from spine_nav_bench import targets_stereo
-from spine_nav_bench.results import LABEL_NOISE, TARGETS, render
+from spine_nav_bench.results import LABEL_NOISE, SHOWN_TARGETS, TARGETS, render
+from spine_nav_bench.results_bridges import BRIDGES_TARGETS
 from spine_nav_bench.results_common import NOT_MEASURED, targets_table
 from spine_nav_common.core import jsonl
 
@@ -83,12 +84,14 @@ RECORDS = {
 
 
 def lines(records) -> list[str]:
-    return [row for row in targets_table(TARGETS, records) if row.startswith("| ")][1:]
+    return [
+        row for row in targets_table((*TARGETS, *BRIDGES_TARGETS), records) if row.startswith("| ")
+    ][1:]
 
 
 def test_all_targets_met():
     rows = lines(RECORDS)
-    assert len(rows) == len(TARGETS)
+    assert len(rows) == len(TARGETS) + len(BRIDGES_TARGETS)
     assert all("| met |" in row for row in rows), rows
 
 
@@ -160,7 +163,9 @@ def test_a_missed_target_is_marked_as_missed(path, value, what):
 
 def test_without_lines_nothing_has_a_number(tmp_path):
     text = render(tmp_path)
-    assert text.count(NOT_MEASURED) == len(TARGETS) + len(targets_stereo.TARGETS)
+    assert text.count(NOT_MEASURED) == sum(
+        map(len, (TARGETS, targets_stereo.TARGETS, SHOWN_TARGETS))
+    )
     assert "## Time" not in text
     assert "## Accuracy" not in text
 

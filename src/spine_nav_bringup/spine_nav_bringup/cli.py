@@ -147,12 +147,13 @@ def _bench(args: argparse.Namespace) -> int:
         out: Path,
         assignments: tuple[str, ...] = (),
         port: int | None = None,
+        session: Path | None = None,
     ) -> Outcome:
         from .live import run_live  # needs ROS 2, which most parts do without
         from .live_options import LiveOptions
 
-        shown = {"display": port is not None, "port": port}
-        return run_live(LiveOptions(case, source, out, assignments=assignments, **shown))
+        more = {"display": port is not None, "port": port, "session": session}
+        return run_live(LiveOptions(case, source, out, assignments=assignments, **more))
 
     return run_bench(args, Commands(replay, find_screws, live))
 
@@ -353,11 +354,16 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--smoke", action="store_true", help="one short scene, nothing is recorded")
     bench.add_argument(
         "--only", metavar="PART",
-        help="accuracy, foreign, timing, precision, identity, gaps, alive, stereo, stereo_foreign, stereo_timing, rod or calibration",
+        help="accuracy, foreign, timing, precision, identity, gaps, alive, stereo, stereo_foreign, stereo_timing, live_stereo, rod, calibration or display",
     )  # fmt: skip
     bench.add_argument(
         "--results", type=Path, metavar="DIR",
         help="write lines, tables, pictures and scenes here and nowhere else (default: docs/, out/)",
+    )  # fmt: skip
+
+    bench.add_argument(
+        "--hours", type=_positive, metavar="H",
+        help="display: over the pictures of so many hours memory is watched (default 8)",
     )  # fmt: skip
 
     doctor = add("doctor", _doctor, "what this machine has, and what to do about what is missing")

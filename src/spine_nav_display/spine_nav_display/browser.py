@@ -104,7 +104,7 @@ class Tab:
             raise BrowserError(str(answer["exceptionDetails"].get("exception", answer)))
         return answer["result"].get("value")
 
-    async def until(self, script: str, timeout_s: float = 20.0) -> Any:
+    async def until(self, script: str, timeout_s: float = 60.0) -> Any:
         """Wait until an expression is true; its value. Raises BrowserError with the page's state."""
         end = asyncio.get_running_loop().time() + timeout_s
         while not (value := await self.evaluate(script)):

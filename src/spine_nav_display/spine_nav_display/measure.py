@@ -119,7 +119,7 @@ async def _look(running: Browser, url: str, args: argparse.Namespace) -> dict[st
     for tab in tabs:
         await tab.until(f"window.spinenav?.pictures >= {_SETTLE_PICTURES}", 60.0)
         await tab.evaluate("spinenav.delays.length = 0; spinenav.at = spinenav.pictures")
-    heap = await _heap_mb(tabs[0])
+    heap = await heap_mb(tabs[0])
     first_ns = await tabs[0].evaluate(_STAMP)
     cpu, start = _cpu_s(running.pid), time.monotonic()
     own = time.process_time()
@@ -141,7 +141,7 @@ async def _look(running: Browser, url: str, args: argparse.Namespace) -> dict[st
         "first_picture_s": round(first_s, 2),
         "browser_cores": round(cores, 2),
         "display_cores": None if args.url else round(own_cores, 2),
-        "heap_mb": [heap, await _heap_mb(tabs[0])],
+        "heap_mb": [heap, await heap_mb(tabs[0])],
         "errors": sorted({e for tab in tabs for e in tab.errors}),
     }
 
@@ -186,7 +186,7 @@ async def _gone(running: Browser, url: str, args: argparse.Namespace) -> dict[st
     }
 
 
-async def _heap_mb(tab: Tab) -> float:
+async def heap_mb(tab: Tab) -> float:
     """What the page's script holds, after a collection."""
     await tab.call("HeapProfiler.collectGarbage")
     used = await tab.call("Runtime.getHeapUsage")

@@ -21,13 +21,20 @@ const unpack = (text, kind) => new kind(Uint8Array.from(atob(text), (c) => c.cha
 const vector = (p) => new THREE.Vector3(...p);
 const matrix = (T) => new THREE.Matrix4().set(...T, 0, 0, 0, 1);
 
-function rodBetween(a, b, radius, material) {
+const CYLINDER = new THREE.CylinderGeometry(1, 1, 1, 12), SPHERE = new THREE.SphereGeometry(1, 16, 12);
+const METALS = [1, 0.4].map((opacity) => new THREE.MeshLambertMaterial({ color: METAL, transparent: true, opacity }));
+const ROD_METAL = new THREE.MeshLambertMaterial({ color: ROD });
+const HALO = new THREE.MeshBasicMaterial({ color: BOUND, transparent: true, opacity: 0.35, depthTest: false });
+
+// Lays a cylinder of radius and length 1 between two points.
+function stretch(mesh, a, b, radius) {
   const way = new THREE.Vector3().subVectors(b, a);
-  const mesh = new THREE.Mesh(new THREE.CylinderGeometry(radius, radius, way.length(), 12), material);
+  mesh.scale.set(radius, way.length(), radius);
   mesh.position.copy(a).addScaledVector(way, 0.5);
-  mesh.quaternion.setFromUnitVectors(new THREE.Vector3(0, 1, 0), way.clone().normalize());
+  mesh.quaternion.setFromUnitVectors(new THREE.Vector3(0, 1, 0), way.normalize());
   return mesh;
 }
+const rodBetween = (a, b, radius, material) => stretch(new THREE.Mesh(CYLINDER, material), a, b, radius);
 
 // A planned screw's axis, seen through the bone.
 function axis(screw, color) {
@@ -68,7 +75,8 @@ export class Space {
     this.scene.add(new THREE.HemisphereLight(0xffffff, 0x6a747c, 2.2));
     this.light = new THREE.DirectionalLight(0xffffff, 1.8);
     this.scene.add(this.light);
-    this.implants = new THREE.Group();
+    Object.assign(this, { implants: new THREE.Group(), rods: new THREE.Group(), screws: [], rodsKey: "" });
+    this.implants.matrixAutoUpdate = this.implants.visible = false;
     this.scene.add(this.implants);
     this.listen();
   }
@@ -177,25 +185,38 @@ export class Space {
     this.renderer.render(this.scene, this.camera);
   }
 
+  // Nothing is made anew from picture to picture: a page stays open for a night.
   place(implants) {
-    dispose(this.implants);
-    this.implants = new THREE.Group();
-    this.scene.add(this.implants);
+    this.implants.visible = Boolean(implants);
     if (!implants) return;
-    if (implants.T) { this.implants.applyMatrix4(matrix(implants.T)); }
-    for (const s of implants.screws) {
-      const head = vector(s.head), out = vector(s.axis);
-      const metal = new THREE.MeshLambertMaterial({ color: METAL, transparent: true, opacity: s.seen ? 1 : 0.4 });
-      this.implants.add(rodBetween(head.clone().addScaledVector(out, -SCREW_M), head, 0.003, metal));
-      this.implants.add(rodBetween(head.clone().addScaledVector(out, -0.008), head.clone().addScaledVector(out, 0.008), 0.0065, metal));
-      const ball = new THREE.Mesh(new THREE.SphereGeometry(s.bound_mm / 1000, 16, 12), new THREE.MeshBasicMaterial({ color: BOUND, transparent: true, opacity: 0.35, depthTest: false }));
-      ball.position.copy(head);
-      this.implants.add(ball);
+    this.implants.matrix.copy(implants.T ? matrix(implants.T) : new THREE.Matrix4());
+    this.implants.matrixWorldNeedsUpdate = true;
+    while (this.screws.length < implants.screws.length) {
+      const [shaft, tulip] = [0, 1].map(() => new THREE.Mesh(CYLINDER, METALS[0]));
+      this.screws.push({ shaft, tulip, halo: new THREE.Mesh(SPHERE, HALO) });
+      this.implants.add(...Object.values(this.screws.at(-1)));
     }
-    for (const r of implants.rods) {
-      if (r.points.length < 2) continue;
+    this.screws.forEach((parts, i) => {
+      const s = implants.screws[i];
+      for (const part of Object.values(parts)) part.visible = Boolean(s);
+      if (!s) return;
+      const head = vector(s.head), along = (m) => head.clone().addScaledVector(vector(s.axis), m);
+      stretch(parts.shaft, along(-SCREW_M), head, 0.003);
+      stretch(parts.tulip, along(-0.008), along(0.008), 0.0065);
+      parts.shaft.material = parts.tulip.material = METALS[s.seen ? 0 : 1];
+      parts.halo.position.copy(head);
+      parts.halo.scale.setScalar(Math.max(1e-6, s.bound_mm / 1000));
+    });
+    const rods = implants.rods.filter((r) => r.points.length > 1);
+    const key = JSON.stringify(rods);
+    if (key === this.rodsKey) return;
+    this.rodsKey = key;
+    dispose(this.rods);
+    this.rods = new THREE.Group();
+    this.implants.add(this.rods);
+    for (const r of rods) {
       const curve = new THREE.CatmullRomCurve3(r.points.map(vector));
-      this.implants.add(new THREE.Mesh(new THREE.TubeGeometry(curve, r.points.length, ROD_M, 8), new THREE.MeshLambertMaterial({ color: ROD })));
+      this.rods.add(new THREE.Mesh(new THREE.TubeGeometry(curve, r.points.length, ROD_M, 8), ROD_METAL));
     }
   }
 
@@ -203,7 +224,7 @@ export class Space {
     const box = new THREE.Box3();
     this.scene.updateMatrixWorld(true);
     for (const l of this.levels.values()) if (l.group.visible) box.expandByObject(l.group, true);
-    if (this.implants.children.length) box.expandByObject(this.implants, true);
+    if (this.implants.visible) this.implants.traverseVisible((o) => { if (o.isMesh) box.expandByObject(o, true); });
     if (box.isEmpty()) box.set(new THREE.Vector3(-0.05, -0.05, 0.4), new THREE.Vector3(0.05, 0.05, 0.5));
     const sphere = box.getBoundingSphere(new THREE.Sphere());
     let middle = sphere.center, back = new THREE.Vector3(0, 0, -1), up = new THREE.Vector3(0, -1, 0);

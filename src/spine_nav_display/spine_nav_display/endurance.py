@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a page may stay open for a night, and whether a word of it is ever lost.
+
+python -m spine_nav_display.endurance [--hours H] [--acts N]
+
+A display is fed here with the pictures and states of H hours at 15 Hz, as fast as the browser draws
+them; what page and display hold is read again and again. Meanwhile the page asks N times for
+something: every answer must come. One line of JSON is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .browser import BrowserError, Tab, browser
+from .core.messages import Moment
+from .measure import heap_mb
+from .rehearsal import Feed, counted_jpeg
+
+CAMERA_HZ = 15.0
+_UNLIMITED = ("--disable-frame-rate-limit", "--disable-gpu-vsync")
+_WINDOW = (480, 300)  # drawing costs time and holds nothing
+_LOOKS = 10  # at memory, over the run
+_WARM = 0.1  # of the run: what a page gathers once is no growth
+_PACE_S = 0.004  # faster than the browser draws: it takes the newest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module. Exit codes: 0 done, 1 the browser did not do it."""
+    parser = argparse.ArgumentParser(description="memory over a night, and words that are lost")
+    parser.add_argument("--hours", type=float, default=8.0, metavar="H")
+    parser.add_argument("--acts", type=int, default=200, metavar="N")
+    args = parser.parse_args(argv)
+    try:
+        print(json.dumps(asyncio.run(endured(args.hours, args.acts))))
+    except BrowserError as error:
+        print(f"endurance: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Feeder:
+    """Feeds a display as fast as its page shows pictures; all that a graph tells with each."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed, self.sent = feed, 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pictures = [counted_jpeg(n) for n in range(64)]
+        self.feed.camera()
+        while not self._end.is_set():
+            self.feed.tick()
+            now = Moment(time.time_ns(), time.monotonic() * 1e3, 0.0)
+            self.feed.server.picture("rgbd", pictures[self.sent % 64], now)
+            self.feed.levels(None, None, 1e-3 * math.sin(self.sent / 8))
+            if self.sent % 15 == 0:
+                self.feed.health()
+                self.feed.implants()
+                self.feed.bending()
+            self.sent += 1
+            self._end.wait(_PACE_S)
+
+
+async def endured(hours: float, acts: int) -> dict[str, Any]:
+    """What is held over the pictures of so many hours, and how many answers came.
+
+    Raises BrowserError: there is no browser, or the page stopped.
+    """
+    wanted = round(hours * 3600 * CAMERA_HZ)
+    async with browser(*_UNLIMITED) as running:
+        with Feed() as feed, _Feeder(feed) as feeder:
+            tab = await running.open(feed.server.url, *_WINDOW)
+            await tab.until("window.spinenav?.pictures > 0", 60.0)
+            began = time.monotonic()
+            looks: list[tuple[int, float, float]] = []
+            asking = asyncio.ensure_future(_ask(tab, acts))
+            due = [round(wanted * (_WARM + (1 - _WARM) * i / (_LOOKS - 1))) for i in range(_LOOKS)]
+            while due:
+                shown = int(await tab.evaluate("spinenav.pictures"))
+                if shown >= due[0]:
+                    due.pop(0)
+                    looks.append((shown, await heap_mb(tab), _held_mb(os.getpid())))
+                await asyncio.sleep(1.0)
+            answered = await asking
+            wall_s = time.monotonic() - began
+            sent = feeder.sent
+    pictures, page, display = np.array(looks).T
+    return {
+        "hours": hours,
+        "pictures_sent": sent,
+        "pictures_shown": int(pictures[-1]),
+        "wall_s": round(wall_s, 1),
+        "page_mb": [round(x, 2) for x in page],
+        "display_mb": [round(x, 1) for x in display],
+        "page_growth": round(float(page[-1] / page[0] - 1.0), 4),
+        "display_growth": round(float(display[-1] / display[0] - 1.0), 4),
+        "asked": acts,
+        "answered": answered,
+        "errors": tab.errors,
+    }
+
+
+async def _ask(tab: Tab, count: int) -> int:
+    """Ask from the page, one after the other; how many answers came to it."""
+    await tab.evaluate(
+        "spinenav.answers = 0; spinenav.hear = spinenav.state.told;"
+        "Object.defineProperty(spinenav.state, 'told', {get: () => spinenav.hear,"
+        " set(v) { spinenav.hear = v; if (v) spinenav.answers += 1; }})"
+    )
+    for done in range(1, count + 1):
+        await tab.evaluate("document.querySelector('#buttons button:nth-child(3)').click()")
+        await tab.until(f"spinenav.answers >= {done}")
+        await asyncio.sleep(0.05)
+    return int(await tab.evaluate("spinenav.answers"))
+
+
+def _held_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
