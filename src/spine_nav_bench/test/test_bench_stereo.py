@@ -380,7 +380,7 @@ TIMING = {
 
 
 def lines() -> dict:
-    stages = dict.fromkeys(("stamp_to_publish", "work"))
+    stages = dict.fromkeys(("stereo_stamp_to_publish", "stereo_work"))
     page = {"delay_ms": None, "pictures_per_s": [9.9], "browser_cores": 0.3}
     live = {**BASE, "part": "live_stereo", "pairs_per_s": 10.0, "processed": 80, "sent": 120,
             "fps": 15.0, "seconds": 8.0, "cpu_cores": None, "stages_ms": stages, "page": page}  # fmt: skip
