@@ -47,6 +47,10 @@ ARGUMENTS = {
         "false",
         "serve 3D Slicer, at 127.0.0.1:18944 (pictures: 18945) unless parameters say otherwise",
     ),
+    "foxglove": (
+        "false",
+        "serve Foxglove, at ws://127.0.0.1:8765 (with pictures: 8766) unless parameters say otherwise",
+    ),
     "exit_at_end": ("false", "end the launch after the last frame of a recording"),
     "log_level": ("info", "of all nodes"),
 }
@@ -134,6 +138,7 @@ def nodes(context: LaunchContext) -> list:
         "stereo_overlay": ("rod_bending_ar", left_topics),
         "display": ("spine_nav_display", case, display_topics),
         "openigtlink": ("spine_nav_display", case),
+        "foxglove": ("spine_nav_display", case),
     }
     names = [name for scene in scenes for name in SCENES[scene]]
     names += [name for name in EXTRAS if given[name].lower() == "true"]

@@ -40,6 +40,7 @@ ROSDEP = {
     "PIL": "python3-pil",
     "aiohttp": "python3-aiohttp",
     "cv2": "python3-opencv",
+    "foxglove": None,
     "matplotlib": "python3-matplotlib",
     "mcap": None,
     "numba": "python3-numba",
@@ -54,7 +55,10 @@ ROSDEP = {
     "trimesh": "python3-trimesh-pip",
     "yaml": "python3-yaml",
 }
-PIP = {"PIL": "pillow", "cv2": "opencv-python-headless", "open3d": "open3d-cpu", "yaml": "pyyaml"}
+PIP = {
+    "PIL": "pillow", "cv2": "opencv-python-headless", "foxglove": "foxglove-sdk",
+    "open3d": "open3d-cpu", "yaml": "pyyaml",
+}  # fmt: skip
 ROS = re.compile(r"^(rclpy|ament_index_python|launch|launch_ros|\w+_(msgs|srvs|interfaces))$")
 NOT_ON_PYPI = {"tf2_msgs", "ament_index_python", "launch", "launch_ros"}
 

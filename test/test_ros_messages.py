@@ -252,6 +252,33 @@ def test_a_file_for_navigation_reaches_the_node_and_a_typing_error_does_not(tmp_
         rclpy.try_shutdown()
 
 
+def published_kinds():
+    """Topic to the type that a node advertises, read from the nodes' own lines."""
+    from spine_nav_common.ros import topics
+
+    found = {}
+    for path in (CONFIG.parent / "src").glob("*/*/ros/*.py"):
+        for kind, name in re.findall(r"advertise\(\s*(\w+), topics\.([A-Z_]+),", path.read_text()):
+            found[f"/spine/{getattr(topics, name)}"] = kind
+    return found
+
+
+def test_viewer_layouts_show_topics_as_what_they_are():
+    """RViz's displays, and Foxglove's 3D panel, each with a type that it draws."""
+    kinds = published_kinds()
+    rviz = yaml.safe_load((CONFIG / "spinenav.rviz").read_text())
+    judged = 0
+    for display in rviz["Visualization Manager"]["Displays"]:
+        topic = display.get("Topic", {}).get("Value")
+        if topic in kinds:
+            assert display["Class"] == f"rviz_default_plugins/{kinds[topic]}", topic
+            judged += 1
+    assert judged >= 5
+    layout = json.loads((CONFIG / "foxglove_layout.json").read_text())
+    drawn = set(layout["configById"]["3D!guidance"]["topics"]) & kinds.keys()
+    assert len(drawn) >= 4 and {kinds[t] for t in drawn} <= {"MarkerArray", "Path", "PoseArray"}
+
+
 def test_viewer_layouts_name_topics_that_exist():
     from spine_nav_common.ros import topics
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from spine_nav_display.core.binding import DEFAULT_PORT, IGTL_PORT
+from spine_nav_display.core.binding import DEFAULT_PORT, FOXGLOVE_PORT, IGTL_PORT
 
 
 def _port(text: str) -> int:
@@ -30,8 +30,16 @@ def add_viewer_options(live: argparse.ArgumentParser) -> None:
         "--igtl-port", type=_port, metavar="N",
         help=f"of OpenIGTLink (default: {IGTL_PORT}, pictures one above; 0: any)",
     )  # fmt: skip
+    live.add_argument(
+        "--foxglove", action="store_true", help="serve the graph's topics to Foxglove"
+    )
+    live.add_argument(
+        "--foxglove-port", type=_port, metavar="N",
+        help=f"of Foxglove (default: {FOXGLOVE_PORT}, with pictures one above; 0: any)",
+    )  # fmt: skip
 
 
 def viewer_values(args: argparse.Namespace) -> dict[str, Any]:
     """For LiveOptions."""
-    return {name: getattr(args, name) for name in ("display", "port", "openigtlink", "igtl_port")}
+    names = ("display", "port", "openigtlink", "igtl_port", "foxglove", "foxglove_port")
+    return {name: getattr(args, name) for name in names}

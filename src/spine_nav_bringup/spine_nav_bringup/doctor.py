@@ -165,6 +165,17 @@ def check_graph(namespace: str = "/spine", seconds: float = HEALTH_S) -> Finding
     return Finding(topic, State.OK if well else State.OPTIONAL, status.message)
 
 
+def check_bridges(importer: Importer = importlib.import_module) -> Finding:
+    """What the bridges to other programs need; the rest runs without. OpenIGTLink needs nothing."""
+    try:
+        module = importer("foxglove")
+    except Exception as error:  # noqa: BLE001
+        remedy = "pip install 'foxglove-sdk>=0.30' for live --foxglove; all else works without"
+        return Finding("bridges", State.OPTIONAL, f"no Foxglove: {error}", remedy)
+    found = f"OpenIGTLink, Foxglove {_version('foxglove-sdk', module)}".rstrip()
+    return Finding("bridges", State.OK, found)
+
+
 def check_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     """Room for the shared-memory segments of Fast DDS."""
     try:
@@ -295,6 +306,7 @@ def examine() -> Report:
         *check_model(),
         *check_stereo_models(),
         check_cameras(),
+        check_bridges(),
         check_disk(),
     ]
     findings.append(check_graph())

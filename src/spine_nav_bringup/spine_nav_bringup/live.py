@@ -79,6 +79,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     from rod_bending_ar.ros.rod_guidance import RodGuidance
     from rod_bending_ar.ros.stereo_overlay_node import StereoOverlayNode
     from spine_nav_display.ros.display_node import DisplayNode
+    from spine_nav_display.ros.foxglove_node import FoxgloveBridge
     from spine_nav_display.ros.openigtlink_node import OpenIgtLink
     from spine_nav_display.ros.session_recorder import SessionRecorder
     from spine_perception.ros.camera_source import CameraSource
@@ -97,6 +98,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
         "stereo_overlay": StereoOverlayNode,
         "display": DisplayNode,
         "openigtlink": OpenIgtLink,
+        "foxglove": FoxgloveBridge,
         "camera_source": CameraSource,
     }
     return {name: kinds[name](given, namespace) for name, given in values.items()}

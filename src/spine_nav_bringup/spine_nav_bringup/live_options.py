@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spine_nav_common.core.graph import NODES, USE_CASES, use_case_values
+from spine_nav_common.core.graph import EXTRAS, NODES, USE_CASES, use_case_values
 from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.static_frames import load_calibration
@@ -23,6 +23,7 @@ from spine_nav_common.ros.topics import (
     RIGHT_INFO,
 )
 from spine_nav_display.core.binding import check_display
+from spine_nav_display.ros.foxglove_config import check_foxglove
 from spine_nav_display.ros.openigtlink_config import check_openigtlink
 
 SOURCES = "realsense, stereo, ros, replay:RECORDING or virtual"
@@ -66,6 +67,8 @@ class LiveOptions:
     port: int | None = None
     openigtlink: bool = False
     igtl_port: int | None = None
+    foxglove: bool = False
+    foxglove_port: int | None = None
     session: Path | None = None
 
 
@@ -84,13 +87,17 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         "stereo_overlay": {},
         "display": {**case, "snapshots": str(options.out / "snapshots")},
         "openigtlink": {**case},
+        "foxglove": {**case},
         "camera_source": {},
     }
     if options.port is not None:
         own["display"]["port"] = options.port
-    if options.igtl_port is not None:
-        next_port = options.igtl_port + 1 if options.igtl_port else 0
-        own["openigtlink"] |= {"port": options.igtl_port, "image_port": next_port}
+    for node, port, second in (
+        ("openigtlink", options.igtl_port, "image_port"),
+        ("foxglove", options.foxglove_port, "picture_port"),
+    ):
+        if port is not None:
+            own[node] |= {"port": port, second: port + 1 if port else 0}
     if options.model is not None:
         own["navigation"]["model"] = str(options.model)
     if options.calibration:
@@ -126,7 +133,7 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         if node not in NODES or not parameter:
             raise ParameterError(f"--set {text}: give NODE.NAME=VALUE, NODE of {', '.join(NODES)}")
         assigned.setdefault(node, {})[parameter] = value
-    extras = [n for n in ("display", "openigtlink") if getattr(options, n)]
+    extras = [n for n in EXTRAS if getattr(options, n)]
     values = use_case_values(kind, file, own, assigned, scenes=scenes, extras=extras)
     if "display" in values:
         check_display(values["display"])  # refused now rather than by a node
@@ -137,6 +144,8 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
                 " are the vertebrae that one sees"
             )
         check_openigtlink(values["openigtlink"])
+    if "foxglove" in values:
+        check_foxglove(values["foxglove"])
     if not options.case and "navigation" in values:
         raise ParameterError(
             f"--source {options.source}: an RGB-D camera needs --case; only a stereo pair goes"

@@ -65,6 +65,10 @@ _NODES = {
         "spine_nav_display.executables:openigtlink",
         "spine_nav_display.ros.openigtlink_config:OpenIgtLinkConfig",
     ),
+    "foxglove": (
+        "spine_nav_display.executables:foxglove",
+        "spine_nav_display.ros.foxglove_config:FoxgloveConfig",
+    ),
     "camera_source": (
         "spine_perception.executables:camera_source",
         "spine_perception.ros.camera_config:CameraSourceConfig",

@@ -15,6 +15,7 @@ from rod_bending_ar.ros.stereo_overlay_node import StereoOverlayConfig
 from spine_nav_common.core.graph import EXTRAS, NODES, USE_CASES, use_case_values
 from spine_nav_common.parameters import to_yaml
 from spine_nav_display.ros.display_config import DisplayConfig
+from spine_nav_display.ros.foxglove_config import FoxgloveConfig
 from spine_nav_display.ros.openigtlink_config import OpenIgtLinkConfig
 from spine_perception.ros.camera_source import CameraSourceConfig
 from spine_registration.ros.navigation_core import NavigationConfig
@@ -31,6 +32,7 @@ CONFIGS = {
     "stereo_overlay": StereoOverlayConfig,
     "display": DisplayConfig,
     "openigtlink": OpenIgtLinkConfig,
+    "foxglove": FoxgloveConfig,
     "camera_source": CameraSourceConfig,
 }
 TITLES = {

@@ -51,6 +51,12 @@ def test_a_wheel_that_does_not_load_is_named_with_its_error():
     assert "libegl1" in finding.remedy
 
 
+def test_a_missing_bridge_is_named_and_no_illness():
+    finding = doctor.check_bridges(without("foxglove"))
+    assert finding.state is State.OPTIONAL and "foxglove-sdk" in finding.remedy
+    assert doctor.check_bridges(lambda name: ModuleType(name)).state is State.OK
+
+
 def test_without_rclpy_ros_is_missing_and_the_rest_is_not_asked():
     findings = doctor.check_ros(without("rclpy"))
     assert [f.state for f in findings] == [State.MISSING]

@@ -12,6 +12,14 @@ def display() -> int:
     )
 
 
+def foxglove() -> int:
+    """The Foxglove bridge."""
+    return guarded(
+        "spine_nav_display.ros.foxglove_node",
+        ("spine_nav_common.core.case", "spine_nav_common.core.recording_writer"),
+    )
+
+
 def openigtlink() -> int:
     """The OpenIGTLink bridge."""
     return guarded(

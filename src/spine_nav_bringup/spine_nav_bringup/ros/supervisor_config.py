@@ -24,6 +24,7 @@ class SupervisorConfig:
             "stereo_overlay",
             "display",
             "openigtlink",
+            "foxglove",
             "session_recorder",
         ),
         "nodes that the operation goes on without; a tracker that is alone is never one of them",
