@@ -63,6 +63,8 @@ def generate_launch_description() -> LaunchDescription:
             "namespace": LaunchConfiguration("namespace"),
             "camera": LaunchConfiguration("camera"),
             "params_file": LaunchConfiguration("params_file"),
+            "display": LaunchConfiguration("display"),
+            "session": LaunchConfiguration("session"),
             "use_sim_time": "true",
         }.items(),
     )
@@ -75,6 +77,8 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("namespace", default_value="spine"),
             DeclareLaunchArgument("camera", default_value="", description="prefix of the topics"),
             DeclareLaunchArgument("params_file", default_value="", description="parameters"),
+            DeclareLaunchArgument("display", default_value="false", description="serve the page"),
+            DeclareLaunchArgument("session", default_value="", description="folder for a record"),
             RegisterEventHandler(OnProcessIO(on_stdout=on_ready, on_stderr=on_ready)),
             navigation,
         ]

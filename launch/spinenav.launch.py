@@ -5,7 +5,10 @@ ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=realsense
 ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=replay recording:=BAG
 ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=ros camera:=/or/camera
 ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=stereo stereo_camera:=/or/pair
+ros2 launch spine_nav_bringup spinenav.launch.py case:=CASE source:=realsense display:=true session:=DIR
 """
+
+from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
@@ -22,6 +25,8 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from spine_nav_bringup.live_options import LiveOptions
+from spine_nav_bringup.live_session import RECORDER, recorder_of_launch
 from spine_nav_common.core.graph import EXTRAS, SCENES, USE_CASE_SCENES
 from spine_nav_common.core.restart import GIVEN_UP, WRONG_INPUT, Backoff
 from spine_nav_common.ros.runtime import dds_environment
@@ -51,6 +56,7 @@ ARGUMENTS = {
         "false",
         "serve Foxglove, at ws://127.0.0.1:8765 (with pictures: 8766) unless parameters say otherwise",
     ),
+    "session": ("", "folder for the record of the session, which is new; empty = no record"),
     "exit_at_end": ("false", "end the launch after the last frame of a recording"),
     "log_level": ("info", "of all nodes"),
 }
@@ -100,7 +106,7 @@ def nodes(context: LaunchContext) -> list:
     ends = given["exit_at_end"].lower() == "true"
     model = {"model": text(given["model"])} if given["model"] else {}
 
-    def node(package: str, executable: str, *values: dict) -> Node:
+    def node(package: str, executable: str, *values: dict | Path) -> Node:
         restart = Backoff()
 
         def make() -> Node:
@@ -143,6 +149,14 @@ def nodes(context: LaunchContext) -> list:
     names = [name for scene in scenes for name in SCENES[scene]]
     names += [name for name in EXTRAS if given[name].lower() == "true"]
     actions = [node(graph[name][0], name, *graph[name][1:]) for name in names]
+    if given["session"]:  # it starts before the others and ends after them
+        path = file if isinstance(file, str) else file.perform(context)
+        written = {"navigation": topics, "overlay": topics, "stereo_tracker": stereo_topics}
+        options = options_of(given, source, path)
+        actions.insert(
+            0, node("spine_nav_display", RECORDER, recorder_of_launch(options, scenes, written))
+        )
+        names.insert(0, RECORDER)
     if source not in ("ros", "stereo"):
         own = {"recording": text(given["recording"])} if given["recording"] else {}
         own |= case if source == "virtual" else {}
@@ -155,6 +169,25 @@ def nodes(context: LaunchContext) -> list:
         node("spine_nav_bringup", "supervisor", {"nodes": names, "exit_on_failure": True})
     )
     return actions
+
+
+def options_of(given: dict[str, str], source: str, config: str) -> LiveOptions:
+    """What `spinenav live` would be asked for, as far as a record is concerned."""
+
+    def path(name: str) -> Path | None:
+        return Path(given[name]) if given[name] else None
+
+    session = Path(given["session"])
+    return LiveOptions(
+        path("case"),
+        f"{source}:{given['recording']}" if source == "replay" else source,
+        session,
+        Path(config),
+        model=path("model"),
+        models=path("models"),
+        use_sim_time=given["use_sim_time"].lower() == "true",
+        session=session,
+    )
 
 
 def last_word(executable: str, code: int, ends: bool) -> str:

@@ -6,8 +6,10 @@ machines without launch_testing. The network is a mock that sees no bone, so a r
 """
 
 import os
+import re
 import tempfile
 import unittest
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -32,8 +34,11 @@ from spine_nav_common.core.graph import SCENES
 from spine_nav_common.ros import qos
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.results import status_fields
+from spine_nav_display.core.session_reading import open_session
+from spine_nav_display.core.session_verify import verify
 
-NODES = (*SCENES["rgbd"], *SCENES["stereo"], "camera_source")
+NODES = ("session_recorder", *SCENES["rgbd"], *SCENES["stereo"], "display", "camera_source")
+SESSION = Path(tempfile.mkdtemp(prefix="spinenav_launch_")) / "session"
 FRAMES = 600  # 40 s: longer than any bring-up
 FORBIDDEN = ("Traceback", "Segmentation fault", "context is invalid")
 
@@ -42,12 +47,18 @@ FORBIDDEN = ("Traceback", "Segmentation fault", "context is invalid")
 def generate_test_description():
     support.own_domain()
     folder = Path(tempfile.mkdtemp(prefix="spinenav_launch_"))
+    config = (REPOSITORY / "config" / "replay.yaml").read_text()
+    config, count = re.subn(r"port: 8760", "port: 0", config)  # any that is free
+    assert count == 1
+    (folder / "replay.yaml").write_text(config)
     arguments = {
         "case": str(support.write_small_case(folder / "case")),
         "source": "replay",
         "recording": str(support.write_small_recording(folder / "recording", FRAMES)),
         "model": str(write_mock_model(folder / "model")),
-        "params_file": str(REPOSITORY / "config" / "replay.yaml"),
+        "params_file": str(folder / "replay.yaml"),
+        "display": "true",
+        "session": str(SESSION),
     }
     return description("spinenav.launch.py", arguments)
 
@@ -75,12 +86,25 @@ class TestReplay(Watching, unittest.TestCase):
             self.assertEqual([f["level"] for f in fields], list(support.LEVELS))
             self.assertEqual({f["status"] for f in fields}, {"searching"})
 
+    def test_the_page_is_served_where_the_log_says(self, proc_output):
+        proc_output.assertWaitFor("the page: http", timeout=120, stream="stderr")
+        said = "".join(o.text.decode(errors="replace") for o in proc_output)
+        url = re.search(r"the page: (http\S+)", said)[1]
+        with urllib.request.urlopen(url, timeout=20.0) as answer:
+            self.assertEqual(answer.status, 200)
+
 
 @launch_testing.post_shutdown_test()
 class TestShutdown(unittest.TestCase):
     def test_every_process_ends_with_0(self, proc_info):
         self.assertEqual(set(support.exit_codes(proc_info)), {*NODES, "supervisor"})
         launch_testing.asserts.assertExitCodes(proc_info, allowable_exit_codes=[0])
+
+    def test_the_session_is_recorded_whole(self):
+        checked = verify(SESSION)
+        self.assertEqual((checked.damaged, checked.findings), (False, ()))
+        lives = open_session(SESSION).lives
+        self.assertTrue(any(len(life) >= 3 for life in lives))
 
     def test_no_log_holds_a_forbidden_phrase(self, proc_output):
         for output in proc_output:

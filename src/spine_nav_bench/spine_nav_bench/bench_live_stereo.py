@@ -25,7 +25,7 @@ from .commands import Live
 from .page import PAGE_OPENS_S, beside_a_page
 
 CAMERA_FPS = 15.0
-SECONDS = 10.0
+SECONDS = 8.0
 _STAGES = ("stereo_stamp_to_publish", "stereo_arrival_to_publish", "stereo_work")
 
 

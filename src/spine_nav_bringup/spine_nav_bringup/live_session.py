@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from spine_nav_common.core.case import load_case
+from spine_nav_common.core.graph import NODES, use_case_values
 from spine_nav_common.core.run import versions
 from spine_nav_common.core.types import Case
+from spine_nav_common.parameters import load_file
 from spine_nav_common.ros.topics import COLOUR, DEPTH, LEFT, RIGHT
 from spine_nav_display.core.session_folder import INPUTS, create_session, sha256_of
 from spine_nav_display.core.session_private import private_texts, scrub_values
@@ -64,6 +72,29 @@ def with_recorder(
     if options.use_sim_time:
         recorder["use_sim_time"] = True
     return values
+
+
+def recorder_of_launch(
+    options: LiveOptions, scenes: Sequence[str], own: Mapping[str, Mapping[str, Any]]
+) -> Path:
+    """The parameters file of the recorder that a launch file starts; its session's folder is made
+    now. The file stays out of the folder: it names what must not get into the record.
+
+    own: what the launch file gives each node beside `options.config`. Raises SessionError,
+    CaseError, ParameterError.
+    """
+    use_case = options.source.partition(":")[0]
+    file = load_file(options.config, NODES) if options.config else {}
+    case = load_case(options.case) if options.case else None
+    values = use_case_values(use_case, file, own, scenes=scenes)
+    given = with_recorder(options, use_case, values, case)[RECORDER]
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+    number, name = tempfile.mkstemp(
+        prefix="spinenav_recorder_", suffix=".yaml"
+    )  # its owner's alone
+    with os.fdopen(number, "w", encoding="utf-8") as out:
+        yaml.safe_dump({f"/**/{RECORDER}": {"ros__parameters": plain}}, out, sort_keys=False)
+    return Path(name)
 
 
 def _about(case: Case | None) -> dict[str, Any] | None:

@@ -15,8 +15,11 @@ from spine_nav_common.core.types import Rejected, StereoResult
 from spine_nav_sim.core.stereo_faults import turned
 from stereo_screw_tracker.core.confidence import ConfidenceModel
 from stereo_screw_tracker.core.config import RodConfig, StereoConfig, TrackConfig
-from stereo_screw_tracker.core.load import load_tracker
+from stereo_screw_tracker.core.load import load_tracker, warm_pairs
 from stereo_screw_tracker.core.odometry import Wound
+from stereo_screw_tracker.core.pair_check import check_pair
+from stereo_screw_tracker.core.pair_geometry import check_geometry
+from stereo_screw_tracker.core.rectification import check_rig
 from stereo_screw_tracker.core.rig_motion import CHECK_NS
 from stereo_screw_tracker.core.tracker import StereoTracker
 from stereo_screw_tracker.core.types import HeadObservation
@@ -382,3 +385,12 @@ def test_the_finder_tells_what_the_refiners_are_to_judge() -> None:
     config = StereoConfig(least_score=0.15, rods=RodConfig(least_seed_confidence=0.25))
     finder = load_tracker(config).tracker._looks._finder
     assert (finder.head_threshold, finder.rod_threshold) == (0.15, 0.25)
+
+
+def test_the_pairs_that_warm_a_tracker_up_are_looked_at_whole():
+    """One that is refused at once would leave the work of a first pair to the camera's."""
+    config = StereoConfig()
+    for flat in warm_pairs():
+        assert check_pair(flat) is None
+        assert check_rig(flat, config.ghosts.systematic_row_px).wrong is None
+        assert check_geometry(flat) is None

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from spine_nav_common.core.runtime import fix_opencv_threads
-from spine_nav_common.core.types import Case, Rejected, StereoFrame, StereoResult
+from spine_nav_common.core.types import Case, Intrinsics, Rejected, StereoFrame, StereoResult
 from spine_perception.core.backends import AUTO
 
 from .config import StereoConfig
@@ -106,7 +107,25 @@ def load_tracker(
     for part in (n.finder, n.heads, n.rods):
         part.warm_up()
     tracker = StereoTracker(config, n.finder, n.heads, n.rods)
+    for pair in warm_pairs():
+        tracker.process(pair)
+    tracker.reset()
     return StereoCore(tracker, n.provider, joint_sha256(n.hashes.values()))
+
+
+def warm_pairs() -> tuple[StereoFrame, StereoFrame]:
+    """Two pairs of a flat texture, 0.5 m away: what is compiled or loaded at its first use is not
+    when the first pair of a camera comes (0.35 s of it, and a camera does not wait)."""
+    camera = Intrinsics(640, 480, 600.0, 600.0, 319.5, 239.5)
+    baseline_m, disparity_px = 0.06, 72
+    rng = np.random.default_rng(0)
+    pairs = []
+    for i in (0, 1):
+        coarse = rng.integers(40, 220, (60, 90), dtype=np.uint8)
+        wide = cv2.resize(coarse, (720, 480), interpolation=cv2.INTER_CUBIC)
+        left, right = wide[:, :640], wide[:, disparity_px : disparity_px + 640]
+        pairs.append(StereoFrame(i * 100_000_000, left.copy(), right.copy(), camera, baseline_m))
+    return pairs[0], pairs[1]
 
 
 def load_core(config: StereoConfig, models: Path | None = None, backend: str = AUTO) -> StereoCore:
