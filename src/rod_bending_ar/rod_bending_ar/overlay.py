@@ -9,6 +9,7 @@ stands beside vertebrae and plan (`core/extras.py`) is drawn under the same rule
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -57,6 +58,7 @@ OCCLUDER_MARGIN_M = 0.012  # measured surface this much nearer than the model hi
 _AROUND_M = 0.012  # of the plan's points: the ring and the ellipses
 CHI_2D_95 = 2.4477  # sqrt of the 95 % quantile of chi-square with two degrees of freedom
 REFERENCE_WIDTH_PX = 640  # text is drawn at its own size on an image of this width
+_FEWER_PX = 0.6  # of the finer grid, two to a pixel: how far an outline's corners are left out
 _BENDER_PX = (190, 84)  # at text scale 1
 
 
@@ -87,11 +89,10 @@ def _paint_level(
             inside = _enlarged(mask, scale)
         ink = cv2.applyColorMap(shade, _tones(colour))
         cv2.copyTo(cv2.addWeighted(region, 0.55, ink, 0.45, 0.0), inside, region)
-    contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1)
-    corner = np.array([seen.x0, seen.y0]) * scale
-    # contours run through pixels of the mask, half of one inside its border
+    contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    corner = np.array([seen.x0, seen.y0]) * scale - 0.25
     lines = [
-        (c.reshape(-1, 2) + 0.5) / 2.0 - 0.5 + corner
+        0.5 * _outward(cv2.approxPolyDP(c, _FEWER_PX, True).reshape(-1, 2)) + corner
         for c in contours
         if cv2.contourArea(c) > 4 * 60 * scale**2
     ]
@@ -100,6 +101,17 @@ def _paint_level(
     paths = [fixed(line)[:, None] for line in lines]
     cv2.polylines(image, paths, True, (0, 0, 0), 2 * scale + 1, cv2.LINE_8, 4)
     cv2.polylines(image, paths, True, colour, scale, cv2.LINE_AA, 4)
+
+
+def _outward(contour: np.ndarray) -> np.ndarray:
+    """A contour (N, 2) of OpenCV's, which runs through the middles of the mask's outermost pixels,
+    moved half a pixel out to the mask's border."""
+    on = np.roll(contour, -1, axis=0) - contour
+    on = on / np.maximum(np.hypot(on[:, 0], on[:, 1]), 1e-9)[:, None]
+    along = on + np.roll(on, 1, axis=0)
+    along = along / np.maximum(np.hypot(along[:, 0], along[:, 1]), 0.5)[:, None]
+    # outer contours run against the clock as they are seen
+    return contour + 0.5 * np.stack([-along[:, 1], along[:, 0]], axis=1)
 
 
 @lru_cache(maxsize=8)
@@ -149,40 +161,62 @@ def entry_ellipse_px(
     return (float(axes[1]), float(axes[0])), angle
 
 
-def _put_back(
-    sheet: Sheet, before: np.ndarray, places: Sequence[np.ndarray], depth_m: np.ndarray
-) -> None:
-    """Where something stands before the middle of marks, what was there `before` comes back.
+@dataclass(frozen=True)
+class _Place:
+    """Points that marks count as lying at: the part of the picture about them, and the depth before
+    which something stands in front of them. What lies in the bone is drawn through the bone."""
 
-    places: points (N, 3) that each mark counts as lying at. What lies in the bone is drawn through
-    the bone: only these points count.
-    """
-    scale, size = sheet.scale, depth_m.shape[::-1]
-    for points_m in places:
-        pixels = sheet.lens.project(points_m)
-        if not np.isfinite(pixels).all():
-            continue
-        nearest_m = float(points_m[:, 2].mean()) - OCCLUDER_MARGIN_M
-        reach = _AROUND_M * sheet.lens.pinhole.fx / nearest_m
-        x0, y0 = np.clip(np.floor(pixels.min(axis=0) - reach), 0, size).astype(int)
-        x1, y1 = np.clip(np.ceil(pixels.max(axis=0) + reach) + 1, 0, size).astype(int)
-        near = depth_m[y0:y1, x0:x1]
-        if not near.size:
-            continue
-        covered = cv2.compare(near, nearest_m, cv2.CMP_LT)
-        if not cv2.hasNonZero(covered):
-            continue
-        covered = _majority(covered, 5)  # depth is ragged at edges
-        part = slice(y0 * scale, y1 * scale), slice(x0 * scale, x1 * scale)
-        region = sheet.image[part]
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    nearest_m: float
+
+
+def _place_of(sheet: Sheet, points_m: np.ndarray) -> list[_Place]:
+    """The place of points (N, 3); none where the picture does not show them."""
+    pixels = sheet.lens.project(points_m)
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    nearest_m = float(points_m[:, 2].mean()) - OCCLUDER_MARGIN_M
+    if not (np.isfinite(low).all() and nearest_m > 0.0):
+        return []
+    reach = _AROUND_M * sheet.lens.pinhole.fx / nearest_m
+    (x0, y0), (x1, y1) = low - reach, high + reach + 2.0
+    width, height = sheet.lens.size
+    x0, x1 = (int(min(max(v, 0.0), width)) for v in (x0, x1))
+    y0, y1 = (int(min(max(v, 0.0), height)) for v in (y0, y1))
+    return [_Place(x0, y0, x1, y1, nearest_m)] if x1 > x0 and y1 > y0 else []
+
+
+def _drawn_behind(sheet: Sheet, places: Sequence[_Place], depth_m: np.ndarray | None) -> None:
+    """Put the ink on the picture; where something stands before marks, what was there comes back."""
+    if depth_m is None or not places:
+        sheet.ink.flush(sheet.image)
+        return
+    scale = sheet.scale
+    covers = []
+    for p in places:
+        covered = cv2.compare(depth_m[p.y0 : p.y1, p.x0 : p.x1], p.nearest_m, cv2.CMP_LT)
+        if cv2.hasNonZero(covered):
+            covers.append((p, _majority(covered, 5)))  # depth is ragged at edges
+    if not covers:
+        sheet.ink.flush(sheet.image)
+        return
+    x0, y0 = min(p.x0 for p, _ in covers) * scale, min(p.y0 for p, _ in covers) * scale
+    x1, y1 = max(p.x1 for p, _ in covers) * scale, max(p.y1 for p, _ in covers) * scale
+    before = sheet.image[y0:y1, x0:x1].copy()
+    sheet.ink.flush(sheet.image)
+    for p, covered in covers:
+        part = sheet.image[p.y0 * scale : p.y1 * scale, p.x0 * scale : p.x1 * scale]
         if scale > 1:
-            covered = cv2.resize(covered, region.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        cv2.copyTo(before[part], covered, region)
+            covered = cv2.resize(covered, part.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        top, left = p.y0 * scale - y0, p.x0 * scale - x0
+        cv2.copyTo(before[top : top + part.shape[0], left : left + part.shape[1]], covered, part)
 
 
 def _paint_plans(
     sheet: Sheet, plans: Sequence[ScrewPlan], estimate: LevelEstimate, margins: Margins | None
-) -> list[np.ndarray]:
+) -> list[_Place]:
     """The screws of one level: axis from outside the bone to the target, entry ring, and the 95 %
     error ellipses at entry and target. Returns the places that they count as lying at."""
     T, scale = estimate.T_camera_ct, sheet.scale
@@ -219,7 +253,7 @@ def _paint_plans(
         ink.ring(target_px, 2 * scale, PLAN_COLOUR, cv2.FILLED)
     # the bone itself covers nothing: what lies in it counts as lying at the entry
     level = np.stack([seen[:, 0], seen[:, 1] * (seen[:, :1, 2] / seen[:, 1:, 2])], axis=1)
-    return [chains[:, :2].reshape(-1, 3), level.reshape(-1, 3)]
+    return _place_of(sheet, chains[:, :2].reshape(-1, 3)) + _place_of(sheet, level.reshape(-1, 3))
 
 
 def draw_overlay(
@@ -306,16 +340,13 @@ def _paint_result(
             live,
             depth if live else None,
         )
-    before = sheet.image.copy() if depth is not None else sheet.image
     places = _paint_seen(sheet, result, extras) if extras is not None else []
     margins = extras.margins if extras is not None else None
     for estimate in shown:
         if estimate.status is Status.TRACKED:
             own = [p for p in case.plan if p.level == estimate.level]
             places += _paint_plans(sheet, own, estimate, margins)
-    sheet.ink.flush(sheet.image)
-    if depth is not None:
-        _put_back(sheet, before, places, depth)
+    _drawn_behind(sheet, places, depth)
     if extras is not None:
         _paint_tool(sheet, case, result, extras)
         _paint_bends(sheet, extras)
@@ -335,20 +366,20 @@ def _some(seen: Silhouette) -> np.ndarray:
     return some if len(some) else seen.pixels()
 
 
-def _paint_seen(sheet: Sheet, result: NavigationResult, extras: Extras) -> list[np.ndarray]:
+def _paint_seen(sheet: Sheet, result: NavigationResult, extras: Extras) -> list[_Place]:
     """Rods and placed screws. Returns the places that they lie at."""
-    places = []
+    places: list[_Place] = []
     for level, estimate in tracked(result).items():
         T = estimate.T_camera_ct
         assert T is not None
         for rod in (r for r in extras.rods if r.level == level):
             paint_rod(sheet, T, rod)
-            places.append(transform_points(T, rod.curve_m))
+            places += _place_of(sheet, transform_points(T, rod.curve_m))
         own = [s for s in extras.screws if s.level == level]
         for screw in own:
             paint_screw(sheet, T, screw)
         if own:
-            places.append(transform_points(T, np.array([s.head_m for s in own])))
+            places += _place_of(sheet, transform_points(T, np.array([s.head_m for s in own])))
     return places
 
 

@@ -38,6 +38,7 @@ from .bench_gaps import CASES as GAPS
 from .bench_gaps import gaps_record
 from .bench_identity import identity_record
 from .bench_live_stereo import live_stereo_record
+from .bench_overlay import overlay_record
 from .bench_precision import SCENES as PRECISION_SCENES
 from .bench_precision import SECONDS as PRECISION_SECONDS
 from .bench_precision import precision_record, precision_scenes
@@ -50,7 +51,7 @@ from .results import render, table_text
 
 RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
 STEREO = ("stereo", "stereo_foreign", "stereo_timing", "live_stereo")
-PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges", "display")
+PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges", "display", "overlay")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
 LIVE_STEREO_SMOKE_S = 5.0  # a browser takes some of it to start
@@ -167,6 +168,8 @@ def _measure(
         return display_record(cache, commands.live, smoke=args.smoke, progress=progress, **night)
     if part == "calibration":
         return {"sets": calibration_sets(args.data)}
+    if part == "overlay":
+        return overlay_record(args.smoke, progress)
     if part == "stereo_timing":
         return stereo_timing_record(cache, loaded.stereo, smoke=args.smoke, progress=progress)
     if part == "live_stereo":

@@ -17,6 +17,7 @@ from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 from .results_display import DISPLAY_TARGETS, display_section
 from .results_live import LIVE_TARGETS, live_table
+from .results_overlay import OVERLAY_TARGETS, overlay_section, overlay_table
 from .results_precision import precision_section, precision_table
 
 LABEL_NOISE = (
@@ -184,7 +185,7 @@ def _first_pose(r: Record) -> tuple[str, bool] | None:
 
 MIN_LEVEL_FRAMES = 20
 EASY_CAMERAS = ("d405", "d415")
-SHOWN_TARGETS = (*DISPLAY_TARGETS, *BRIDGES_TARGETS)
+SHOWN_TARGETS = (*OVERLAY_TARGETS, *DISPLAY_TARGETS, *BRIDGES_TARGETS)
 PARTS = (
     "accuracy",
     "foreign",
@@ -195,6 +196,7 @@ PARTS = (
     "alive",
     "bridges",
     "display",
+    "overlay",
 )
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
@@ -419,6 +421,8 @@ def render(folder: Path) -> str:
         out += alive_section(newest["alive"])
     if "bridges" in newest:
         out += bridges_section(newest["bridges"])
+    if "overlay" in newest:
+        out += overlay_section(newest["overlay"])
     if "precision" in newest:
         out += precision_section(newest["precision"])
     if "display" in newest:
@@ -441,6 +445,8 @@ def table_text(record: Record) -> str:
         body = alive_table(record)
     elif record["part"] == "bridges":
         body = bridges_table(record)
+    elif record["part"] == "overlay":
+        body = overlay_table(record)
     elif record["part"] == "precision":
         body = precision_table(record)
     else:

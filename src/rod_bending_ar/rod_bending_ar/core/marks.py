@@ -7,6 +7,7 @@ and the number stands beside it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,26 +82,43 @@ def paint_margin(
     sheet: Sheet, T: np.ndarray, plan: ScrewPlan, found: Shaft | Rejected, plain: Colour
 ) -> None:
     """The axis in the bone, in the colour of the margin that 95 % of poses leave at each place."""
-    way = (plan.target_m - plan.entry_m) / np.linalg.norm(plan.target_m - plan.entry_m)
     width = sheet.scale
     if isinstance(found, Rejected):
         ends = transform_points(T, np.stack([plan.entry_m, plan.target_m]))
         sheet.ink.line(sheet.px(ends), plain, width)
         return
-    places = np.concatenate([[0.0], found.s_m, [np.linalg.norm(plan.target_m - plan.entry_m)]])
-    pixels = sheet.px(transform_points(T, plan.entry_m + places[:, None] * way))
+    points, pieces = _pieces(found, plan)
+    pixels = sheet.px(transform_points(T, points))
     sheet.ink.line(pixels[:2], plain, width)
-    colours = [band(m) for m in found.draws.margin95_mm]
-    colours.append(colours[-1])
-    first = 0
-    for k in range(1, len(colours) + 1):
-        if k == len(colours) or colours[k] != colours[first]:
-            piece = pixels[first + 1 : k + 2]
-            if colours[first] == BREACH:
-                sheet.ink.dashes(piece, BREACH, 3 * width, 2)
-            else:
-                sheet.ink.line(piece, colours[first], 2 * width)
-            first = k
+    for first, last, colour in pieces:
+        if colour == BREACH:
+            sheet.ink.dashes(pixels[first:last], BREACH, 3 * width, 2)
+        else:
+            sheet.ink.line(pixels[[first, last - 1]], colour, 2 * width)
+
+
+# Of shafts by identity; each is kept beside its pieces so that its id cannot be reused.
+_split: OrderedDict[int, tuple[Shaft, np.ndarray, list[tuple[int, int, Colour]]]] = OrderedDict()
+_KEPT = 256
+
+
+def _pieces(found: Shaft, plan: ScrewPlan) -> tuple[np.ndarray, list[tuple[int, int, Colour]]]:
+    """Places (N, 3) along a planned axis in the mesh's frame, and the runs of them of one colour."""
+    if id(found) not in _split:
+        way = (plan.target_m - plan.entry_m) / np.linalg.norm(plan.target_m - plan.entry_m)
+        length = float(np.linalg.norm(plan.target_m - plan.entry_m))
+        places = np.concatenate([[0.0], found.s_m, [length]])
+        colours = [band(m) for m in found.draws.margin95_mm]
+        pieces, first = [], 0
+        for k in range(1, len(colours) + 1):
+            if k == len(colours) or colours[k] != colours[first]:
+                last = len(places) if k == len(colours) else k + 2
+                pieces.append((first + 1, last, colours[first]))
+                first = k
+        _split[id(found)] = found, plan.entry_m + places[:, None] * way, pieces
+        while len(_split) > _KEPT:
+            _split.popitem(last=False)
+    return _split[id(found)][1:]
 
 
 def margin_note(sheet: Sheet, at_px: np.ndarray, away: np.ndarray, found: Shaft | Rejected) -> None:

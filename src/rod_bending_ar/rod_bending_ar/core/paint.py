@@ -4,8 +4,10 @@ tissue alike. Points in pixels (N, 2); pixel centres lie at integers; NaN is not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -18,8 +20,7 @@ WHITE: Colour = (255, 255, 255)
 TEXT: Colour = (235, 235, 235)
 SHIFT = 4
 _FARTHEST_PX = 20_000.0  # OpenCV's fixed point overflows beyond
-_TURN = np.linspace(0.0, 2.0 * np.pi, 41)
-_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
+_CHORD_PX = 0.15  # a circle's chords stay this near to it
 
 
 def fixed(points: np.ndarray) -> np.ndarray:
@@ -38,6 +39,17 @@ class Stroke:
 
     points: np.ndarray
     colour: Colour
+
+
+@lru_cache(maxsize=64)
+def _circle(sides: int) -> np.ndarray:
+    turn = np.linspace(0.0, 2.0 * np.pi, sides + 1)
+    return np.stack([np.cos(turn), np.sin(turn)], axis=1)
+
+
+def circle_for(radius_px: float) -> np.ndarray:
+    """(N, 2) a closed unit circle of as many sides as a radius needs; more only cost time."""
+    return _circle(max(8, 4 * math.ceil(0.25 * math.pi / math.sqrt(2.0 * _CHORD_PX / radius_px))))
 
 
 class Ink:
@@ -65,7 +77,8 @@ class Ink:
         self, middle: np.ndarray, radius: float, colour: Colour, width: int, rim: int = 1
     ) -> None:
         """A circle of at least a pixel's radius; width -1 fills it."""
-        self.line(middle + max(radius, 1.0) * _CIRCLE, colour, width, rim)
+        radius = max(radius, 1.0)
+        self.line(middle + radius * circle_for(radius), colour, width, rim)
 
     def oval(
         self, middle: np.ndarray, axes: tuple[float, float], angle_deg: float, colour: Colour,
@@ -74,7 +87,8 @@ class Ink:
         """An ellipse by its semi-axes, each at least a pixel."""
         c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
         a, b = max(axes[0], 1.0), max(axes[1], 1.0)
-        self.line(middle + _CIRCLE @ np.array([[a * c, a * s], [-b * s, b * c]]), colour, width)
+        turned = np.array([[a * c, a * s], [-b * s, b * c]])
+        self.line(middle + circle_for(max(a, b)) @ turned, colour, width)
 
     def flush(self, image: np.ndarray) -> None:
         """Draw everything, and forget it."""

@@ -67,11 +67,11 @@ def draw_text(
         return
     part = slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)
     region = image[y0:y1, x0:x1]
-    region[...] = cv2.blendLinear(ink[part], region, above[part], below[part])
+    cv2.blendLinear(ink[part], region, above[part], below[part], region)
 
 
 def shade_box(image: np.ndarray, x: int, y: int, w: int, h: int, keep: float = 0.35) -> None:
     """Darken a rectangle of image (H, W, 3) uint8 to `keep` of its brightness; clipped, in place."""
     region = image[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)]
     if region.size:
-        region[...] = cv2.convertScaleAbs(region, alpha=keep)
+        cv2.convertScaleAbs(region, region, keep)
