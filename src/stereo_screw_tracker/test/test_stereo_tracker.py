@@ -10,13 +10,16 @@ import pytest
 from screw_support import CAMERA, SECOND, World, frame, heads_m, image, observe, rod_m
 from texture_support import pair
 
+from spine_nav_common.core.errors import RodError
 from spine_nav_common.core.geometry import transform
+from spine_nav_common.core.screw_rows import saddle_rows
 from spine_nav_common.core.types import Rejected, StereoResult
 from spine_nav_sim.core.stereo_faults import turned
 from stereo_screw_tracker.core.confidence import ConfidenceModel
 from stereo_screw_tracker.core.config import RodConfig, StereoConfig, TrackConfig
 from stereo_screw_tracker.core.load import load_tracker, warm_pairs
 from stereo_screw_tracker.core.odometry import Wound
+from stereo_screw_tracker.core.output import screw_rows
 from stereo_screw_tracker.core.pair_check import check_pair
 from stereo_screw_tracker.core.pair_geometry import check_geometry
 from stereo_screw_tracker.core.rectification import check_rig
@@ -358,6 +361,65 @@ def test_an_eye_that_stands_still_while_the_other_goes_on_is_refused_and_named(s
     assert isinstance(refused, Rejected) and f"the {still} image" in refused.reason
     assert world.measured == measured  # no network was asked
     assert len(shown(pair(2)).screws) == 10  # and it is over when both go on
+
+
+@pytest.mark.parametrize("eye", ["left", "right"])
+def test_an_interlaced_eye_is_refused_and_named_while_it_moves(eye: str) -> None:
+    world = World(sigma_px=0.1)
+    t = tracker(world)
+    poses = []
+    for _ in range(3):
+        poses.append(world.T_now_first)
+        world.move((6.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    world.T_now_first = np.eye(4)
+    before = pair(poses[0], stamp=0)
+    assert len(shown(t.process(before)).screws) == 10
+    now = pair(poses[1], stamp=STEP)
+    rows = getattr(now, eye).copy()
+    rows[1::2] = getattr(before, eye)[1::2]
+    measured = world.measured
+    answer = t.process(replace(now, **{eye: rows}))
+    assert isinstance(answer, Rejected) and f"{eye} image is interlaced" in answer.reason
+    assert "progressive" in answer.reason and world.measured == measured
+    world.T_now_first = poses[2]
+    assert len(shown(t.process(pair(poses[2], stamp=2 * STEP))).screws) == 10
+
+
+def test_noise_alone_is_not_interlaced() -> None:
+    assert len(shown(tracker(World(sigma_px=0.1)).process(frame(0))).screws) == 10
+
+
+def test_a_rack_of_screws_beside_the_wound_is_told_and_gets_no_side() -> None:
+    """One row in the wound, one in a rack 60 mm aside and 50 mm higher: as two rows of one spine."""
+    wound = heads_m(("left",))
+    rack = wound[:, :] + (0.06, 0.0, -0.05)
+    result = shown(
+        tracker(World(heads=np.concatenate([wound, rack]), sigma_px=0.1)).process(frame(0))
+    )
+    assert len(result.screws) == 10
+    assert {(s.level, s.side) for s in result.screws} == {("", "")}
+    assert any("in no bone" in e and "tray" in e for e in result.events)
+    with pytest.raises(RodError, match="in no bone"):  # what a bending plan is made of
+        saddle_rows(screw_rows(result), "screws.csv", cranial="up")
+    both = shown(tracker(World(sigma_px=0.1)).process(frame(0)))  # two rows of a spine
+    assert {s.side for s in both.screws} == {"left", "right"}
+    assert not any("in no bone" in e for e in both.events)
+
+
+def test_many_rods_that_no_head_holds_are_shanks_in_a_tray() -> None:
+    held = rod_m("left")
+    middle = held[len(held) // 2]
+    along = np.linspace(-0.03, 0.03, 121)[:, None] * (0, 1, 0)  # each as long as a shank
+    lying = [middle + (0.07 + 0.018 * k, 0.0, -0.04) + along for k in range(4)]
+    config = RodConfig(lone_log_odds=0.0, lone_outline=0.0)
+
+    def seen(rods: list[np.ndarray]) -> StereoResult:
+        return shown(tracker(World(rods=rods, sigma_px=0.1), rods=config).process(frame(0)))
+
+    assert len(seen([held, *lying[:2]]).rods) == 3
+    many = seen([held, *lying])
+    assert [r.side for r in many.rods] == ["left"]
+    assert any("look like rods" in e and "tray" in e for e in many.events)
 
 
 def test_a_rig_that_is_bumped_in_mid_run_is_refused_until_the_tracker_starts_anew() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from .errors import RodError
 from .implant_outputs import ScrewRow
@@ -25,6 +26,11 @@ CRANIAL = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": 
 CLOSEST_MM = 12.0
 ROWS_APART_MM = 20.0
 STEEPEST_DEG = 55.0
+# Heads of one construct, a level left out, lie nearer to each other than the first (74 mm in 12
+# scenes of `calibrate`; 89 to 109 mm to a rack beside the wound), and within the last of one height.
+APART_MM = 80.0
+GROUP_MM = 55.0
+HIGHER_MM = 40.0
 MOST_TURN_DEG = 60.0  # --cranial knows four directions, and the camera may be rolled between them
 
 
@@ -120,6 +126,31 @@ def sided_rows(
     _check_rows(rows, source)
     direction = _cranial_direction(rows, source, cranial)
     return _with_sides(rows, source, direction), direction
+
+
+def lies_apart(heads_mm: np.ndarray, axes: np.ndarray) -> str | None:
+    """Why these heads (N, 3) with axes (N, 3) cannot all stand in one spine, in words, or None.
+
+    A tray or a rack of screws beside the wound holds heads as good as any other.
+    """
+    if len(heads_mm) < 4:
+        return None
+    tree = linkage(heads_mm, "single")
+    for cut, least_mm in ((APART_MM, 0.0), (GROUP_MM, HIGHER_MM)):
+        number = fcluster(tree, cut, "distance")
+        groups = [heads_mm[number == k] for k in np.unique(number)]
+        main = max(groups, key=len)
+        up = _unit(axes[number == np.bincount(number).argmax()].mean(axis=0))
+        for group in groups:
+            higher = float((group.mean(axis=0) - main.mean(axis=0)) @ up)
+            if group is main or len(group) < 2 or abs(higher) < least_mm:
+                continue
+            gap = np.linalg.norm(main[:, None] - group, axis=2).min()
+            return (
+                f"{len(group)} screw heads lie {gap:.0f} mm beside {len(main)} others and"
+                f" {abs(higher):.0f} mm {'higher' if higher > 0 else 'lower'}: some are in no bone"
+            )
+    return None
 
 
 def _check_rows(rows: Sequence[ScrewRow], source: str | Path) -> None:
@@ -261,6 +292,11 @@ def _with_sides(
     if rows[0].side:
         return list(rows)
     heads = _heads_mm(rows)
+    apart = lies_apart(heads, np.array([row.axis for row in rows]))
+    if apart is not None:
+        raise RodError(
+            source, "side", apart, "take a tray with screws out of the picture, or cover it"
+        )
     left = _unit(np.cross(_posterior(rows), direction))
     across = heads @ left
     order = np.argsort(across)

@@ -27,6 +27,7 @@ from .types import RodMeasurements, RodSeeds
 _NS = 1e-9
 _MOST_OF_IT = 0.6  # of a known rod's length; where less is measured, the rest may be covered
 _NEAR_MM = 3.0
+_MOST_LONE = 2  # rods without a head that are believed at a time
 _WANDER_MM_PER_SQRT_S = 1.6  # of a covered rod against the heads, as for heads
 
 
@@ -92,6 +93,14 @@ class Rods:
         rods = [r for r in rods if not any(r is g for g in gone)]
         self._known = [_Known(r.rod, frozenset(r.held), frame.stamp_ns) for r in rods]
         self._known += [k for k, _ in covered]
+        lone = [r for r in rods if not r.held]
+        if len(lone) > _MOST_LONE:
+            # a hand or two hold a rod each; shanks in a tray look like rods, and are many
+            rods = [r for r in rods if r.held]
+            events.append(
+                f"{len(lone)} things look like rods that no head holds: none of them is reported;"
+                " take a tray with screws out of the picture, or cover it"
+            )
         shown = [r.rod for r in rods] + [_hidden(k, own, frame.stamp_ns) for k, own in covered]
         held = {i: head for r in [*rods, *(o for o in gone if o)] for i, head in r.held.items()}
         return RodsSeen(tuple(shown), held, tuple(events))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from spine_nav_common.core.geometry import transform_points
+from spine_nav_common.core.screw_rows import lies_apart
 from spine_nav_common.core.types import (
     Case,
     Head3D,
@@ -22,6 +23,7 @@ from .assign import Labels, assign
 from .bounds import BoundInputs, BoundModel, bound95_mm, load_bound_model
 from .confidence import ConfidenceModel, load_confidence_model
 from .config import StereoConfig
+from .focus import FocusWatch
 from .looks import HeadLooks, Pair
 from .odometry import Wound
 from .output import known_well
@@ -74,6 +76,7 @@ class StereoTracker:
         self._wound = Wound()
         self._eyes: Eyes | None = None
         self._rig = RigWatch()
+        self._focus = FocusWatch()
         self._T_seen: np.ndarray | None = None
 
     def process(
@@ -134,6 +137,7 @@ class StereoTracker:
                 " mm only: not shown"
             )
             screws = ()
+        events += self._oddities(frame, screws)
         clock.lap("rods")
         return StereoResult(
             frame.stamp_ns, screws, rods.rods, clock.done(), (*step.events, *events)
@@ -142,6 +146,18 @@ class StereoTracker:
     def _repeated(self, frame: StereoFrame) -> Rejected | None:
         before, self._eyes = self._eyes, eyes_of(frame)
         return check_repeated(before, self._eyes)
+
+    def _oddities(self, frame: StereoFrame, screws: Sequence[ScrewTrack]) -> list[str]:
+        """What is told and changes nothing: a blurred eye, heads that are in no bone."""
+        heads = [s.head for s in screws if not s.hidden]
+        apart = lies_apart(
+            1e3 * np.array([h.point_m for h in heads]).reshape(-1, 3),
+            np.array([h.axis for h in heads]).reshape(-1, 3),
+        )
+        told = [self._focus.look(frame)]
+        if apart is not None:
+            told.append(f"{apart}; take a tray with screws out of the picture, or cover it")
+        return [t for t in told if t is not None]
 
     def _shown_m(self) -> np.ndarray:
         """(N, 3) heads that the pair before has shown."""
