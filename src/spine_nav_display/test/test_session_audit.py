@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import session_support as support
 
+from spine_nav_common.core.journal import entry_text, read_entry
 from spine_nav_common.core.recording_writer import TYPES
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_display.core import session_reading
@@ -32,13 +33,7 @@ from spine_nav_display.core.session_reading import (
 from spine_nav_display.core.session_report import write_report
 from spine_nav_display.core.session_stream import Item
 from spine_nav_display.core.session_verify import Verified
-from spine_registration.core.journal import (
-    FrameEntry,
-    entry_text,
-    frame_entry,
-    frame_values,
-    read_entry,
-)
+from spine_registration.core.journal import FrameEntry, frame_entry
 
 
 def result(**changes):
@@ -190,7 +185,7 @@ def test_a_name_that_json_escapes_is_cut_out_of_json_too():
 def test_a_folder_that_is_called_like_a_field_does_not_break_the_journal():
     private = private_texts(["/data/took/frame", "/data/events"])
     entry = FrameEntry(7, None, 7, 0, events=("events: took",))
-    text = scrub_text(entry_text("frame", "a", 0, **frame_values(entry)), private)
+    text = scrub_text(entry_text("frame", "a", 0, **asdict(entry)), private)
     assert frame_entry(read_entry(text)).stamp_ns == 7
     pytest.importorskip("rclpy")
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -212,7 +207,7 @@ def test_a_result_that_was_shown_and_is_not_in_the_journal_is_told(tmp_path):
         kind = "diagnostic_msgs/msg/DiagnosticArray"
         return Item("/spine/registration/status", kind, stamp_ns, serialize_message(told.status))
 
-    entry = entry_text("frame", "a", 0, **frame_values(FrameEntry(7, 0, None, 7)))
+    entry = entry_text("frame", "a", 0, **asdict(FrameEntry(7, 0, None, 7)))
     data = TYPES.serialize_cdr(TYPES.types[support.TEXT](data=entry), support.TEXT)
     with support.Session(tmp_path / "session") as recorded:
         recorded.events.put(Item("/spine/registration/journal", support.TEXT, 7, bytes(data)))

@@ -3,25 +3,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import registration_support as support
 from navigator_support import CONFIG, dark
 
+from spine_nav_common.core.journal import JournalError, entry_text, read_entry
 from spine_nav_common.core.types import Status
 from spine_registration.core import memory as memory_module
 from spine_registration.core.answers import Answer
-from spine_registration.core.journal import (
-    FrameEntry,
-    JournalError,
-    Took,
-    entry_text,
-    frame_entry,
-    frame_values,
-    read_entry,
-)
+from spine_registration.core.journal import FrameEntry, Took, frame_entry
 from spine_registration.core.navigator import Navigator
 
 
@@ -40,7 +33,7 @@ def same_bits(a, b):
 def through_json(took, stamp_ns):
     """As the record keeps it."""
     entry = FrameEntry(stamp_ns, 0, stamp_ns, stamp_ns, took)
-    return frame_entry(read_entry(entry_text("frame", "life", 0, **frame_values(entry)))).took
+    return frame_entry(read_entry(entry_text("frame", "life", 0, **asdict(entry)))).took
 
 
 def again(navigator, frames, tooks):

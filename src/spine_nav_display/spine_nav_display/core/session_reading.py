@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spine_nav_common.core.journal import JournalError, read_entry
 from spine_nav_common.core.recorded_messages import ROLES
 from spine_nav_common.core.recording_writer import TYPES
 from spine_nav_common.core.shown import result_from_messages, stamp_ns_of, status_fields
 from spine_nav_common.core.storage import RawMessage, Storage, StorageCut, open_storage
 from spine_nav_common.core.types import NavigationResult
-from spine_registration.core.journal import FrameEntry, JournalError, frame_entry, read_entry
+from spine_registration.core.journal import FrameEntry, frame_entry
 
 from .session_folder import SessionError, read_manifest
 

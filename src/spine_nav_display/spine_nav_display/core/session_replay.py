@@ -13,6 +13,7 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.core.cpu import cpu_name
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.frames import rgbd_frame
+from spine_nav_common.core.journal import JournalError, code_sha256
 from spine_nav_common.core.rectify import RgbdRectifier
 from spine_nav_common.core.shown import as_shown
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame
@@ -20,7 +21,7 @@ from spine_nav_common.parameters import ParameterError, build
 from spine_perception.core.segmenter import Segmenter
 from spine_registration.core.answers import Answer, Question
 from spine_registration.core.config import NavigatorConfig
-from spine_registration.core.journal import FrameEntry, JournalError, Took, code_sha256
+from spine_registration.core.journal import CORES, FrameEntry, Took
 from spine_registration.core.memory import from_json
 from spine_registration.core.model import SpineModel, build_model
 from spine_registration.core.navigator import Navigator
@@ -147,7 +148,7 @@ class _Life:
         for what, now in (
             ("model", means.segmenter.model_sha256),
             ("provider", means.segmenter.provider),
-            ("code", code_sha256()),
+            ("code", code_sha256(CORES)),
             ("cpu", cpu_name()),
         ):
             if values.get(what) != now:

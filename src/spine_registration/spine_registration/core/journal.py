@@ -3,7 +3,7 @@
 
 A frame's result follows from its pixels, from all that was done before, and from what other threads
 and the surgeon did meanwhile: which poses told the network where to look, an answer, a request. Those
-are `Took`. An entry of a journal is one line of JSON with `op`:
+are `Took`. The entries (see spine_nav_common.core.journal):
 
 `frame`: one was solved (or refused), with its `took` and what became of the result.
 `recall`: what the process before had known was taken over.
@@ -12,36 +12,16 @@ are `Took`. An entry of a journal is one line of JSON with `op`:
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import import_module
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from spine_nav_common.core.journal import JournalError
 
 if TYPE_CHECKING:
     from .answers import Answer
 
-VERSION = 1
-_CORES = ("spine_nav_common.core", "spine_perception.core", "spine_registration.core")
-
-
-@cache
-def code_sha256(cores: Iterable[str] = _CORES) -> str:
-    """Hash of the source that a result of the navigator is computed by."""
-    digest = hashlib.sha256()
-    for name in cores:
-        (folder,) = import_module(name).__path__
-        for path in sorted(Path(folder).glob("*.py")):
-            digest.update(f"{name} {path.name}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-class JournalError(ValueError):
-    """A journal does not hold what it takes to go on with it."""
+CORES = ("spine_nav_common.core", "spine_perception.core", "spine_registration.core")
+"""What a result of the navigator is computed by."""
 
 
 @dataclass(frozen=True)
@@ -100,32 +80,6 @@ class FrameEntry:
     shown: str = ""
     published: bool = True
     events: tuple[str, ...] = ()
-
-
-def entry_text(op: str, life: str, number: int, **values: Any) -> str:
-    """One entry as a line of JSON. life: of the process; number: counts its entries from 0."""
-    return json.dumps({"v": VERSION, "op": op, "life": life, "n": number, **values})
-
-
-def frame_values(entry: FrameEntry) -> dict[str, Any]:
-    """For `entry_text`."""
-    return asdict(entry)
-
-
-def read_entry(text: str) -> dict[str, Any]:
-    """The fields of an entry. Raises JournalError: damaged, or of a version that is not known."""
-    try:
-        values = json.loads(text)
-        if values["v"] != VERSION:
-            raise JournalError(f"a journal of version {values['v']}, known is {VERSION}")
-        return {
-            "op": str(values["op"]),
-            "life": str(values["life"]),
-            "n": int(values["n"]),
-            **values,
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"no journal entry: {error!r}") from error
 
 
 def frame_entry(values: dict[str, Any]) -> FrameEntry:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from spine_nav_common.core.depth_camera import DEPTH_CAMERAS
+from spine_nav_common.core.journal import JournalError
 from spine_nav_common.core.types import (
     Case,
     LevelEstimate,
@@ -32,7 +33,7 @@ from .estimator import Noise
 from .identity import Identity, make_patches
 from .identity import advance as compare
 from .identity import begin as unknown_patient
-from .journal import JournalError, Took, took_answer
+from .journal import Took, took_answer
 from .labels import label_image
 from .levels import advance, registered
 from .memory import Memory, Recall, Said, case_key, remember

@@ -32,7 +32,7 @@ from ..core.nothing import refused, withdrawn
 from ..memory_file import MemoryFile, memory_path
 from .navigation_check import LandmarkChecks
 from .navigation_core import Core, NavigationConfig, load_core
-from .navigation_journal import JournalTopic
+from .navigation_journal import NavigationJournal
 from .navigation_output import NavigationOutput
 
 _READING_S = 1.0  # nobody has read a hypothesis that stands for a shorter time
@@ -73,8 +73,7 @@ class NavigationNode(WorkerNode):
         self.tell(self.core.case.notes)
         c = self.config
         self._output = NavigationOutput(self.advertise, levels, c.publish_tf, c.tf_prefix)
-        self._journal = JournalTopic(self.advertise)
-        self._journal.begin(self.core, c)
+        self._journal = NavigationJournal(self.advertise, self.core, c)
         self._checks = LandmarkChecks(
             self.advertise, self.core.case, c.click95_mm, c.pointer95_mm, self._withhold
         )
@@ -148,7 +147,7 @@ class NavigationNode(WorkerNode):
                 self.trouble = f"fault in the navigation, started anew: {error!r}"
                 navigator.reset()
             result = refused(raw.stamp_ns, self.core.case.exposed_levels, self.trouble)
-        entry = self._journal.worked(raw, seen, navigator, self.trouble, result.events)
+        entry = self._journal.frame(raw, seen, navigator, self.trouble, result.events)
         return raw, result, pending, segment_ms + (time.monotonic() - start) * 1e3, entry
 
     def _recall(self) -> None:
@@ -176,13 +175,13 @@ class NavigationNode(WorkerNode):
     def done(self, output: _Output) -> None:
         raw, result, hypothesis, work_ms, entry = output
         if self.paused or not self.active:
-            self._journal.frame(entry, "paused" if self.paused else "not active", published=False)
+            self._journal.settle(entry, "paused" if self.paused else "not active", published=False)
             return
         self.counts["processed"] += 1
         self.withdrawn, self.frame_id = self.note(result.stamp_ns, raw.arrived), raw.frame_id
         if self.withdrawn:
             result, hypothesis = withdrawn(result, self.withdrawn), (None, None)
-        self._journal.frame(entry, self.withdrawn)
+        self._journal.settle(entry, self.withdrawn)
         if self.trouble:
             self.get_logger().warn(self.trouble, throttle_duration_sec=1.0)
         self._last = result
