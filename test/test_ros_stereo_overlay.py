@@ -61,7 +61,7 @@ def screen(world, monkeypatch):
     each was drawn with."""
     drawn = []
 
-    def flat(frame, result, rods, *, width_px, close_up, age_ms):
+    def flat(frame, result, rods, *, width_px, view, age_ms):
         guided = isinstance(result, StereoResult)
         assert not guided or result.stamp_ns == frame.stamp_ns, "heads of another pair"
         why = result.reason if isinstance(result, Rejected) else ""

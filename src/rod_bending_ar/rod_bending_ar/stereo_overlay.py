@@ -43,6 +43,8 @@ PAPER: Colour = (24, 28, 34)
 AXIS_M = 0.018  # length of a drawn axis
 LABEL_M = 0.016  # from head to label
 ROOM_M = 0.045  # around heads and rods, for labels
+SLACK = 0.08  # of a steady view, that may lie in the room for labels
+CLOSER = 0.75  # a view that could be smaller than this share of it closes up
 LEAST_SHAPE = 4.0 / 3.0  # width over height of the picture
 PANEL_SHARE = 0.46  # of the image's width
 SETTING_HEIGHT = 92  # of the bender's picture, at text scale 1
@@ -51,7 +53,7 @@ LINE_STEP_M = 0.002  # between two points of a line
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """The part of the image that is shown: corner (2,) and size (w, h) px, and its enlargement."""
 
     corner: np.ndarray
@@ -65,7 +67,7 @@ def draw_stereo(
     rods: Sequence[PlannedRod] = (),
     *,
     width_px: int = 1280,
-    close_up: bool = True,
+    view: View | None = None,
     age_ms: float | None = None,
 ) -> np.ndarray:
     """The left image around what was found in this very pair, and a panel that says it in words.
@@ -75,8 +77,8 @@ def draw_stereo(
             stamp is named and not drawn.
         rods: planned from this result's heads, their curves in this left optical frame.
         width_px: of the image part; the panel adds PANEL_SHARE of it.
-        close_up: around what was found, every head named in the panel; else the whole image, which
-            stays where it is from picture to picture, and the next bends first.
+        view: what is shown of the image, of a picture that is one of many (`steady_view`): the panel
+            then tells the next bends first, and no head by its name. None: around what was found.
         age_ms: of the image, where it is known.
 
     Returns:
@@ -86,7 +88,9 @@ def draw_stereo(
     drawn = result if isinstance(result, StereoResult) else None
     if drawn is not None and drawn.stamp_ns != frame.stamp_ns:
         drawn = None
-    view = _view(frame.intrinsics, drawn if close_up else None, width_px)
+    close_up = view is None
+    if view is None:
+        view = _view(frame.intrinsics, drawn, width_px)
     (x, y), (w, h) = np.round(view.corner).astype(int).tolist(), view.size
     size = (width_px, round(h * view.zoom))
     way = cv2.INTER_CUBIC if close_up else cv2.INTER_LINEAR
@@ -146,7 +150,26 @@ def _fit(rod: RodCurve) -> RodFit:
     return RodFit(rod.centreline_m, rod.sigma_mm, rod.seen, rod.side, rod.free_m, rod.free_sigma_mm)
 
 
-def _view(intrinsics: Intrinsics, result: StereoResult | None, width_px: int) -> _View:
+def steady_view(
+    before: View | None, intrinsics: Intrinsics, result: StereoResult | None, width_px: int
+) -> View:
+    """What the next picture shows: what the one before did, as long as heads and rods have room in
+    it and would not fill much more of a closer one; else around them. Without them as before, or
+    the whole image."""
+    if result is None:
+        return before or _view(intrinsics, None, width_px)
+    wanted = _view(intrinsics, result, width_px)
+    if before is None or before.zoom * before.size[0] != width_px:
+        return wanted
+    size, least = np.array(before.size), np.array(wanted.size) * (1.0 - SLACK)
+    inside = (before.corner <= wanted.corner + SLACK * size).all()
+    inside &= (before.corner + size >= wanted.corner + wanted.size - SLACK * size).all()
+    return (
+        before if inside and (least <= size).all() and wanted.size[0] > CLOSER * size[0] else wanted
+    )
+
+
+def _view(intrinsics: Intrinsics, result: StereoResult | None, width_px: int) -> View:
     """Around heads and rods with room for labels; the whole image where nothing is shown."""
     full = np.array([intrinsics.width, intrinsics.height])
     points = [s.head.point_m[None] for s in result.screws] if result else []
@@ -154,7 +177,7 @@ def _view(intrinsics: Intrinsics, result: StereoResult | None, width_px: int) ->
     shown = np.concatenate(points) if points else np.zeros((0, 3))
     shown = shown[shown[:, 2] > NEAR_M]
     if not len(shown):
-        return _View(np.zeros(2), (int(full[0]), int(full[1])), width_px / full[0])
+        return View(np.zeros(2), (int(full[0]), int(full[1])), width_px / full[0])
     pixels = project_px(shown, intrinsics)
     low, high = pixels.min(axis=0), pixels.max(axis=0)
     room = intrinsics.fx * ROOM_M / np.median(shown[:, 2])
@@ -162,14 +185,14 @@ def _view(intrinsics: Intrinsics, result: StereoResult | None, width_px: int) ->
     size = np.minimum(np.array([width, max(width / LEAST_SHAPE, high[1] - low[1] + room)]), full)
     size = np.round(size).astype(int)
     corner = np.clip(np.round(0.5 * (low + high - size)), 0, full - size)
-    return _View(corner, (int(size[0]), int(size[1])), width_px / size[0])
+    return View(corner, (int(size[0]), int(size[1])), width_px / size[0])
 
 
 class _Canvas:
     """Drawing in metres of the left optical frame on the enlarged image."""
 
     def __init__(
-        self, image: np.ndarray, intrinsics: Intrinsics, view: _View, text_scale: int
+        self, image: np.ndarray, intrinsics: Intrinsics, view: View, text_scale: int
     ) -> None:
         self._image, self._intrinsics, self._view = image, intrinsics, view
         self._text_scale = text_scale

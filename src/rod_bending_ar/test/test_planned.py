@@ -10,7 +10,13 @@ from rod_support import screw_rows
 from rod_bending_ar.core.bender import parse_step, step_text
 from rod_bending_ar.core.forward import BendStep
 from rod_bending_ar.core.planned import PlannedRod, motion_of_heads, planned_from_fields
-from rod_bending_ar.stereo_overlay import PANEL_SHARE, PLAN, draw_stereo, result_of
+from rod_bending_ar.stereo_overlay import (
+    PANEL_SHARE,
+    PLAN,
+    draw_stereo,
+    result_of,
+    steady_view,
+)
 from spine_nav_common.core.geometry import transform
 from spine_nav_common.core.types import Intrinsics, Rejected, StereoFrame
 
@@ -74,12 +80,40 @@ def test_a_plan_is_drawn_only_beside_heads_of_the_same_pair(close_up: bool) -> N
     curve = np.array([r.head_m for r in rows if r.side == "left"])
     rod = PlannedRod("left", "planned", "words", curve, "Ti6Al4V 5.5 mm", 150.0, STEPS, 0, STEPS[0])  # fmt: skip
 
+    result = result_of(100, rows, ())
+
     def pink(frame_ns: int, rod: PlannedRod = rod) -> int:
         frame = StereoFrame(frame_ns, image, image, camera, 0.06)
         drawn = draw_stereo(
-            frame, result_of(100, rows, ()), [rod], width_px=640, close_up=close_up, age_ms=80.0
+            frame,
+            result,
+            [rod],
+            width_px=640,
+            age_ms=80.0,
+            view=None if close_up else steady_view(None, camera, result, 640),
         )
         assert drawn.shape[1] == 640 + round(640 * PANEL_SHARE)
         return int((drawn == PLAN).all(axis=2).sum())
 
     assert pink(100) > pink(100, replace(rod, curve_m=None)) > 200 and pink(101) == 0
+
+
+def test_a_live_view_closes_up_on_the_heads_and_holds_still() -> None:
+    camera = Intrinsics(1280, 960, 600.0, 600.0, 640.0, 640.0)
+
+    def at(x_m: float, apart: float = 1.0) -> object:
+        rows = [
+            replace(r, head_m=r.head_m * (apart, apart, 1.0) + (x_m, 0.0, 0.0))
+            for r in screw_rows()
+        ]
+        return result_of(100, rows, ())
+
+    whole = steady_view(None, camera, None, 960)
+    first = steady_view(whole, camera, at(0.0), 960)
+    assert first.size[0] < 0.8 * whole.size[0], "closer than the whole image"
+    assert steady_view(first, camera, at(0.004), 960) is first, "breathing does not move it"
+    assert steady_view(first, camera, None, 960) is first, "nor a pair without heads"
+    away = steady_view(first, camera, at(0.08), 960)
+    assert away.corner[0] > first.corner[0] + 20, "it follows heads that leave it"
+    assert steady_view(first, camera, at(0.0, 0.5), 960).size[0] < first.size[0]
+    assert steady_view(first, camera, at(0.0, 1.4), 960).size[0] > first.size[0]

@@ -21,10 +21,10 @@ from sensor_msgs.msg import CameraInfo
 from visualization_msgs.msg import Marker, MarkerArray
 
 from rod_bending_ar.core.planned import PlannedRod, motion_of_heads
-from rod_bending_ar.stereo_overlay import draw_stereo, result_of
+from rod_bending_ar.stereo_overlay import View, draw_stereo, result_of, steady_view
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.images import decode_image
-from spine_nav_common.core.types import Rejected, StereoFrame
+from spine_nav_common.core.types import Rejected, StereoFrame, StereoResult
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
@@ -36,6 +36,7 @@ from spine_nav_common.ros.stereo_frames import RigCache
 from .guidance_output import has_plan, planned_rods
 from .picture_node import Job, PictureNode
 
+_VIEW_NS = 2_000_000_000  # a view is kept for so long without heads, then all of the image is shown
 _KEPT_HEADS = 32  # pairs whose heads a plan may have been placed by
 
 
@@ -88,6 +89,8 @@ class StereoOverlayNode(PictureNode):
     def configure(self) -> None:
         super().configure()
         self._rigs = RigCache("image_raw" in self.config.left_topic)
+        self._view: View | None = None
+        self._viewed_ns = 0  # stamp of the last picture with heads
 
     def forget(self) -> None:
         super().forget()
@@ -228,13 +231,15 @@ class StereoOverlayNode(PictureNode):
         result: Any = Rejected(job.note) if job.note else job.result
         if isinstance(result, Implants):
             result = result_of(result.stamp_ns, result.screws, result.rods, result.events)
+        width_px = self.config.width_px
+        found = result if isinstance(result, StereoResult) else None
+        if found is None and abs(job.stamp_ns - self._viewed_ns) > _VIEW_NS:
+            self._view = None  # the wound may be elsewhere by now
+        view = self._view = steady_view(self._view, rig.intrinsics, found, width_px)
+        if found is not None:
+            self._viewed_ns = job.stamp_ns
         return draw_stereo(
-            frame,
-            result,
-            job.more or (),
-            width_px=self.config.width_px,
-            close_up=False,
-            age_ms=age_ms,
+            frame, result, job.more or (), width_px=width_px, view=view, age_ms=age_ms
         )
 
 
