@@ -40,7 +40,7 @@ from spine_nav_common.core.types import (
 from spine_nav_sim.core.anatomy import make_anatomy
 
 SIZE = (1280, 720)
-SEED, VIEWS, PICTURES, PEER_PICTURES = 410_000, 8, 100, 5
+SEED, VIEWS, PICTURES, PEER_PICTURES = 410_000, 8, 100, 3
 FINER = 8  # exact outlines are drawn on a grid this much finer
 _FOCAL_PX, _DISTANCE_M = 920.0, 0.5
 _BEHIND = np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]])  # LPS seen from behind, head up
