@@ -31,7 +31,7 @@ def _audit(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from .report import run_report
 
-    return run_report(args.session, args.case, args.out)
+    return run_report(args.session, args.case, args.out, args.screw_play)
 
 
 def _session_export(args: argparse.Namespace) -> int:
@@ -65,8 +65,13 @@ def add_session_commands(
 
     report = add("report", _report, "one HTML page about a session, readable without the software")
     report.add_argument("session", type=Path, metavar="SESSION")
-    report.add_argument("--case", type=Path, help="of the operation: pictures come with it")
+    report.add_argument("--case", type=Path, help="of the operation: pictures and grades of screws")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: SESSION_report.html")
+
+    report.add_argument(
+        "--screw-play", type=float, metavar="DEG",
+        help="how far the screws' tulips may lean from their shanks (default: 25; 0: one piece)",
+    )  # fmt: skip
 
     session = add("session", _session_export, "copies of a session for others")
     session_commands = session.add_subparsers(metavar="export", required=True)

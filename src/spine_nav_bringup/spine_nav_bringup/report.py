@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rod_bending_ar.core.screw_check import PLAY_DEG
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.frames import rgbd_frame
@@ -15,6 +16,7 @@ from spine_nav_display.core.session_export import export
 from spine_nav_display.core.session_folder import SessionError, is_session
 from spine_nav_display.core.session_reading import PictureReader, Session, open_session
 from spine_nav_display.core.session_report import Picture, best_moments, write_report
+from spine_nav_display.core.session_screws import PlacedLast, placed_screws
 from spine_nav_display.core.session_verify import verify
 
 DONE, FAILED = 0, 1
@@ -22,9 +24,12 @@ REPORT = "report.html"
 _SCALE = 2
 
 
-def run_report(folder: Path, case: Path | None, out: Path | None) -> int:
+def run_report(
+    folder: Path, case: Path | None, out: Path | None, play_deg: float | None = None
+) -> int:
     """Write the page, by default as report.html beside the session's folder (a session's own folder
-    is left as it was). With the case there are pictures.
+    is left as it was). With the case there are pictures, and screws against the plan; play_deg: how
+    far their tulips may lean from their shanks (None: as those of polyaxial screws).
 
     Raises SessionError: no session, another case, or the page cannot be written.
     """
@@ -33,16 +38,19 @@ def run_report(folder: Path, case: Path | None, out: Path | None) -> int:
     if folder.resolve() in out.resolve().parents:
         raise SessionError(out, "", "lies in the session, which stays as it is", "give --out")
     pictures: list[Picture] = []
+    placed: list[PlacedLast] = []
     if case is not None:
         loaded = load_case(case)
         recorded = (session.manifest.get("case") or {}).get("sha256")
         if loaded.sha256 != recorded:
             raise SessionError(folder, "case", "recorded with another case", "give its own")
         pictures = _pictures(session, loaded)
+        if session.screws:
+            placed = placed_screws(session, loaded, PLAY_DEG if play_deg is None else play_deg)
     verified = verify(folder)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(write_report(session, verified, pictures), encoding="utf-8")
+        out.write_text(write_report(session, verified, pictures, placed), encoding="utf-8")
     except OSError as error:
         raise SessionError(
             out, "", f"cannot be written ({error.strerror})", "give --out"

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import trimesh
 
+from rod_bending_ar.core.screw_check import ScrewChecks
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import (
     Case,
@@ -29,7 +30,6 @@ from spine_nav_display.core.messages import (
     implants_message,
     levels_message,
 )
-from spine_nav_display.core.placed import compare
 from spine_nav_display.core.questions import Question
 from spine_nav_display.core.scene import case_message
 from spine_nav_display.server import DisplayServer, Limits
@@ -116,6 +116,7 @@ class Feed:
             exposure or Exposure(port=0), self._act, limits, self.heard.append
         )
         self.case = small_case()
+        self._checks = ScrewChecks(self.case)
         self.server.case(case_message(self.case))
         self.number = 0
         self.moment: Moment | None = None  # of the newest picture, which the levels are of too
@@ -186,7 +187,7 @@ class Feed:
             head = T[:3, :3] @ plan.entry_m + T[:3, 3] + 0.01 * out + (0.0006 * i, 0, 0)
             row = ScrewRow(moment.stamp_ns, i, head, out, 0.9, 1.1, plan.level, plan.side, i != 3)
             rows.append(row)
-            checks[i] = compare(row, self.case.plan, estimates, moment.stamp_ns, np.eye(4))
+            checks[i] = self._checks.check(row, estimates, moment.stamp_ns, np.eye(4))
         left = np.array([r.head_m for r in rows if r.side == "left"])
         rod = RodCurve("left", left, np.full(len(left), 0.3), np.ones(len(left), bool))
         told = implants_message(rows, [rod], checks, np.eye(4), moment, "")

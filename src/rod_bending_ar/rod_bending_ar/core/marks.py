@@ -19,7 +19,6 @@ from .cortex import Shaft
 from .extras import Extras, PlacedScrew, ShownRod, ToolAxis, ToolDeviation
 from .lens import NEAR_M, Lens
 from .paint import TEXT, WHITE, Colour, Ink, Stroke, note, table, table_height
-from .screw_check import ScrewCheck
 from .text import text_size
 
 SAFE: Colour = (86, 180, 233)
@@ -145,12 +144,6 @@ def paint_screw(sheet: Sheet, T: np.ndarray, screw: PlacedScrew) -> None:
     sheet.ink.ring(sheet.px(entry[None])[0], 2.0 * sheet.scale, PLACED, -1)
 
 
-def screw_words(c: ScrewCheck) -> str:
-    """Entry, angle and grade against the plan."""
-    where = f"{c.entry_mm:.1f} ± {c.entry95_mm:.1f} mm  {c.angle_deg:.0f} ± {c.angle95_deg:.0f}°"
-    return f"{where}  {c.grade or '–'}"
-
-
 def screw_lines(screws: Sequence[PlacedScrew]) -> list[tuple[str, Colour, bool]]:
     """A line per placed screw, against its plan."""
     lines: list[tuple[str, Colour, bool]] = []
@@ -166,7 +159,7 @@ def screw_lines(screws: Sequence[PlacedScrew]) -> list[tuple[str, Colour, bool]]
             colour = SAFE if c.grade == "A" else NARROW if c.grade == "B" else BREACH
         else:
             untold = "–: the shank's direction is not known well enough for a grade"
-        lines.append((name + screw_words(c), colour, bool(c.grade)))
+        lines.append((name + c.words(), colour, bool(c.grade)))
     if lines:
         lines.insert(0, ("screws: entry, angle, grade against the plan", PLACED, True))
     return [*lines, (untold, UNKNOWN, False)] if untold else lines

@@ -16,9 +16,9 @@ import numpy as np
 from spine_nav_common.core.geometry import invert, transform_points
 from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.statistics import SIGMAS_3D_95
-from spine_nav_common.core.types import LevelEstimate, Rejected, ScrewPlan, Status
+from spine_nav_common.core.types import Case, LevelEstimate, Rejected, ScrewPlan, Status
 
-from .cortex import GRADES, Margins, Shaft, normal_draws, shaft
+from .cortex import DIAMETER_MM, GRADES, Margins, Shaft, normal_draws, shaft
 
 TOGETHER_NS = 300_000_000
 """Pose and screw of pictures farther apart are of two moments."""
@@ -70,13 +70,10 @@ class ScrewCheck:
         """Gertzbein-Robbins A to E, or "" where none is told."""
         return "" if isinstance(self.shaft, Rejected) else self.shaft.grade
 
-    def words(self) -> tuple[str, str]:
-        """Deviation and grade, as they are read on a screen."""
-        where = (
-            f"entry {self.entry_mm:.1f} ± {self.entry95_mm:.1f} mm,"
-            f" {self.angle_deg:.0f} ± {self.angle95_deg:.0f}°"
-        )
-        return where, grade_words(self.shaft)
+    def words(self) -> str:
+        """Entry, angle and grade, as they are read in a row; "–" where no grade is told."""
+        where = f"{self.entry_mm:.1f} ± {self.entry95_mm:.1f} mm"
+        return f"{where}  {self.angle_deg:.0f} ± {self.angle95_deg:.0f}°  {self.grade or '–'}"
 
 
 def grade_words(found: Shaft | Rejected) -> str:
@@ -161,6 +158,19 @@ def check_row(
         levels: estimates by level in the RGB-D camera's frame, of pose_stamp_ns, in the same clock
             as the screw's. T_camera_stereo: (4, 4), or why it is not known.
     """
+    seen = _in_bone(row, plans, levels, pose_stamp_ns, T_camera_stereo, play_deg)
+    return seen if isinstance(seen, Rejected) else check_screw(margins, *seen)
+
+
+def _in_bone(
+    row: ScrewRow,
+    plans: Mapping[tuple[str, str], ScrewPlan],
+    levels: Mapping[str, LevelEstimate],
+    pose_stamp_ns: int,
+    T_camera_stereo: np.ndarray | Rejected,
+    play_deg: float,
+) -> tuple[ScrewPlan, np.ndarray, np.ndarray, Known] | Rejected:
+    """The screw's plan, its head and axis in the mesh's frame, and how well they are known."""
     if not row.level or not row.side:
         return Rejected("no level and side tell which screw this is")
     plan = plans.get((row.level, row.side))
@@ -178,8 +188,52 @@ def check_row(
     T_ct_stereo = invert(estimate.T_camera_ct) @ T_camera_stereo
     head = transform_points(T_ct_stereo, np.asarray(row.head_m, float))
     axis = T_ct_stereo[:3, :3] @ np.asarray(row.axis, float)
-    known = Known(row.bound95_mm, estimate.predicted_tre_mm, play_deg=play_deg)
-    return check_screw(margins, plan, head, axis, known)
+    return plan, head, axis, Known(row.bound95_mm, estimate.predicted_tre_mm, play_deg=play_deg)
+
+
+def comparable(
+    row: ScrewRow,
+    plans: Mapping[tuple[str, str], ScrewPlan],
+    levels: Mapping[str, LevelEstimate],
+    pose_stamp_ns: int,
+    T_camera_stereo: np.ndarray | Rejected,
+) -> Rejected | None:
+    """Why `check_row` would not compare a screw; costs nothing."""
+    seen = _in_bone(row, plans, levels, pose_stamp_ns, T_camera_stereo, PLAY_DEG)
+    return seen if isinstance(seen, Rejected) else None
+
+
+class ScrewChecks:
+    """Comparisons of the screws of a case; what can be compared is compared anew when its last
+    comparison is AGAIN_NS old, since it costs milliseconds. What cannot be says so at once."""
+
+    AGAIN_NS = 500_000_000
+
+    def __init__(
+        self, case: Case, play_deg: float = PLAY_DEG, diameter_mm: float = DIAMETER_MM
+    ) -> None:
+        self.case, self._play_deg = case, play_deg
+        self._plans = {(p.level, p.side): p for p in case.plan}
+        self._margins = Margins(case, diameter_mm)
+        self._known: dict[tuple[str, str], tuple[int, ScrewCheck | Rejected]] = {}
+
+    def check(
+        self,
+        row: ScrewRow,
+        levels: Mapping[str, LevelEstimate],
+        pose_stamp_ns: int,
+        T_camera_stereo: np.ndarray | Rejected,
+    ) -> ScrewCheck | Rejected:
+        """See check_row."""
+        seen = _in_bone(row, self._plans, levels, pose_stamp_ns, T_camera_stereo, self._play_deg)
+        if isinstance(seen, Rejected):
+            return seen
+        key = (row.level, row.side)
+        at_ns, found = self._known.get(key, (-1, None))
+        if found is None or not 0 <= row.stamp_ns - at_ns < self.AGAIN_NS:
+            found = check_screw(self._margins, *seen)
+            self._known[key] = row.stamp_ns, found
+        return found
 
 
 def _settled(found: Shaft | Rejected) -> Shaft | Rejected:

@@ -20,7 +20,6 @@ from rod_bending_ar.core.marks import (
     TOOL,
     UNKNOWN,
     band,
-    screw_words,
     tool_words,
 )
 from rod_bending_ar.core.paint import Colour, Stroke
@@ -60,7 +59,7 @@ def overlay_markers(
         for s in (s for s in extras.screws if s.level == level):
             head = transform_points(T, s.head_m)
             arrow = _arrow(f"screw/{level}/{s.side}", head, T[:3, :3] @ s.out, PLACED, top)
-            words = s.check.reason if isinstance(s.check, Rejected) else screw_words(s.check)
+            words = s.check.reason if isinstance(s.check, Rejected) else s.check.words()
             at = head + 1.2 * _AXIS_M * (T[:3, :3] @ s.out)
             markers += [arrow, _text(f"screw/{level}/{s.side}/text", at, words, PLACED, top)]
         tool = extras.tool

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from rod_bending_ar.core.screw_check import ScrewCheck, grade_words
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import NavigationResult, Rejected, Status
 
-from .placed import Placed
 from .questions import Question
 
 _STEP = re.compile(r"\d+: feed (-?[\d.]+) mm, rotate (-?[\d.]+) deg, bend to (-?[\d.]+) deg")
@@ -96,7 +96,7 @@ def withdrawn_message(levels: Sequence[str], reason: str, arrived_ms: float) -> 
 def implants_message(
     screws: Sequence[ScrewRow],
     rods: Sequence[RodCurve],
-    checks: Mapping[int, Placed | Rejected],
+    checks: Mapping[int, ScrewCheck | Rejected],
     T_camera_stereo: np.ndarray | Rejected,
     moment: Moment,
     reason: str,
@@ -182,16 +182,21 @@ def pose_numbers(T: np.ndarray) -> list[float]:
     return _floats(np.asarray(T)[:3, :4])
 
 
-def _check(check: Placed | Rejected | None) -> dict[str, Any]:
-    if isinstance(check, Placed):
+def _check(check: ScrewCheck | Rejected | None) -> dict[str, Any]:
+    """Against the plan; entry95_mm, angle95_deg: within how much 95 % of what the predicted error
+    allows lies. grade: of Gertzbein-Robbins, empty where none is told."""
+    if isinstance(check, ScrewCheck):
         return {
             "entry_mm": _number(check.entry_mm),
+            "entry95_mm": _number(check.entry95_mm),
             "angle_deg": _number(check.angle_deg),
-            "check_bound_mm": _number(check.bound_mm),
-            "check_reason": "",
+            "angle95_deg": _number(check.angle95_deg),
+            "grade": check.grade,
+            "check_reason": grade_words(check.shaft) if isinstance(check.shaft, Rejected) else "",
         }
+    empty = dict.fromkeys(("entry_mm", "entry95_mm", "angle_deg", "angle95_deg"))
     reason = check.reason if check is not None else "not compared"
-    return {"entry_mm": None, "angle_deg": None, "check_bound_mm": None, "check_reason": reason}
+    return {**empty, "grade": "", "check_reason": reason}
 
 
 def _thinned(points_m: np.ndarray) -> list[list[float]]:

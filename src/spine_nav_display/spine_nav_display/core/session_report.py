@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rod_bending_ar.core.screw_check import grade_words
 from spine_nav_common.core.png import png_bytes
-from spine_nav_common.core.types import NavigationResult, Status
+from spine_nav_common.core.types import NavigationResult, Rejected, Status
 
 from .session_audit import Moment, head, timeline
 from .session_reading import Session
+from .session_screws import PlacedLast
 from .session_verify import Verified
 
 NOTICE = "Research software, not a medical device."
@@ -93,8 +95,13 @@ def _tracked(result: NavigationResult) -> int:
     return sum(e.status is Status.TRACKED for e in result.levels)
 
 
-def write_report(session: Session, verified: Verified, pictures: Sequence[Picture]) -> str:
-    """The page as text."""
+def write_report(
+    session: Session,
+    verified: Verified,
+    pictures: Sequence[Picture],
+    placed: Sequence[PlacedLast] = (),
+) -> str:
+    """The page as text. placed: the planned screws as they were placed, where the case is known."""
     start_ns = int(session.manifest["started_ns"])
     moments = timeline(session)
     parts = [
@@ -109,6 +116,7 @@ def write_report(session: Session, verified: Verified, pictures: Sequence[Pictur
         ),
         *_checks(session, start_ns),
         *_screws(session),
+        *_placed(placed, start_ns),
         "<h2>Questions and answers</h2>",
         _moments(moments, ("asked", "answer", "page"), start_ns, "Nobody was asked."),
         "<h2>Faults and withdrawals</h2>",
@@ -208,6 +216,38 @@ def _screws(session: Session) -> list[str]:
         "<h2>Screws and rods</h2>",
         _table(("screw", "95 % bound, mm", "then"), rows),
         f"<p>Rods: {_text(rods)}; stereo pair {best.stamp_ns}.</p>{last}",
+    ]
+
+
+def _placed(placed: Sequence[PlacedLast], start_ns: int) -> list[str]:
+    """Planned screws against placed ones."""
+    if not placed:
+        return []
+    rows = []
+    for p in placed:
+        name, c = f"{p.level} {p.side}", p.check
+        if isinstance(c, Rejected):
+            rows.append((name, "–", "–", "–", "–", f"not compared: {c.reason}"))
+            continue
+        rows.append(
+            (
+                name,
+                f"{c.entry_mm:.1f} ± {c.entry95_mm:.1f}",
+                f"{c.tip_mm:.1f} ± {c.tip95_mm:.1f}",
+                f"{c.angle_deg:.0f} ± {c.angle95_deg:.0f}",
+                c.grade or "–",
+                f"{grade_words(c.shaft)}; {(p.stamp_ns - start_ns) * 1e-9:.1f} s",
+            )
+        )
+    names = ("screw", "entry, mm", "tip, mm", "angle, °", "grade", "grade by the predicted error")
+    return [
+        "<h2>Screws against the plan</h2>",
+        _table(names, rows),
+        (
+            "<p class='small'>Each by the last pair in which it was measured while its vertebra was"
+            " tracked. ±: 95 % of what the predicted error allows. Grade: Gertzbein-Robbins of the"
+            " whole shaft, its depth taken from the plan.</p>"
+        ),
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rod_bending_ar.core.cortex import DIAMETER_MM
+from rod_bending_ar.core.screw_check import PLAY_DEG
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import topics
 from spine_nav_display.core.binding import DEFAULT_HOST, DEFAULT_PORT
@@ -34,3 +36,8 @@ class DisplayConfig:
     )
     snapshots: str = param("", "folder for snapshots; none: they are refused")
     faces: int = param(2500, "triangles drawn per vertebra", low=100, high=100000)
+    screw_diameter_mm: float = param(DIAMETER_MM, "of the screws that are graded", "mm", 2.0, 12.0)
+    screw_play_deg: float = param(
+        PLAY_DEG, "how far a tulip may lean from its shank; 0: screws of one piece, whose head"
+        " tells their direction and thereby their grade", "deg", 0.0, 60.0,
+    )  # fmt: skip

@@ -16,16 +16,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
 from std_msgs.msg import String
 
+from rod_bending_ar.core.screw_check import ScrewCheck, ScrewChecks
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.clock import SYSTEM, Announced, StreamClock
 from spine_nav_common.core.images import ImageError, decode_camera_info
+from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
-from spine_nav_common.core.types import Case, NavigationResult, ScrewPlan, Status
+from spine_nav_common.core.types import (
+    Case,
+    LevelEstimate,
+    NavigationResult,
+    Rejected,
+    ScrewPlan,
+    Status,
+)
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.executor import call_soon
@@ -45,7 +55,6 @@ from spine_nav_display.core.messages import (
     levels_message,
     withdrawn_message,
 )
-from spine_nav_display.core.placed import compare
 from spine_nav_display.core.questions import Question, Taken
 from spine_nav_display.core.scene import case_message, plan_lines, screw_line
 from spine_nav_display.server import DisplayServer, Limits
@@ -78,6 +87,7 @@ class DisplayNode(SpineNode):
         files = filter(None, c.calibration.split(","))
         self._frames = StaticFrames(t for file in files for t in load_calibration(file.strip()))
         self._case: Case | None = load_case(c.case) if c.case else None
+        self._checks: ScrewChecks | None = None
         self._events = self.advertise(String, topics.DISPLAY_EVENTS, qos.RESULT)
         snapshots = Path(c.snapshots) if c.snapshots else None
         limits = Limits(c.max_picture_age_ms, c.silence_ms, snapshots)
@@ -270,8 +280,7 @@ class DisplayNode(SpineNode):
         T = self._frames.lookup(self._levels_frame, status.header.frame_id)
         levels = {e.level: e for e in self._newest.levels} if self._newest is not None else {}
         stamp_ns = self._newest.stamp_ns if self._newest is not None else 0
-        plan = self._case.plan if self._case is not None else ()
-        checks = {s.track_id: compare(s, plan, levels, stamp_ns, T) for s in implants.screws}
+        checks = {s.track_id: self._check(s, levels, stamp_ns, T) for s in implants.screws}
         told = implants_message(
             implants.screws,
             implants.rods,
@@ -281,6 +290,21 @@ class DisplayNode(SpineNode):
             implants.reason,
         )
         self.server.publish("implants", told)
+
+    def _check(
+        self,
+        row: ScrewRow,
+        levels: Mapping[str, LevelEstimate],
+        stamp_ns: int,
+        T: np.ndarray | Rejected,
+    ) -> ScrewCheck | Rejected:
+        """Of one screw against the plan that holds now."""
+        if self._case is None:
+            return Rejected("there is no case")
+        if self._checks is None or self._checks.case is not self._case:
+            c = self.config
+            self._checks = ScrewChecks(self._case, c.screw_play_deg, c.screw_diameter_mm)
+        return self._checks.check(row, levels, stamp_ns, T)
 
     def _on_bending(self, message: DiagnosticArray) -> None:
         now = Moment(stamp_to_ns(message.header.stamp), time.monotonic() * 1e3, None, False)

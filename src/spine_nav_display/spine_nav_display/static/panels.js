@@ -181,13 +181,13 @@ function screws(panel, state, { implantTrouble }) {
   const named = rows.filter((r) => r.level && r.side);
   const reasons = [...new Set(rows.map((r) => r.check_reason).filter(Boolean))];
   const side = (name) => h("div", {}, h("table", {},
-    h("tr", {}, ...[name, "entry", "angle", "95 %"].map((w) => h("th", {}, w))),
+    h("tr", {}, ...[name, "entry, mm", "angle, °", "grade"].map((w) => h("th", {}, w))),
     ...named.filter((r) => r.side === name).slice(0, 7).map((r) => h("tr", { className: r.seen ? "" : "held" },
       h("td", {}, h("b", {}, r.level)),
-      h("td", {}, r.entry_mm === null ? "–" : `${mm(r.entry_mm)} mm`),
-      h("td", {}, r.angle_deg === null ? "–" : `${mm(r.angle_deg, 0)}°`),
-      h("td", {}, r.seen ? `± ${mm(r.check_bound_mm ?? r.bound_mm)}` : "held")))));
-  say(panel, ["screws", why, rows.map((r) => [r.id, r.level, r.side, r.seen, mm(r.entry_mm), mm(r.angle_deg, 0), mm(r.bound_mm), mm(r.check_bound_mm), r.check_reason])], () => [
+      h("td", {}, r.entry_mm === null ? "–" : `${mm(r.entry_mm)} ± ${mm(r.entry95_mm)}`),
+      h("td", {}, r.angle_deg === null ? "–" : `${mm(r.angle_deg, 0)} ± ${mm(r.angle95_deg, 0)}`),
+      h("td", { className: r.grade ? `grade-${r.grade}` : "" }, r.seen ? h("b", {}, r.grade || "–") : "held")))));
+  say(panel, ["screws", why, rows.map((r) => [r.id, r.level, r.side, r.seen, mm(r.entry_mm), mm(r.angle_deg, 0), mm(r.entry95_mm), mm(r.angle95_deg, 0), r.grade, r.check_reason])], () => [
     why ? hiddenWhy(why) : rows.length ? h("div", { className: "sides" }, side("left"), side("right")) : h("div", {}, "No screw is seen."),
     rows.length > named.length ? h("div", { className: "note" }, `${rows.length - named.length} heads have no name yet`) : null,
     reasons.length ? h("div", { className: "note clamp" }, reasons.join(" · ")) : null,

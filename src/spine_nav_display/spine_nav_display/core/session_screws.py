@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Placed screws of a session against the plan: of each the last pair in which it was measured while
+its vertebra was tracked."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rod_bending_ar.core.cortex import DIAMETER_MM, Margins
+from rod_bending_ar.core.extras import SAME_NS
+from rod_bending_ar.core.screw_check import PLAY_DEG, ScrewCheck, check_row, comparable
+from spine_nav_common.core.geometry import rotation_from_q_xyzw
+from spine_nav_common.core.implant_outputs import ScrewRow
+from spine_nav_common.core.shown import stamp_ns_of, status_fields
+from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
+from spine_nav_common.core.storage import open_storage
+from spine_nav_common.core.types import Case, NavigationResult, Rejected
+
+from .session_reading import Session, deserialise, stream
+
+_POSES, _SCREWS, _SCREW_POSES = "/vertebra_poses", "/screws/status", "/screws/poses"
+_STATIC = "/tf_static"
+
+
+@dataclass(frozen=True)
+class PlacedLast:
+    """A screw of the plan: its last comparison and the stamp of its pair, or why there is none."""
+
+    level: str
+    side: str
+    stamp_ns: int
+    check: ScrewCheck | Rejected
+
+
+def placed_screws(
+    session: Session, case: Case, play_deg: float = PLAY_DEG, diameter_mm: float = DIAMETER_MM
+) -> list[PlacedLast]:
+    """Every planned screw in the order of the case. play_deg: see check_screw."""
+    plans = {(p.level, p.side): p for p in case.plan}
+    frames, camera, stereo = _frames(session)
+    T = frames.lookup(camera, stereo) if camera and stereo else Rejected("no screw was recorded")
+    results = _ByStamp(session)
+    last: dict[tuple[str, str], tuple[ScrewRow, NavigationResult]] = {}
+    why: dict[tuple[str, str], Rejected] = {}
+    for row in _rows(session):
+        key = (row.level, row.side)
+        if key not in plans or not row.seen:
+            continue
+        result = results.at(row.stamp_ns)
+        if isinstance(result, Rejected):
+            why[key] = result
+            continue
+        levels = {e.level: e for e in result.levels}
+        found = comparable(row, plans, levels, result.stamp_ns, T)
+        if isinstance(found, Rejected):
+            why[key] = found
+        else:
+            last[key] = row, result
+    margins = Margins(case, diameter_mm)
+    placed = []
+    for key in plans:
+        if key not in last:
+            reason = why.get(key, Rejected("it was not seen"))
+            placed.append(PlacedLast(*key, 0, reason))
+            continue
+        row, result = last[key]
+        levels = {e.level: e for e in result.levels}
+        check = check_row(row, margins, plans, levels, result.stamp_ns, T, play_deg)
+        placed.append(PlacedLast(*key, row.stamp_ns, check))
+    return placed
+
+
+class _ByStamp:
+    """Published results, the nearest of a moment."""
+
+    def __init__(self, session: Session) -> None:
+        self._shown = session.shown
+        self._stamps = sorted(session.shown)
+
+    def at(self, stamp_ns: int) -> NavigationResult | Rejected:
+        k = bisect.bisect_left(self._stamps, stamp_ns)
+        near = self._stamps[max(k - 1, 0) : k + 1]
+        best = min(near, key=lambda s: abs(s - stamp_ns), default=None)
+        if best is None or abs(best - stamp_ns) > SAME_NS:
+            return Rejected("no pose of the same moment")
+        return self._shown[best][1]
+
+
+def _ends(session: Session, *suffixes: str) -> Iterator[tuple[str, Any]]:
+    storage = open_storage(session.folder)
+    wanted = [t for t in storage.topics if t.endswith(suffixes)]
+    for raw in stream(storage, wanted, lambda _: None):
+        yield raw.topic, deserialise(raw)
+
+
+def _frames(session: Session) -> tuple[StaticFrames, str, str]:
+    """What joins the cameras, and the frames of the RGB-D and the stereo camera."""
+    frames, camera, stereo = StaticFrames(), "", ""
+    for path in sorted(session.folder.glob("calibration_*.yaml")):
+        for edge in load_calibration(path):
+            frames.add(edge)
+    for topic, message in _ends(session, _STATIC, _POSES, _SCREW_POSES):
+        if topic.endswith(_STATIC):
+            for item in message.transforms:
+                t, q = item.transform.translation, item.transform.rotation
+                parent, child = item.header.frame_id, item.child_frame_id
+                try:
+                    frames.add(
+                        static_transform(
+                            parent, child, (t.x, t.y, t.z), (q.x, q.y, q.z, q.w), _STATIC
+                        )
+                    )
+                except ValueError:
+                    continue  # another robot's
+        elif topic.endswith(_POSES):
+            camera = camera or message.header.frame_id
+        else:
+            stereo = stereo or message.header.frame_id
+    return frames, camera, stereo
+
+
+def _rows(session: Session) -> Iterator[ScrewRow]:
+    """Heads as they were published; see spine_nav_common.ros.implants for what writes them."""
+    poses: dict[int, Any] = {}
+    statuses: dict[int, Any] = {}
+    for topic, message in _ends(session, _SCREWS, _SCREW_POSES):
+        stamp_ns = stamp_ns_of(message.header.stamp)
+        mine, others = (poses, statuses) if topic.endswith(_SCREW_POSES) else (statuses, poses)
+        mine[stamp_ns] = message
+        if stamp_ns in others:
+            yield from _joined(stamp_ns, statuses.pop(stamp_ns), poses.pop(stamp_ns))
+
+
+def _joined(stamp_ns: int, status: Any, poses: Any) -> Iterator[ScrewRow]:
+    for item in status.status:
+        if not item.name.startswith("screw: "):
+            continue
+        fields = status_fields(item)
+        pose = poses.poses[int(fields["pose_index"])]
+        q, p = pose.orientation, pose.position
+        out = rotation_from_q_xyzw(np.array([q.x, q.y, q.z, q.w]))[:, 2]
+        yield ScrewRow(
+            stamp_ns, int(fields["track_id"]), np.array([p.x, p.y, p.z]), out,
+            float(fields["confidence"]), float(fields["bound95_mm"]), fields["level"],
+            fields["side"], fields["hidden"] != "True",
+        )  # fmt: skip
