@@ -44,13 +44,14 @@ from .bench_precision import SECONDS as PRECISION_SECONDS
 from .bench_precision import precision_record, precision_scenes
 from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
 from .bench_stereo import foreign_record, judged_record, stereo_timing_record
+from .bench_stereo_faults import faults_record
 from .bench_timing import timing_record
 from .commands import Commands
 from .reliability import plot_reliability
 from .results import render, table_text
 
 RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
-STEREO = ("stereo", "stereo_foreign", "stereo_timing", "live_stereo")
+STEREO = ("stereo", "stereo_foreign", "stereo_faults", "stereo_timing", "live_stereo")
 PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges", "display", "overlay")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
@@ -172,6 +173,8 @@ def _measure(
         return overlay_record(args.smoke, progress)
     if part == "stereo_timing":
         return stereo_timing_record(cache, loaded.stereo, smoke=args.smoke, progress=progress)
+    if part == "stereo_faults":
+        return faults_record(cache, loaded.stereo, smoke=args.smoke, progress=progress)
     if part == "live_stereo":
         short = {"seconds": LIVE_STEREO_SMOKE_S} if args.smoke else {}
         return live_stereo_record(cache, commands.live, progress=progress, **short)

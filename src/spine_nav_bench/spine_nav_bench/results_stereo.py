@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from .results_common import OURS, Record, provenance, share, stat, table
+from .results_faults import faults_section, faults_table
 from .results_live import live_stereo_section, live_stereo_table
 from .targets_stereo import ALL, FIRST, counts_of, heads_of, interval, rods_of
 
-PARTS = ("stereo", "stereo_foreign", "stereo_timing", "live_stereo", "rod", "calibration")
+PARTS = (
+    "stereo",
+    "stereo_foreign",
+    "stereo_faults",
+    "stereo_timing",
+    "live_stereo",
+    "rod",
+    "calibration",
+)
 SHOWN_FAILURES = 40
 # What the sets' SOURCE.md state: the calibration's RMS (left, right, both) or reprojection, pixels.
 _STATED_RMS_PX = {"stereo_opencv_chessboard": (0.41, 0.46, 0.45)}
@@ -233,6 +242,7 @@ def tables(r: Record) -> list[str]:
     one: dict[str, Any] = {
         "rod": planning_table,
         "calibration": calibration_table,
+        "stereo_faults": faults_table,
         "stereo_timing": stereo_timing_table,
         "live_stereo": live_stereo_table,
     }
@@ -269,6 +279,8 @@ def sections(newest: Mapping[str, Record], runs: Mapping[str, int]) -> list[str]
             *provenance(r), "", *methods_table(r), "", *scenes_table(r), "", *rods_table(r), "",
             *failures_list(r), "",
         ]  # fmt: skip
+    if "stereo_faults" in newest:
+        out += faults_section(newest["stereo_faults"])
     if "calibration" in newest:
         r = newest["calibration"]
         out += [

@@ -4,11 +4,19 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from stereo_bench_support import (
+    BASE,
+    HEADS,
+    FakeScene,
+    FakeTracker,
+    pairs,
+    truth,
+)
 
 from spine_nav_bench import bench_stereo_scenes, results_stereo, targets_stereo
 from spine_nav_bench.bench import Loaded, _parts
@@ -28,7 +36,6 @@ from spine_nav_bench.bench_stereo import (
 )
 from spine_nav_bench.bench_stereo_scenes import (
     JUDGED,
-    StereoFolder,
     calibrate_stereo,
     foreign_stereo,
     implant_files,
@@ -42,78 +49,17 @@ from spine_nav_bringup.cli import build_parser
 from spine_nav_common.core import jsonl
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.implant_metrics import HeadError, RodError, RodScore, ScrewScore
-from spine_nav_common.core.truth import Truth, TruthFrame, TruthRod, TruthScrew
+from spine_nav_common.core.truth import TruthFrame
 from spine_nav_common.core.types import (
-    Head3D,
-    Intrinsics,
     Rejected,
-    RodFit,
-    ScrewTrack,
-    StereoFrame,
-    StereoResult,
 )
 from spine_nav_sim.core.implants import FAMILIES_JUDGE, FAMILIES_TRAIN
 from spine_nav_sim.core.splits import anatomy_seeds
-
-OUT = np.array([0.0, 0.0, -1.0])
-HEADS = np.array([[0.00, 0, 0.5], [0.03, 0, 0.5], [0.06, 0, 0.5], [0.09, 0, 0.5]])
-ROD = np.stack([np.linspace(-0.01, 0.10, 221), np.zeros(221), np.full(221, 0.5)], axis=1)
-STAMPS = (100, 200, 300)
-
-
-def truth() -> Truth:
-    """Four heads on one rod in three pairs; the last head shows less than half of the others."""
-    return Truth(
-        ("L1",), ("L1",), (), {s: TruthFrame(s, {}) for s in STAMPS},
-        tuple(
-            TruthScrew(s, i, f"L{i + 1}", "left", head, OUT, px)
-            for s in STAMPS for i, (head, px) in enumerate(zip(HEADS, (90, 80, 70, 9), strict=True))
-        ),
-        tuple(TruthRod(s, "left", ROD, ROD[:, 0] < 0.07) for s in STAMPS),
-    )  # fmt: skip
-
-
-def pairs() -> list[StereoFrame]:
-    image = np.zeros((48, 64), np.uint8)
-    camera = Intrinsics(64, 48, 60.0, 60.0, 32.0, 24.0)
-    return [StereoFrame(s, image, image, camera, 0.06) for s in STAMPS]
-
-
-@dataclass
-class FakeTracker:
-    """Says what it is told to; refuses the pairs of `refused`."""
-
-    heads: np.ndarray
-    refused: tuple[int, ...] = ()
-    bound_mm: float = 2.0
-    rods: tuple[np.ndarray, ...] = (ROD,)
-    resets: int = 0
-
-    def reset(self) -> None:
-        self.resets += 1
-
-    def process(self, frame, vertebrae=None, case=None):
-        if frame.stamp_ns in self.refused:
-            return Rejected("black image")
-        screws = tuple(
-            ScrewTrack(i, Head3D(p, np.eye(3) * 1e-6, OUT, 0.05, 0.9, 0.0), self.bound_mm)
-            for i, p in enumerate(self.heads)
-        )
-        rods = tuple(RodFit(r, np.ones(len(r)), np.ones(len(r), bool)) for r in self.rods)
-        return StereoResult(frame.stamp_ns, screws, rods, {"find": 3.0, "total": 5.0})
 
 
 class FakePeer:
     def heads(self, frame):
         return Rejected("no texture") if frame.stamp_ns == 200 else HEADS[:1] + (0, 0, 0.003)
-
-
-class FakeScene(StereoFolder):
-    def pairs(self, count=None):
-        return pairs()
-
-    def truth(self):
-        return truth()
 
 
 def scene(kind: str = "generated screws") -> FakeScene:
@@ -305,8 +251,8 @@ def parts(*arguments: str) -> tuple[str, ...]:
 
 def test_the_plain_bench_holds_all_parts_that_need_no_folder():
     assert parts() == (
-        "accuracy", "timing", "precision", "identity", "gaps", "alive", "stereo", "stereo_timing",
-        "live_stereo", "rod", "bridges", "display",
+        "accuracy", "timing", "precision", "identity", "gaps", "alive", "stereo", "stereo_faults",
+        "stereo_timing", "live_stereo", "rod", "bridges", "display", "overlay",
     )  # fmt: skip
     assert set(parts("--scenes", "x", "--data", "y")) == {
         *parts(), "foreign", "stereo_foreign", "calibration",
@@ -324,11 +270,7 @@ def test_a_part_without_network_names_none():
 
 # -- tables -----------------------------------------------------------------------------------
 
-BASE = {
-    "command": "spinenav bench", "time": "2026-01-01T00:00:00+00:00", "commit": "a" * 40,
-    "dirty": False, "model_sha256": "b" * 64, "provider": "CPU", "wall_s": 300.0,
-    "machine": {"cpu": "TestCPU", "cores": 2, "load_1min": 0.1}, "smoke": False,
-}  # fmt: skip
+
 COUNT = {
     "planned": 98, "refused": ["x", "y"], "bends_median": 5.0, "planned_gap_p95_mm": 0.4,
     "within_1mm_without_rebend": 0.6, "gap_p95_without_rebend_mm": 2.1, "rebent": 0.5,

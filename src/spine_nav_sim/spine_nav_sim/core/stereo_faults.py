@@ -23,6 +23,7 @@ Fault = Callable[[Sequence[StereoFrame]], list[StereoFrame]]
 
 _WIDTH_PX = 640.0
 _GAMMA = 2.2
+BUMPED_AT = 4  # the pair from which on the rigs of FAULTS are bumped
 _GRAIN = 2.0  # grey levels, 1 sigma
 
 
@@ -146,11 +147,11 @@ def half_rate(pairs: Sequence[StereoFrame]) -> list[StereoFrame]:
 
 FAULTS: Mapping[str, Fault] = MappingProxyType(
     {
-        "rig bumped, vergence by 2 px": bumped(4, 2.0),
-        "rig bumped, vergence by -2 px": bumped(4, -2.0),
-        "rig bumped, vergence by 1 px": bumped(4, 1.0),
-        "rig bumped, rows by 2 px": bumped(4, 0.0, 2.0),
-        "rig bumped, rolled by 0.5°": bumped(4, 0.0, 0.0, 0.5),
+        "rig bumped, vergence by 2 px": bumped(BUMPED_AT, 2.0),
+        "rig bumped, vergence by -2 px": bumped(BUMPED_AT, -2.0),
+        "rig bumped, vergence by 1 px": bumped(BUMPED_AT, 1.0),
+        "rig bumped, rows by 2 px": bumped(BUMPED_AT, 0.0, 2.0),
+        "rig bumped, rolled by 0.5°": bumped(BUMPED_AT, 0.0, 0.0, 0.5),
         "rig drifts, vergence by 2 px": drifting(2.0),
         "rig drifts, rows by 2 px": drifting(0.0, 2.0),
         "one eye out of focus, 3 px": defocused(3.0),
