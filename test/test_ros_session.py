@@ -190,6 +190,30 @@ def test_a_report_is_one_page_that_needs_nothing_else(recorded, tmp_path):
     assert "://" not in told and NAME not in told
 
 
+def test_poses_pictures_and_a_film_come_out_of_a_session(recorded, tmp_path, capsys):
+    operation, out, session = recorded
+    arguments = ["session", "export", str(session), "--out", str(tmp_path / "media")]
+    case = ["--case", str(operation / "case")]
+    assert cli.main([*arguments, "--csv", "--tum", "--mp4", "--screenshots", "2", *case]) == 0
+    exported = support.lines_without_latency(tmp_path / "media")
+    assert set(exported) <= set(support.lines_without_latency(out)), "as the live run wrote them"
+    tracked = [line for line in exported if ",tracked," in line]
+    tum = [line for f in (tmp_path / "media").glob("*.tum") for line in f.read_text().splitlines()]
+    assert tracked and len([t for t in tum if not t.startswith("#")]) == len(tracked)
+    assert len(list((tmp_path / "media").glob("*.png"))) == 2
+    assert (tmp_path / "media/session.mp4").stat().st_size > 10_000
+    for wrong, words in (
+        ([], "nothing was asked for"),
+        (["--mp4"], "give the operation's case"),
+        (["--scrub", "--csv"], "undo each other"),
+    ):
+        capsys.readouterr()
+        assert cli.main([*arguments, *wrong]) == 2
+        assert words in capsys.readouterr().err
+    inside = ["session", "export", str(session), "--out", str(session / "x"), "--csv"]
+    assert cli.main(inside) == 2
+
+
 def test_an_export_without_pictures_can_be_audited(recorded, tmp_path, capsys):
     _, _, session = recorded
     copy = tmp_path / "copy"

@@ -37,12 +37,20 @@ def _report(args: argparse.Namespace) -> int:
 def _session_export(args: argparse.Namespace) -> int:
     from spine_nav_common.core.progress import Progress
 
-    from .report import run_export
+    from .session_export import Wanted, run_export
 
     progress = Progress("export")
-    code = run_export(args.session, args.out, args.scrub, progress)
+    wanted = Wanted(args.scrub, args.csv, args.tum, args.mp4, args.screenshots or 0, args.case)
+    code = run_export(args.session, args.out, wanted, progress)
     progress.close()
     return code
+
+
+def _count(text: str) -> int:
+    count = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= count <= 1000:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to 1000")
+    return count
 
 
 def add_session_commands(
@@ -76,12 +84,24 @@ def add_session_commands(
     session = add("session", _session_export, "copies of a session for others")
     session_commands = session.add_subparsers(metavar="export", required=True)
     export = session_commands.add_parser(
-        "export", help="a copy without pictures, or with blurred ones", epilog=epilog
+        "export",
+        help="poses as CSV and TUM, pictures, a film; or a copy without pictures",
+        epilog=epilog,
     )
     export.set_defaults(run=_session_export, command="session export")
     export.add_argument("session", type=Path, metavar="SESSION")
     export.add_argument("--out", type=Path, required=True, metavar="DIR")
+    export.add_argument("--csv", action="store_true", help="poses.csv of what was published")
     export.add_argument(
-        "--scrub", nargs="?", const="remove", choices=("remove", "blur"), required=True,
-        help="what becomes of the pictures (default: remove)",
+        "--tum", action="store_true", help="LEVEL.tum: poses while tracked, for evo"
+    )
+    export.add_argument("--case", type=Path, help="of the operation: for pictures and film")
+    export.add_argument("--mp4", action="store_true", help="session.mp4 with the overlay")
+    export.add_argument(
+        "--screenshots", nargs="?", const=5, type=_count, metavar="N",
+        help="N pictures with the overlay, spread over the session (default: 5)",
+    )  # fmt: skip
+    export.add_argument(
+        "--scrub", nargs="?", const="remove", choices=("remove", "blur"),
+        help="a copy of the record instead: what becomes of its pictures (default: remove)",
     )  # fmt: skip

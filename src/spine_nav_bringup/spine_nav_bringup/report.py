@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`spinenav report SESSION` and `spinenav session export`: what others get of a session."""
+"""`spinenav report SESSION`: one page about a session."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from pathlib import Path
 from rod_bending_ar.core.screw_check import PLAY_DEG
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
-from spine_nav_common.core.frames import rgbd_frame
-from spine_nav_common.core.rectify import RgbdRectifier
-from spine_nav_common.core.run import Progress
 from spine_nav_common.core.types import Case
-from spine_nav_display.core.session_export import export
 from spine_nav_display.core.session_folder import SessionError, is_session
-from spine_nav_display.core.session_reading import PictureReader, Session, open_session
+from spine_nav_display.core.session_media import drawn
+from spine_nav_display.core.session_reading import Session, open_session
 from spine_nav_display.core.session_report import Picture, best_moments, write_report
 from spine_nav_display.core.session_screws import PlacedLast, placed_screws
 from spine_nav_display.core.session_verify import verify
@@ -33,7 +30,7 @@ def run_report(
 
     Raises SessionError: no session, another case, or the page cannot be written.
     """
-    session = _open(folder)
+    session = open_whole(folder)
     out = out or folder.parent / f"{folder.resolve().name}_{REPORT}"
     if folder.resolve() in out.resolve().parents:
         raise SessionError(out, "", "lies in the session, which stays as it is", "give --out")
@@ -41,9 +38,6 @@ def run_report(
     placed: list[PlacedLast] = []
     if case is not None:
         loaded = load_case(case)
-        recorded = (session.manifest.get("case") or {}).get("sha256")
-        if loaded.sha256 != recorded:
-            raise SessionError(folder, "case", "recorded with another case", "give its own")
         pictures = _pictures(session, loaded)
         if session.screws:
             placed = placed_screws(session, loaded, PLAY_DEG if play_deg is None else play_deg)
@@ -59,7 +53,8 @@ def run_report(
     return FAILED if verified.damaged else DONE
 
 
-def _open(folder: Path) -> Session:
+def open_whole(folder: Path) -> Session:
+    """A session that is read. Raises SessionError."""
     if not is_session(folder):
         raise SessionError(folder, "", "no session's record", "give what `live --session` wrote")
     try:
@@ -70,33 +65,7 @@ def _open(folder: Path) -> Session:
 
 def _pictures(session: Session, case: Case) -> list[Picture]:
     """The overlay as it was to be seen, at the moments with most levels."""
-    from rod_bending_ar.overlay import draw_overlay
-
-    wanted = best_moments(session)
-    reader = PictureReader(session, only=wanted)
-    rectify, found = RgbdRectifier(), []
-    for noted in (n for life in session.lives for n in life):
-        entry = noted.frame
-        if entry is None or entry.stamp_ns not in wanted:
-            continue
-        pictures = reader.fetch(noted)
-        if isinstance(pictures, str):
-            continue
-        frame = rgbd_frame(entry.stamp_ns, pictures.colour, pictures.depth, pictures.info, rectify)
-        log_ns, result = session.shown[entry.stamp_ns]
-        image = draw_overlay(
-            frame.colour, frame.intrinsics, case, result, frame.depth_m,
-            stamp_ns=frame.stamp_ns, scale=_SCALE,
-        )  # fmt: skip
-        at_s = (log_ns - session.manifest["started_ns"]) * 1e-9
-        found.append(Picture(image, f"{at_s:.1f} s, frame {entry.stamp_ns}"))
-    return found
-
-
-def run_export(folder: Path, out: Path, how: str, progress: Progress) -> int:
-    """Write the copy and say what is in it."""
-    if not is_session(folder):
-        raise SessionError(folder, "", "no session's record", "give what `live --session` wrote")
-    counts = export(folder, out, how, lambda count: progress(count, None, "messages"))
-    print(f"wrote {out}: " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in counts.items()))
-    return DONE
+    return [
+        Picture(p.image, f"{p.at_s:.1f} s, frame {p.stamp_ns}")
+        for p in drawn(session, case, set(best_moments(session)), scale=_SCALE)
+    ]

@@ -78,12 +78,12 @@ class ResultWriter(Closing):
         Raises ValueError, with nothing written, for a pose or bound that is missing where the
         status promises one, or that is no finite rigid transform.
         """
-        rows = [_pose_fields(result.stamp_ns, e, latency_ms) for e in result.levels]
+        rows = [pose_fields(result.stamp_ns, e, latency_ms) for e in result.levels]
         self._poses.append(rows)
         self.timings.write(result.stamp_ns, result.timings_ms)
 
 
-def _pose_fields(stamp_ns: int, estimate: LevelEstimate, latency_ms: float | None) -> list[str]:
+def pose_fields(stamp_ns: int, estimate: LevelEstimate, latency_ms: float | None) -> list[str]:
     pose = [""] * 7
     bound = ""
     if estimate.status in _WITH_POSE:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from spine_nav_common.core.live_plan import read_state
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_registration.core.journal import FrameEntry
 
@@ -30,7 +31,7 @@ _PRESSED = {
 @dataclass(frozen=True)
 class Moment:
     """Something that happened. log_ns: when the recorder heard of it, by the system's clock. kind:
-    `run`, `event`, `shown`, `withdrawn`, `asked`, `answer`, `refused`, `fault`, `page`, `note`, `check`. stamp_ns: of the frame
+    `run`, `event`, `shown`, `withdrawn`, `asked`, `answer`, `refused`, `fault`, `page`, `plan`, `note`, `check`. stamp_ns: of the frame
     that it came from, None = of none."""
 
     log_ns: int
@@ -80,6 +81,7 @@ def timeline(session: Session, every_frame: bool = False) -> list[Moment]:
     for log_ns, stamp_ns, reason in session.withdrawn:
         moments.append(Moment(log_ns, "withdrawn", reason, stamp_ns))
     moments += _implants(session, every_frame)
+    moments += _plans(session)
     moments += [_of_page(log_ns, text) for log_ns, text in session.events]
     moments += [Moment(at, "check", f"{f['level']} {f['text']}") for at, f in session.checks]
     moments = [replace(m, text=_printable(m.text)) for m in moments]
@@ -142,6 +144,19 @@ def _of_page(at: int, text: str) -> Moment:
         return Moment(at, "page", f"{page}: {v.get('what', 'note')}" + (f" {rest}" if rest else ""))
     except (AttributeError, KeyError, TypeError, ValueError):
         return Moment(at, "note", text)
+
+
+def _plans(session: Session) -> Iterator[Moment]:
+    """What became of each change of the plan that somebody proposed."""
+    heard = 0
+    for log_ns, text in session.plans:
+        try:
+            told = read_state(text).told
+            new = sorted((int(t["n"]), name) for name, t in told.items() if int(t["n"]) > heard)
+            for heard, name in new:
+                yield Moment(log_ns, "plan", f"{name} {told[name]['what']}: {told[name]['text']}")
+        except (KeyError, TypeError, ValueError):
+            yield Moment(log_ns, "note", "a state of the plan cannot be read")
 
 
 def _printable(text: str) -> str:

@@ -22,6 +22,7 @@ from .session_folder import SessionError, read_manifest
 _JOURNAL, _STATUS, _POSES = "/registration/journal", "/registration/status", "/vertebra_poses"
 _SCREWS, _BENDING = "/screws/status", "/guidance/bending/status"
 _CHECK = "/landmarks/status"
+_PLAN = "/plan/state"
 _STAGES, _EVENT = "/registration/latency", "/display/events"
 _LATE_NS = (
     5_000_000_000  # a picture is received this much later than the word of its frame, at most
@@ -84,6 +85,7 @@ class Session:
         complete: stamps of results of which every message was published.
         screws: of each stereo pair. bending: (log_ns, stamp, words) of the rod's guidance.
         checks: (log_ns, fields) of each verdict on a level's landmarks; see navigation_check.
+        plans: (log_ns, content) of the live plan, each time that something was said of it.
         events: (log_ns, content) of what others noted.
         unexplained: stamps of results that were shown and that no entry of the journal explains.
         notes: what is missing, in words. cut: why the record ends early, "" = it does not.
@@ -98,6 +100,7 @@ class Session:
     screws: list[Screws] = field(default_factory=list)
     bending: list[tuple[int, int, str]] = field(default_factory=list)
     checks: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    plans: list[tuple[int, str]] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
     unexplained: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -137,7 +140,7 @@ def open_session(folder: str | Path) -> Session:
         session.cut = why
 
     wanted = [*journals, *statuses, *poses]
-    wanted += [t for end in (_STAGES, _SCREWS, _BENDING, _CHECK, _EVENT) for t in ends(end)]
+    wanted += [t for end in (_STAGES, _SCREWS, _BENDING, _CHECK, _PLAN, _EVENT) for t in ends(end)]
 
     for raw in stream(storage, wanted, cut):
         message = deserialise(raw)
@@ -154,6 +157,8 @@ def open_session(folder: str | Path) -> Session:
             session.bending.append((raw.log_ns, stamp_ns_of(message.header.stamp), words))
         elif raw.topic.endswith(_CHECK):
             _note_checks(session, raw.log_ns, message)
+        elif raw.topic.endswith(_PLAN):
+            session.plans.append((raw.log_ns, message.data))
         elif raw.topic.endswith(_STAGES):
             stages.add(stamp_ns_of(message.header.stamp))
         else:

@@ -8,6 +8,7 @@ become empty, and its status says why. See docs/bridges.md.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ from spine_nav_display.igtl_server import IgtlServer, check_address
 from .openigtlink_config import OpenIgtLinkConfig
 
 _WATCH_S = 0.1
+_NUMBER = re.compile(r"\d+(\.\d+)?")  # changes with every frame; what is said does not
 _WORDS_S = 1.0  # a status whose numbers alone change is sent again after this long
 _NOTE_S = 10.0  # so long the health names what went wrong with a client
 _BLANK_S = 1.0  # a picture that has stood for this long is covered
@@ -182,7 +184,7 @@ class OpenIgtLink(SpineNode):
             self._tracked[level] = False
             self.server.state("POLYDATA", scene.model_name(level), _NOTHING, _now())
             self._draw_shafts(level)
-        self._say(level, reason, reason)
+        self._say(level, reason, _NUMBER.sub("#", reason))
 
     def _withdraw_all(self, reason: str) -> None:
         if self.server is not None:
