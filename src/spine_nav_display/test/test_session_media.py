@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ import session_support as support
 
 from spine_nav_common.core.case import load_case, write_case
 from spine_nav_common.core.images import encode_image
+from spine_nav_common.core.journal import entry_text
 from spine_nav_common.core.live_plan import PlanChange, PlanDesk
 from spine_nav_common.core.outputs import read_poses
 from spine_nav_common.core.recording_writer import TYPES
@@ -28,7 +29,7 @@ from spine_nav_display.core.session_media import (
 from spine_nav_display.core.session_reading import open_session
 from spine_nav_display.core.session_stream import Item, Stream
 from spine_nav_display.rehearsal import T_CAMERA_CT, result, small_case
-from spine_registration.core.journal import FrameEntry, entry_text, frame_values
+from spine_registration.core.journal import FrameEntry
 
 INFO, STRING = "sensor_msgs/msg/CameraInfo", "std_msgs/msg/String"
 COLOUR = "/camera/camera/color"
@@ -87,7 +88,7 @@ def recorded(tmp_path, case):
             pictures.put(item(f"{COLOUR}/image_raw", support.IMAGE, stamp_ns, **fields))
             pictures.put(info(stamp_ns))
             entry = FrameEntry(stamp_ns, 0, None, stamp_ns)
-            text = entry_text("frame", "a", i, **frame_values(entry))
+            text = entry_text("frame", "a", i, **asdict(entry))
             events.put(item("/spine/registration/journal", STRING, stamp_ns, data=text))
         for each in more:
             events.put(each)
