@@ -291,8 +291,8 @@ def test_levels_come_from_another_camera_whose_place_is_known(world, tmp_path, b
     estimate = LevelEstimate("L2", Status.TRACKED, np.eye(4), predicted_tre_mm=1.0)
     stamp_ns = support.frame(0).stamp_ns
     sent = result_messages(NavigationResult(stamp_ns, (estimate,)), support.COLOUR)
-    node._on_status(sent.status)
-    node._on_poses(sent.vertebra_poses)
+    node.registration.status(sent.status)
+    node.registration.poses(sent.vertebra_poses)
     health = world.listen(DiagnosticArray, "/diagnostics", qos.STATE)
     world.send(0)
     world.until(lambda: tracker.stamps)

@@ -15,12 +15,14 @@ from visualization_msgs.msg import MarkerArray
 from rod_bending_ar.core.extras import Moments, NextBend
 from rod_bending_ar.core.placing import Heard, Implanted, PlannedRods, Tool
 from spine_nav_common.core.geometry import check_transform
-from spine_nav_common.core.static_frames import StaticFrames, StaticTransform, static_transform
+from spine_nav_common.core.static_frames import StaticFrames, StaticTransform
 from spine_nav_common.core.statistics import SIGMAS_3D_95
 from spine_nav_common.core.types import NavigationResult, Rejected
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import pose_array, stamp_to_ns
 from spine_nav_common.ros.implants import Implants, implants_from_messages
+from spine_nav_common.ros.joined import Joined
+from spine_nav_common.ros.static_edges import static_edges
 
 from .guidance_output import planned_rods
 
@@ -39,8 +41,7 @@ class OverlayInputs:
         """Forget what was heard, but where the cameras stand."""
         self._moments = Moments()
         self._camera_frame = ""
-        self._status: DiagnosticArray | None = None
-        self._poses: PoseArray | None = None
+        self._screws = Joined(implants_from_messages, self._on_implants, self._on_unreadable)
         self._implants: tuple[Implants, str] | None = None
         self._curves: tuple[int, str, Mapping[str, np.ndarray]] | None = None
         self._bending: DiagnosticArray | None = None
@@ -51,8 +52,8 @@ class OverlayInputs:
     def streams(self) -> tuple[tuple[type, str, Callable[[Any], None], Any], ...]:
         """What is heard: message type, topic, callback, profile."""
         wanted: list[tuple[type, str, Callable[[Any], None], Any]] = [
-            (DiagnosticArray, topics.SCREW_STATUS, self._on_screw_status, qos.POSE),
-            (PoseArray, topics.SCREW_POSES, self._on_screw_poses, qos.POSE),
+            (DiagnosticArray, topics.SCREW_STATUS, self._screws.status, qos.POSE),
+            (PoseArray, topics.SCREW_POSES, self._screws.poses, qos.POSE),
             (DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE),
             (MarkerArray, topics.BENDING, self._on_bending_markers, qos.LATCHED),
         ]
@@ -87,35 +88,15 @@ class OverlayInputs:
 
     def on_tf_static(self, message: Any) -> None:
         """Fixed transforms; another robot's frames are no concern of this node."""
-        for item in message.transforms:
-            t, q = item.transform.translation, item.transform.rotation
-            parent, child = item.header.frame_id, item.child_frame_id
-            try:
-                edge = static_transform(
-                    parent, child, (t.x, t.y, t.z), (q.x, q.y, q.z, q.w), "/tf_static"
-                )
-            except ValueError:
-                continue
+        for edge in static_edges(message):
             self._frames.add(edge)
 
-    def _on_screw_status(self, message: DiagnosticArray) -> None:
-        self._status = message
-        self._join()
-
-    def _on_screw_poses(self, message: PoseArray) -> None:
-        self._poses = message
-        self._join()
-
-    def _join(self) -> None:
-        status, poses = self._status, self._poses
-        if status is None or poses is None or status.header.stamp != poses.header.stamp:
-            return
-        self._status = None
-        try:
-            implants = implants_from_messages(status, poses)
-        except (ValueError, KeyError, IndexError) as error:
-            implants = Implants(stamp_to_ns(status.header.stamp), reason=f"not readable: {error!r}")
+    def _on_implants(self, implants: Implants, status: DiagnosticArray) -> None:
         self._implants = implants, status.header.frame_id
+
+    def _on_unreadable(self, why: str, status: DiagnosticArray) -> None:
+        implants = Implants(stamp_to_ns(status.header.stamp), reason=f"not readable: {why}")
+        self._on_implants(implants, status)
 
     def _on_bending(self, message: DiagnosticArray) -> None:
         self._bending = message

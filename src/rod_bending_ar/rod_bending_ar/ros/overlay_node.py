@@ -26,10 +26,11 @@ from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.images import decode_camera_info, decode_colour, decode_depth
 from spine_nav_common.core.static_frames import load_calibration
-from spine_nav_common.core.types import Case
+from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header, stamp_to_ns
 from spine_nav_common.ros.frames import image_type
+from spine_nav_common.ros.joined import Joined
 from spine_nav_common.ros.live_plan import plan_state
 from spine_nav_common.ros.results import result_from_messages
 from spine_nav_common.ros.runtime import run_node, tf_message_type
@@ -100,8 +101,7 @@ class OverlayNode(PictureNode):
         self._inputs.clear()
         self._depths: OrderedDict[int, Image | CompressedImage] = OrderedDict()
         self._info: CameraInfo | None = None
-        self._status: DiagnosticArray | None = None
-        self._poses: PoseArray | None = None
+        self._levels = Joined(result_from_messages, self._on_result, self._on_unreadable)
 
     def streams(self) -> Sequence[tuple[type, str, Callable[[Any], None], Any]]:
         c = self.config
@@ -111,7 +111,7 @@ class OverlayNode(PictureNode):
             (image_type(c.colour_topic), c.colour_topic, self.on_image, images),
             (CameraInfo, c.info_topic, self._on_info, qos.SENSOR_IN),
             *((depth,) if c.depth_topic else ()),
-            (PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE),
+            (PoseArray, topics.VERTEBRA_POSES, self._levels.poses, qos.POSE),
             (DiagnosticArray, topics.STATUS, self._on_status, qos.POSE),
             *self._inputs.streams(),
         )
@@ -139,27 +139,16 @@ class OverlayNode(PictureNode):
             return None
         return self._depths[nearest]
 
-    def _on_poses(self, message: PoseArray) -> None:
-        self._poses = message
-        self._join()
-
     def _on_status(self, message: DiagnosticArray) -> None:
-        self._status = message
         self.results.note(message.header.stamp)
-        self._join()
+        self._levels.status(message)
 
-    def _join(self) -> None:
-        """What status and poses of one stamp say: a picture, a wipe, or nothing any more."""
-        status, poses = self._status, self._poses
-        if status is None or poses is None or status.header.stamp != poses.header.stamp:
-            return
-        self._status = None
-        try:
-            result = result_from_messages(status, poses)
-        except (ValueError, KeyError, IndexError) as error:
-            self.trouble = f"a result cannot be read: {error!r}"
-            self.show_nothing(None, self.trouble)
-            return
+    def _on_unreadable(self, why: str, status: DiagnosticArray) -> None:
+        self.trouble = f"a result cannot be read: {why}"
+        self.show_nothing(None, self.trouble)
+
+    def _on_result(self, result: NavigationResult, status: DiagnosticArray) -> None:
+        """A picture, a wipe, or nothing any more."""
         self._inputs.note(result, status.header.frame_id)
         if all(e.T_camera_ct is None for e in result.levels):
             self.show_nothing(result, "no level is tracked")

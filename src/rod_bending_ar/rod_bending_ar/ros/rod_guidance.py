@@ -23,6 +23,7 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
 from spine_nav_common.ros.implants import Implants, implants_from_messages
+from spine_nav_common.ros.joined import Joined
 from spine_nav_common.ros.lifecycle import ERROR, OK, WARN
 from spine_nav_common.ros.runtime import run_node
 from spine_nav_common.ros.worker_node import WorkerNode
@@ -62,36 +63,20 @@ class RodGuidance(WorkerNode):
     def activate(self) -> None:
         super().activate()
         self._compared = float("-inf")
-        self._status: DiagnosticArray | None = None
-        self._poses: PoseArray | None = None
-        self.listen(DiagnosticArray, topics.SCREW_STATUS, self._on_status, qos.POSE)
-        self.listen(PoseArray, topics.SCREW_POSES, self._on_poses, qos.POSE)
+        joined = Joined(implants_from_messages, self._on_implants, self._on_unreadable)
+        self.listen(DiagnosticArray, topics.SCREW_STATUS, joined.status, qos.POSE)
+        self.listen(PoseArray, topics.SCREW_POSES, joined.poses, qos.POSE)
 
     def cleanup(self) -> None:
         self._guide = None
 
     # Heads and rods of one frame: joined here, worked on in the thread, published here again.
 
-    def _on_status(self, message: DiagnosticArray) -> None:
-        self._status = message
-        self._join()
+    def _on_unreadable(self, why: str, status: DiagnosticArray) -> None:
+        self.trouble = f"screws cannot be read: {why}"
+        self.withdraw(self.trouble)
 
-    def _on_poses(self, message: PoseArray) -> None:
-        self._poses = message
-        self._join()
-
-    def _join(self) -> None:
-        if self._status is None or self._poses is None:
-            return
-        if self._status.header.stamp != self._poses.header.stamp:
-            return
-        status, self._status = self._status, None
-        try:
-            implants = implants_from_messages(status, self._poses)
-        except (ValueError, KeyError, IndexError) as error:
-            self.trouble = f"screws cannot be read: {error!r}"
-            self.withdraw(self.trouble)
-            return
+    def _on_implants(self, implants: Implants, status: DiagnosticArray) -> None:
         self.trouble, self.frame_id = "", status.header.frame_id
         self.results.note(implants.stamp_ns)
         if implants.reason:

@@ -30,6 +30,7 @@ from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.frames import image_type
 from spine_nav_common.ros.implants import Implants, implants_from_messages
+from spine_nav_common.ros.joined import Joined
 from spine_nav_common.ros.runtime import run_node
 from spine_nav_common.ros.stereo_frames import RigCache
 
@@ -95,8 +96,7 @@ class StereoOverlayNode(PictureNode):
     def forget(self) -> None:
         super().forget()
         self._infos: dict[str, CameraInfo] = {}
-        self._status: DiagnosticArray | None = None
-        self._poses: PoseArray | None = None
+        self._screws = Joined(implants_from_messages, self._on_implants, self._on_unreadable)
         self._heads: OrderedDict[int, Implants] = OrderedDict()
         self._bends: DiagnosticArray | None = None
         self._markers: MarkerArray | None = None
@@ -113,7 +113,7 @@ class StereoOverlayNode(PictureNode):
             ),
             (CameraInfo, c.left_info_topic, self._on_left_info, qos.SENSOR_IN),
             (CameraInfo, c.right_info_topic, self._on_right_info, qos.SENSOR_IN),
-            (PoseArray, topics.SCREW_POSES, self._on_poses, qos.POSE),
+            (PoseArray, topics.SCREW_POSES, self._screws.poses, qos.POSE),
             (DiagnosticArray, topics.SCREW_STATUS, self._on_status, qos.POSE),
             (MarkerArray, topics.BENDING, self._on_markers, qos.LATCHED),
             (DiagnosticArray, topics.BENDING_STATUS, self._on_bends, qos.STATE),
@@ -136,27 +136,16 @@ class StereoOverlayNode(PictureNode):
 
     # Screws and rods.
 
-    def _on_poses(self, message: PoseArray) -> None:
-        self._poses = message
-        self._join()
-
     def _on_status(self, message: DiagnosticArray) -> None:
-        self._status = message
         self.results.note(message.header.stamp)
-        self._join()
+        self._screws.status(message)
 
-    def _join(self) -> None:
-        """What status and poses of one stamp say: a picture, or a wipe."""
-        status, poses = self._status, self._poses
-        if status is None or poses is None or status.header.stamp != poses.header.stamp:
-            return
-        self._status = None
-        try:
-            implants = implants_from_messages(status, poses)
-        except (ValueError, KeyError, IndexError) as error:
-            self.trouble = f"screws cannot be read: {error!r}"
-            self.show_nothing(Rejected(self.trouble), self.trouble)
-            return
+    def _on_unreadable(self, why: str, status: DiagnosticArray) -> None:
+        self.trouble = f"screws cannot be read: {why}"
+        self.show_nothing(Rejected(self.trouble), self.trouble)
+
+    def _on_implants(self, implants: Implants, status: DiagnosticArray) -> None:
+        """A picture, or a wipe."""
         reason = implants.reason
         if not reason and not implants.screws and not implants.rods:
             reason = "no screw head is found"

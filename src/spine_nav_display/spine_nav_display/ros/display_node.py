@@ -27,7 +27,7 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.core.clock import SYSTEM, Announced, StreamClock
 from spine_nav_common.core.images import ImageError, decode_camera_info
 from spine_nav_common.core.implant_outputs import ScrewRow
-from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
+from spine_nav_common.core.static_frames import StaticFrames, load_calibration
 from spine_nav_common.core.types import (
     Case,
     LevelEstimate,
@@ -40,11 +40,13 @@ from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.executor import call_soon
 from spine_nav_common.ros.heartbeat import beat_from_message, new_birth
-from spine_nav_common.ros.implants import implants_from_messages
+from spine_nav_common.ros.implants import Implants, implants_from_messages
+from spine_nav_common.ros.joined import Joined
 from spine_nav_common.ros.lifecycle import OK, WARN, SpineNode, StampAge
 from spine_nav_common.ros.live_plan import plan_state
 from spine_nav_common.ros.results import result_from_messages, status_fields
 from spine_nav_common.ros.runtime import run_node, tf_message_type
+from spine_nav_common.ros.static_edges import static_edges
 from spine_nav_display.core.binding import exposure
 from spine_nav_display.core.checks import check_message
 from spine_nav_display.core.messages import (
@@ -105,20 +107,22 @@ class DisplayNode(SpineNode):
         self._results = StampAge()
         self._looked: dict[str, float] = {}
         self._looking: dict[str, Any] = {}
-        self._status: DiagnosticArray | None = None
-        self._poses: PoseArray | None = None
-        self._screw_status: DiagnosticArray | None = None
-        self._screw_poses: PoseArray | None = None
+        levels = Joined(
+            result_from_messages,
+            self._on_result,
+            lambda why, _: self._withdraw(f"a result cannot be read: {why}"),
+        )
+        screws = Joined(implants_from_messages, self._on_implants, self._on_unreadable_screws)
         self._newest: NavigationResult | None = None
         self._levels_frame, self._camera_told = _OPTICAL, ""
         self._silent = False
         self._requests = CoreRequests(self, self._tell_paused)
         self._plan_asked: tuple[str, str, ScrewPlan] | None = None
-        self.listen(DiagnosticArray, topics.STATUS, self._on_status, qos.POSE)
-        self.listen(PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE)
+        self.listen(DiagnosticArray, topics.STATUS, levels.status, qos.POSE)
+        self.listen(PoseArray, topics.VERTEBRA_POSES, levels.poses, qos.POSE)
         self.listen(String, topics.PLAN_STATE, self._on_plan, qos.LATCHED)
-        self.listen(DiagnosticArray, topics.SCREW_STATUS, self._on_screw_status, qos.POSE)
-        self.listen(PoseArray, topics.SCREW_POSES, self._on_screw_poses, qos.POSE)
+        self.listen(DiagnosticArray, topics.SCREW_STATUS, screws.status, qos.POSE)
+        self.listen(PoseArray, topics.SCREW_POSES, screws.poses, qos.POSE)
         self.listen(DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE)
         self.listen(DiagnosticArray, topics.CHECK, self._on_check, qos.LATCHED)
         self.listen(DiagnosticArray, topics.HEALTH, self._on_health, qos.LATCHED)
@@ -202,24 +206,7 @@ class DisplayNode(SpineNode):
 
     # Vertebrae.
 
-    def _on_status(self, message: DiagnosticArray) -> None:
-        self._status = message
-        self._join()
-
-    def _on_poses(self, message: PoseArray) -> None:
-        self._poses = message
-        self._join()
-
-    def _join(self) -> None:
-        status, poses = self._status, self._poses
-        if status is None or poses is None or status.header.stamp != poses.header.stamp:
-            return
-        self._status = None
-        try:
-            result = result_from_messages(status, poses)
-        except (ValueError, KeyError, IndexError) as error:
-            self._withdraw(f"a result cannot be read: {error!r}")
-            return
+    def _on_result(self, result: NavigationResult, status: DiagnosticArray) -> None:
         moment = self._moment("levels", result.stamp_ns)
         self._results.note(result.stamp_ns)
         self._silent, self._newest = False, result
@@ -259,24 +246,7 @@ class DisplayNode(SpineNode):
 
     # Screws and rods.
 
-    def _on_screw_status(self, message: DiagnosticArray) -> None:
-        self._screw_status = message
-        self._join_screws()
-
-    def _on_screw_poses(self, message: PoseArray) -> None:
-        self._screw_poses = message
-        self._join_screws()
-
-    def _join_screws(self) -> None:
-        status, poses = self._screw_status, self._screw_poses
-        if status is None or poses is None or status.header.stamp != poses.header.stamp:
-            return
-        self._screw_status = None
-        try:
-            implants = implants_from_messages(status, poses)
-        except (ValueError, KeyError, IndexError) as error:
-            self.get_logger().warn(f"screws cannot be read: {error!r}", throttle_duration_sec=10.0)
-            return
+    def _on_implants(self, implants: Implants, status: DiagnosticArray) -> None:
         T = self._frames.lookup(self._levels_frame, status.header.frame_id)
         levels = {e.level: e for e in self._newest.levels} if self._newest is not None else {}
         stamp_ns = self._newest.stamp_ns if self._newest is not None else 0
@@ -306,6 +276,9 @@ class DisplayNode(SpineNode):
             self._checks = ScrewChecks(self._case, c.screw_play_deg, c.screw_diameter_mm)
         return self._checks.check(row, levels, stamp_ns, T)
 
+    def _on_unreadable_screws(self, why: str, status: DiagnosticArray) -> None:
+        self.get_logger().warn(f"screws cannot be read: {why}", throttle_duration_sec=10.0)
+
     def _on_bending(self, message: DiagnosticArray) -> None:
         now = Moment(stamp_to_ns(message.header.stamp), time.monotonic() * 1e3, None, False)
         sides = [status_fields(s) for s in message.status]
@@ -316,18 +289,7 @@ class DisplayNode(SpineNode):
         self.server.publish("check", check_message(levels))
 
     def _on_tf_static(self, message: Any) -> None:
-        for item in message.transforms:
-            t, q = item.transform.translation, item.transform.rotation
-            try:
-                edge = static_transform(
-                    item.header.frame_id,
-                    item.child_frame_id,
-                    (t.x, t.y, t.z),
-                    (q.x, q.y, q.z, q.w),
-                    "/tf_static",
-                )
-            except ValueError:  # another robot's frames are no concern of this node
-                continue
+        for edge in static_edges(message):
             self._frames.add(edge)
 
     # Health, and who the core is.

@@ -25,10 +25,18 @@ from std_msgs.msg import String
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.images import ImageError, decode_colour
 from spine_nav_common.core.live_plan import line_of, proposal, same_line
-from spine_nav_common.core.types import Case, LevelEstimate, Rejected, ScrewPlan, Status
+from spine_nav_common.core.types import (
+    Case,
+    LevelEstimate,
+    NavigationResult,
+    Rejected,
+    ScrewPlan,
+    Status,
+)
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.executor import call_soon
+from spine_nav_common.ros.joined import Joined
 from spine_nav_common.ros.lifecycle import OK, WARN, SpineNode, StampAge
 from spine_nav_common.ros.live_plan import plan_state
 from spine_nav_common.ros.results import result_from_messages, status_fields
@@ -107,8 +115,11 @@ class OpenIgtLink(SpineNode):
             self.get_logger().warn("OpenIGTLink is served without authentication or encryption")
 
     def activate(self) -> None:
-        self._status: DiagnosticArray | None = None
-        self._poses: PoseArray | None = None
+        levels = Joined(
+            result_from_messages,
+            self._on_result,
+            lambda why, _: self._withdraw_all(f"a result cannot be read: {why}"),
+        )
         self._age, self._silent = StampAge(), False
         self._edits: dict[str, _Edit] = {}
         self._who: dict[str, str] = {}
@@ -116,8 +127,8 @@ class OpenIgtLink(SpineNode):
         self._looking: Any = None
         self._sent_s = self._picture_s = float("-inf")
         self._blank = True
-        self.listen(DiagnosticArray, topics.STATUS, self._on_status, qos.POSE)
-        self.listen(PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE)
+        self.listen(DiagnosticArray, topics.STATUS, levels.status, qos.POSE)
+        self.listen(PoseArray, topics.VERTEBRA_POSES, levels.poses, qos.POSE)
         self.listen(String, topics.PLAN_STATE, self._on_plan, qos.LATCHED)
         self.listen(DiagnosticArray, topics.HEALTH, self._on_health, qos.LATCHED)
         self.every(_WATCH_S, self._on_watch)
@@ -138,24 +149,7 @@ class OpenIgtLink(SpineNode):
 
     # What goes out.
 
-    def _on_status(self, message: DiagnosticArray) -> None:
-        self._status = message
-        self._join()
-
-    def _on_poses(self, message: PoseArray) -> None:
-        self._poses = message
-        self._join()
-
-    def _join(self) -> None:
-        status, poses = self._status, self._poses
-        if status is None or poses is None or status.header.stamp != poses.header.stamp:
-            return
-        self._status = None
-        try:
-            result = result_from_messages(status, poses)
-        except (ValueError, KeyError, IndexError) as error:
-            self._withdraw_all(f"a result cannot be read: {error!r}")
-            return
+    def _on_result(self, result: NavigationResult, status: DiagnosticArray) -> None:
         self._age.note(result.stamp_ns)
         self._silent = False
         for estimate in result.levels:

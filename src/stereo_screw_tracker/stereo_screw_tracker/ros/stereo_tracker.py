@@ -16,15 +16,16 @@ from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
-from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
-from spine_nav_common.core.types import Rejected, Status, StereoResult
+from spine_nav_common.core.static_frames import StaticFrames, load_calibration
+from spine_nav_common.core.types import NavigationResult, Rejected, Status, StereoResult
 from spine_nav_common.ros import qos, topics
-from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.frames import image_type
 from spine_nav_common.ros.implants import Implants
+from spine_nav_common.ros.joined import Joined
 from spine_nav_common.ros.lifecycle import OK, WARN
 from spine_nav_common.ros.results import result_from_messages
 from spine_nav_common.ros.runtime import run_node, tf_message_type
+from spine_nav_common.ros.static_edges import static_edges
 from spine_nav_common.ros.stereo_frames import RawPair, RigCache, StereoPairer
 from spine_nav_common.ros.worker_node import WorkerNode
 from stereo_screw_tracker.core.levels import LevelNames
@@ -95,8 +96,7 @@ class StereoTrackerNode(WorkerNode):
         self._epoch = 0
         self.pairer = StereoPairer(self.take_image)
         self._registered: Registered | None = None
-        self._status: DiagnosticArray | None = None
-        self._poses: PoseArray | None = None
+        self.registration = Joined(result_from_messages, self._on_result, self._on_unreadable)
         c = self.config
         self.listen(CameraInfo, c.left_info_topic, self.pairer.left_info, qos.SENSOR_IN)
         self.listen(CameraInfo, c.right_info_topic, self.pairer.right_info, qos.SENSOR_IN)
@@ -107,8 +107,8 @@ class StereoTrackerNode(WorkerNode):
             self.listen(image_type(topic), topic, callback, qos.images_in(c.image_reliability))
         self.watch_losses(self.pairer.lost)
         if self.core.case is not None:
-            self.listen(DiagnosticArray, topics.STATUS, self._on_status, qos.POSE)
-            self.listen(PoseArray, topics.VERTEBRA_POSES, self._on_poses, qos.POSE)
+            self.listen(DiagnosticArray, topics.STATUS, self.registration.status, qos.POSE)
+            self.listen(PoseArray, topics.VERTEBRA_POSES, self.registration.poses, qos.POSE)
             if (tf := tf_message_type()) is not None:
                 self.listen(tf, "/tf_static", self._on_tf_static, qos.TF_STATIC)
 
@@ -118,40 +118,18 @@ class StereoTrackerNode(WorkerNode):
     # Registered vertebrae name the levels; of another camera, where its place is known.
 
     def _on_tf_static(self, message: Any) -> None:
-        for item in message.transforms:
-            t, q = item.transform.translation, item.transform.rotation
-            try:
-                edge = static_transform(
-                    item.header.frame_id,
-                    item.child_frame_id,
-                    (t.x, t.y, t.z),
-                    (q.x, q.y, q.z, q.w),
-                    "/tf_static",
-                )
-            except ValueError as error:  # another robot's frames are no concern of this node
-                self.get_logger().warn(f"/tf_static: {item.child_frame_id}: {error}")
-                continue
+        for edge in static_edges(message, self.get_logger().warn):
             self._extrinsics[edge.parent, edge.child, edge.source] = edge
         # a new one, because the worker reads the old one now
         self._frames = StaticFrames(self._extrinsics.values())
 
-    def _on_status(self, message: DiagnosticArray) -> None:
-        self._status = message
-        self._join_registration()
-
-    def _on_poses(self, message: PoseArray) -> None:
-        self._poses = message
-        self._join_registration()
-
-    def _join_registration(self) -> None:
-        if self._status is None or self._poses is None:
-            return
-        if self._status.header.stamp != self._poses.header.stamp:
-            return
-        result = result_from_messages(self._status, self._poses)
+    def _on_result(self, result: NavigationResult, status: DiagnosticArray) -> None:
         vertebrae = {e.level: e.T_camera_ct for e in result.levels if e.status is Status.TRACKED}
-        stamp_ns = stamp_to_ns(self._poses.header.stamp)
-        self._registered = Registered(stamp_ns, self._poses.header.frame_id, vertebrae)
+        self._registered = Registered(result.stamp_ns, status.header.frame_id, vertebrae)
+
+    def _on_unreadable(self, why: str, status: DiagnosticArray) -> None:
+        self._registered = None
+        self.get_logger().warn(f"a result cannot be read: {why}", throttle_duration_sec=10.0)
 
     def _vertebrae_for(self, raw: RawPair) -> dict[str, np.ndarray] | None:
         known, frames = self._registered, self._frames
