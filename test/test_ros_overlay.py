@@ -19,6 +19,7 @@ from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 from rod_bending_ar.core.bender import step_text
 from rod_bending_ar.core.forward import BendStep
 from rod_bending_ar.ros.overlay_node import OverlayNode
+from spine_nav_bringup.ros.withdrawal import Withdrawal
 from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_common.ros import qos, topics
@@ -226,3 +227,22 @@ def test_the_next_bend_is_heard(graph):
     graph.world.until(lambda: graph.node._inputs.heard().bends)
     (bend,) = graph.node._inputs.heard().bends
     assert (bend.side, bend.steps, bend.step.feed_mm, bend.stamp_ns) == ("left", 3, 61.5, stamp(1))
+
+
+def test_a_dead_overlay_leaves_no_marker_and_no_view_behind(world):
+    """What the supervisor does in its place."""
+    withdrawal = Withdrawal(world.node, ("overlay",))
+    markers = world.listen(MarkerArray, topics.OVERLAY_MARKERS, qos.POSE)
+    pictures = [
+        world.listen(CompressedImage, topic, qos.SENSOR_IN)
+        for topic in (topics.OVERLAY_COMPRESSED, topics.BULLS_EYE_COMPRESSED)
+    ]
+    world.until(lambda: all(world.node.count_subscribers(t) for t in (topics.OVERLAY_MARKERS,)))
+
+    def gone():
+        withdrawal.of("overlay", "the overlay died")
+        world.spin(0.1)
+        return markers and all(pictures)
+
+    world.until(gone)
+    assert [m.action for m in markers[-1].markers] == [Marker.DELETEALL]

@@ -85,7 +85,7 @@ def make_scene(seed: int) -> Scene:
     )
     result = NavigationResult(_STAMP_NS, levels)
     margins = Margins(case)
-    extras = usable(_extras(case, margins, rng), result)
+    extras = usable(example_extras(case, margins, rng), result)
     colour = rng.integers(40, 160, (SIZE[1] // 8, SIZE[0] // 8, 3), np.uint8)
     colour = cv2.resize(colour, SIZE, interpolation=cv2.INTER_CUBIC)
     depth = np.full(SIZE[::-1], 0.56, np.float32)
@@ -98,7 +98,10 @@ def make_scene(seed: int) -> Scene:
     return Scene(lens, case, result, extras, colour, depth)
 
 
-def _extras(case: Case, margins: Margins, rng: np.random.Generator) -> Extras:
+def example_extras(
+    case: Case, margins: Margins, rng: np.random.Generator, stamp_ns: int = _STAMP_NS
+) -> Extras:
+    """Screws of one piece near their plan, rods through their heads, a bend and a tool."""
     screws = []
     for plan in case.plan:
         way = (plan.target_m - plan.entry_m) / np.linalg.norm(plan.target_m - plan.entry_m)
@@ -106,22 +109,20 @@ def _extras(case: Case, margins: Margins, rng: np.random.Generator) -> Extras:
         head = plan.entry_m - 0.012 * way + rng.normal(0.0, 1.5e-3, 3)
         check = check_screw(margins, plan, head, out, Known(1.5, 1.5, play_deg=0.0))
         out = out / np.linalg.norm(out)
-        screws.append(PlacedScrew(plan.level, plan.side, head, out, 1.5, _STAMP_NS, check))
+        screws.append(PlacedScrew(plan.level, plan.side, head, out, 1.5, stamp_ns, check))
     rods = []
     for side in ("left", "right"):
         heads = np.array([s.head_m for s in screws if s.side == side])
         t = np.linspace(0.0, len(heads) - 1.0, 160)
         curve = np.stack([np.interp(t, np.arange(len(heads)), heads[:, k]) for k in range(3)], 1)
         rods += [
-            ShownRod(
-                case.exposed_levels[2], curve + (0.0, 0.002 * planned, 0.0), planned, _STAMP_NS
-            )
+            ShownRod(case.exposed_levels[2], curve + (0.0, 0.002 * planned, 0.0), planned, stamp_ns)
             for planned in (False, True)
         ]
-    bend = NextBend("left", "bending", "", BendStep(2, 61.5, -35.0, 18.0, 20.4), 3, _STAMP_NS)
+    bend = NextBend("left", "bending", "", BendStep(2, 61.5, -35.0, 18.0, 20.4), 3, stamp_ns)
     aim = case.plan[2]
     out = (aim.entry_m - aim.target_m) / np.linalg.norm(aim.entry_m - aim.target_m)
-    tool = ToolAxis(aim.level, aim.entry_m + rng.normal(0.0, 1e-3, 3), out, 0.8, _STAMP_NS)
+    tool = ToolAxis(aim.level, aim.entry_m + rng.normal(0.0, 1e-3, 3), out, 0.8, stamp_ns)
     return Extras(margins, tuple(screws), tuple(rods), (bend,), tool)
 
 

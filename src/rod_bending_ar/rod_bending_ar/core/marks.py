@@ -125,7 +125,9 @@ def margin_note(sheet: Sheet, at_px: np.ndarray, away: np.ndarray, found: Shaft 
     if isinstance(found, Rejected):
         return
     least = found.draws.least95_mm
-    text = f"{least:.1f}" if least >= 0.0 else f"{least:.1f} ({100 * found.draws.p_breach:.0f} %)"
+    text = f"{least:.1f}" if abs(least) >= 0.05 else "0.0"
+    if least < 0.0:
+        text += f" ({100 * found.draws.p_breach:.0f} %)"
     reach = np.abs(away) @ (text_size(text, sheet.text, True)) * 0.5 + 4 * sheet.scale
     note(sheet.image, text, at_px + reach * away, sheet.text, band(least))
 

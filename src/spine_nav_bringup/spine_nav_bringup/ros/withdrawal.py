@@ -39,7 +39,7 @@ class Withdrawal:
         makers = {
             "navigation": self._for_navigation,
             "case_server": self._for_case_server,
-            "overlay": partial(self._for_pictures, topics.OVERLAY, topics.OVERLAY_COMPRESSED),
+            "overlay": self._for_overlay,
             "stereo_overlay": partial(
                 self._for_pictures, topics.SCREW_OVERLAY, topics.SCREW_OVERLAY_COMPRESSED
             ),
@@ -118,6 +118,21 @@ class Withdrawal:
             if topics.BENDING_STATUS in self._last:
                 last = deserialize_message(self._last[topics.BENDING_STATUS], DiagnosticArray)
                 status.publish(bending_withdrawn(last, reason))
+
+        return withdraw
+
+    def _for_overlay(self) -> Callable[[str], None]:
+        """Strokes have no message that deletes all; they live a second."""
+        ways = [
+            self._for_pictures(topics.OVERLAY, topics.OVERLAY_COMPRESSED),
+            self._for_pictures(topics.BULLS_EYE, topics.BULLS_EYE_COMPRESSED),
+        ]
+        markers = self._publisher(MarkerArray, topics.OVERLAY_MARKERS, qos.POSE)
+
+        def withdraw(reason: str) -> None:
+            markers.publish(_delete_all())
+            for way in ways:
+                way(reason)
 
         return withdraw
 
