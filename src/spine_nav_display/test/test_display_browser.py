@@ -453,7 +453,7 @@ def test_a_change_of_the_plan_is_asked_where_it_is_seen_and_drawn_once_it_holds(
     async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
         line = dict(plan_lines(feed.case)[0])
         line["target"] = [line["target"][0], line["target"][1], line["target"][2] + 0.004]
-        words = "3D Slicer: L2 left with entry moved 0.0 mm, tip 4.0 mm. Use this plan?"
+        words = "L2 left: entry moved 0.0 mm, tip 4.0 mm; from 3D Slicer"
         stream.question = Question("PLAN-1A2B3C", words, ("L2",), 11, line)
         ready = "document.querySelectorAll('#buttons button.asked').length === 2"
         await tab.until(ready)

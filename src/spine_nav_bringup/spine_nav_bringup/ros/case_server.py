@@ -126,7 +126,9 @@ class CaseServer(SpineNode):
         if isinstance(said, Rejected):
             self.get_logger().warn(f"a change of the plan is refused: {said.reason}")
         elif said is not None:
-            self.get_logger().info(f"{said.text} Answer: confirm_plan '{said.id} yes' or no")
+            self.get_logger().info(
+                f"a change of the plan waits: {said.text}. Answer: confirm_plan '{said.id} yes' or no"
+            )
         self._tell_plan()
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:

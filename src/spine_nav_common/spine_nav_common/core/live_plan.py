@@ -122,24 +122,24 @@ def check_change(
         return Rejected(f"{name}: its tip lies {1e3 * outside[1]:.1f} mm outside of the bone")
     if margin < min(margin_mm, was - 1e3 * _NO_WORSE_M):
         return Rejected(
-            f"{name}: its axis {_margin_text(margin)}; {margin_mm:g} mm of bone are asked for"
+            f"{name}: {_margin_text(margin)}; {margin_mm:g} mm are asked for"
             + (f", the plan's {_margin_text(was)}" if was < margin_mm else "")
         )
-    text = f"{source}: {_moved(plan, line)}. Its axis {_margin_text(margin)}"
-    text += f", the planned one {_margin_text(was)}" if old is not None else ""
-    return PlanChange(line, _id(case, line), f"{text}. Use this plan?", margin)
+    text = f"{_moved(plan, line)}; {_margin_text(margin)}"
+    text += f" (planned: {_margin_text(was)})" if old is not None else ""
+    return PlanChange(line, _id(case, line), f"{text}; from {source}", margin)
 
 
 def _margin_text(margin_mm: float) -> str:
     if margin_mm < 0.0:
         return f"leaves the bone by {-margin_mm:.1f} mm"
-    return f"has {margin_mm:.1f} mm of bone around it"
+    return f"{margin_mm:.1f} mm of bone around it"
 
 
 def _moved(plan: tuple[ScrewPlan, ...], line: ScrewPlan) -> str:
     old, name = line_of(plan, line.level, line.side), f"{line.level} {line.side}"
     if old is None:
-        return f"a new screw {name}"
+        return f"{name}: a new screw"
     entry, tip = (
         1e3 * float(np.linalg.norm(np.subtract(a, b)))
         for a, b in ((line.entry_m, old.entry_m), (line.target_m, old.target_m))
@@ -147,7 +147,7 @@ def _moved(plan: tuple[ScrewPlan, ...], line: ScrewPlan) -> str:
     ways = [np.subtract(p.target_m, p.entry_m) for p in (line, old)]
     cosine = float(ways[0] @ ways[1] / np.linalg.norm(ways[0]) / np.linalg.norm(ways[1]))
     angle = math.degrees(math.acos(min(1.0, cosine)))
-    return f"{name} with entry moved {entry:.1f} mm, tip {tip:.1f} mm, axis {angle:.1f} degrees"
+    return f"{name}: entry moved {entry:.1f} mm, tip {tip:.1f} mm, axis {angle:.1f} degrees"
 
 
 def _id(case: Case, line: ScrewPlan) -> str:

@@ -66,8 +66,8 @@ function verify(panel, state, { guidanceTrouble }) {
   say(panel, ["verify", why, question, tracked, levels.length, state.levels?.identity], () => [
     h("h2", {}, question?.line ? `Is this the plan of ${question.line.level} ${question.line.side}?` : "Is this the right spine, level by level?"),
     why ? hiddenWhy(why) : null,
-    question ? h("div", { className: "question" }, question.text) : null,
-    question ? h("div", {}, question.line ? "White in the 3D view; the present plan has its colour. Confirm or reject." : `Count from the sacrum, then confirm or reject: ${question.levels.join(", ")}`) : null,
+    question ? h("div", { className: question.line ? "question line" : "question" }, question.text) : null,
+    question ? h("div", {}, question.line ? "White in the 3D view. Confirm or reject." : `Count from the sacrum, then confirm or reject: ${question.levels.join(", ")}`) : null,
     question ? h("div", { className: "note" }, `question ${question.id}`) : null,
     !why && !question ? h("div", { className: "numbers" }, number(`${tracked} of ${levels.length}`, "", "levels tracked"), number(question ? "1" : "none", "", "questions open")) : null,
     why ? null : h("div", {}, proven[state.levels?.identity] ?? ""),
