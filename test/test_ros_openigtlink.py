@@ -316,3 +316,11 @@ def test_live_refuses_what_cannot_be_served_before_any_process_starts(tmp_path, 
     taken = socket.create_server(("127.0.0.1", 0))
     with taken, pytest.raises(ParameterError, match="--igtl-port"):
         wanted(igtl_port=taken.getsockname()[1])
+
+
+def test_health_that_was_due_when_the_node_was_cleaned_up_ends_nothing(world, bridge):
+    """The events executor calls a timer that was due before it was destroyed."""
+    bridge._publish_health()
+    bridge.trigger_deactivate()
+    bridge.trigger_cleanup()
+    bridge._publish_health()

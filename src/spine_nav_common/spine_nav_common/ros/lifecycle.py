@@ -265,6 +265,8 @@ class SpineNode(LifecycleNode):
         self._beats.publish(beat_message(beat))
 
     def _publish_health(self) -> None:
+        if not self._configured:
+            return  # it was due before, and its publisher is gone
         severity, message, values = self.health()
         if self.problem:
             severity, message = ERROR, self.problem
