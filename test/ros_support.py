@@ -114,7 +114,7 @@ class FakeNavigator:
         self.stamps: list[int] = []
         self.epochs: list[int] = []
         self.first_pixels: list[int] = []
-        self.resets = self.requests = 0
+        self.resets = self.requests = self.registrations = 0
         self.recalled: list[tuple[Memory, float]] = []
         self.withheld: dict[str, str] = {}
 

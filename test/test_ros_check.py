@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -21,9 +23,17 @@ from std_srvs.srv import Trigger
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.landmarks import landmarks
+from spine_nav_common.core.types import (
+    Intrinsics,
+    LevelEstimate,
+    NavigationResult,
+    RgbdFrame,
+    Status,
+)
 from spine_nav_common.ros import qos, topics
-from spine_nav_common.ros.conversions import header
+from spine_nav_common.ros.conversions import camera_info_message, header
 from spine_nav_common.ros.results import status_fields
+from spine_registration.ros.navigation_check import LandmarkChecks
 
 pytestmark = pytest.mark.ros
 WORLD = CameraWorld
@@ -148,6 +158,84 @@ def test_what_was_touched_can_be_taken_back_and_a_check_given_up(graph):
     assert say(world, "end L3").successful
     world.until(lambda: newest(told)["L3"]["state"] == "ended")
     assert navigator.withheld == {}
+
+
+def pass_check(world, told, status, case, level, index=0):
+    """Check a level with a pointer until it has passed; the stamp that was touched."""
+    assert say(world, f"begin {level}").successful
+    stamp = shown(world, status, index)
+    for i, landmark in enumerate(landmarks(load_case(case), level)):
+        world.until(lambda n=i: told and newest(told)[level]["next"] == str(n + 1))
+        touch_with_a_pointer(world, told, stamp, landmark.point_m + SHIFT_M)
+    world.until(lambda: newest(told)[level]["state"] == "passed")
+    return stamp
+
+
+def test_what_passed_or_was_touched_is_of_one_registration(graph, case):
+    world, navigator, told, status = graph
+    pass_check(world, told, status, case, "L3")
+    assert say(world, "begin L2").successful
+    stamp = shown(world, status, 1)
+    assert say(world, f"touch L2 1 {stamp} 10 20").successful
+    shown(world, status, 2)
+    assert newest(told)["L3"]["state"] == "passed" and newest(told)["L2"]["state"] == "open"
+    navigator.registrations += 1  # all levels were lost and found again, nobody asked for it
+    shown(world, status, 3)
+    world.until(lambda: newest(told)["L3"]["state"] == newest(told)["L2"]["state"] == "ended")
+    assert "check again" in told[-1].status[0].message
+    assert not {k for k, v in newest(told)["L3"].items() if v == "touched" or "residual" in k}
+    assert "begin one" in say(world, f"touch L2 2 {stamp} 10 20").reason
+
+
+def test_what_failed_stays_failed_when_the_pose_is_begun_anew(graph):
+    world, navigator, told, status = graph
+    assert say(world, "begin L2").successful
+    stamp = shown(world, status, 0)
+    for number in (1, 2, 3):
+        assert say(world, f"touch L2 {number} {stamp} 10 20").successful
+    assert say(world, "begin L3").successful  # nothing is touched yet: it goes on
+    world.until(lambda: told and newest(told).get("L3", {}).get("state") == "open")
+    navigator.registrations += 1
+    before = len(told)
+    shown(world, status, 1)
+    world.until(lambda: len(told) > before)
+    assert newest(told)["L2"]["state"] == "failed" and newest(told)["L3"]["state"] == "open"
+
+
+def test_a_navigation_that_starts_takes_back_what_the_one_before_said(graph):
+    world, _, told, _ = graph
+    world.until(lambda: told)
+    assert told[0].status == []
+
+
+def test_a_click_on_the_picture_of_a_wide_lens_counts_where_the_lens_has_it(case):
+    case, said = load_case(case), []
+    publisher = SimpleNamespace(publish=lambda message: None)
+    checks = LandmarkChecks(
+        lambda *_: publisher, case, 4.0, 2.5, said.append, lambda: said.append("renewed")
+    )
+    camera = Intrinsics(640, 480, 450.0, 450.0, 320.0, 240.0)
+    info = camera_info_message(camera, 7, FRAME)
+    info.d = [-0.3, 0.08, 0.0, 0.0, 0.0]
+    T = np.eye(4)
+    T[:3, 3] = (0.14, 0.08, 0.5)  # well off the middle, where a lens bends
+    marks = [x.point_m + T[:3, 3] for x in landmarks(case, "L3")]
+    result = NavigationResult(
+        7, (LevelEstimate("L3", Status.TRACKED, T, predicted_tre_mm=1.0),), {}
+    )
+    checks.command("begin L3")
+    for number, (x, y, z) in enumerate(marks, 1):
+        depth = np.full((480, 640), z, np.float32)
+        frame = RgbdFrame(7, np.zeros((480, 640, 3), np.uint8), depth, camera, FRAME)
+        checks.note(frame, result, info, 0)
+        K, D = np.reshape(info.k, (3, 3)), np.array(info.d)
+        seen = cv2.projectPoints(np.array([[x, y, z]]), np.zeros(3), np.zeros(3), K, D)[0].ravel()
+        pinhole = 450.0 * np.array([x, y]) / z + (320.0, 240.0)
+        assert np.linalg.norm(seen - pinhole) > 5.0
+        answer = checks.command(f"touch L3 {number} 7 {seen[0]:.2f} {seen[1]:.2f}")
+        checks._seen.clear()
+        assert isinstance(answer, str), answer
+    assert "passed: 0.0 mm" in answer and said == []
 
 
 def test_a_new_registration_forgets_every_check(graph):

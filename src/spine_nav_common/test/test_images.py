@@ -227,6 +227,20 @@ def test_without_distortion_its_length_and_name_do_not_matter(d):
     assert (float(u[240, 320]), float(v[240, 320])) == pytest.approx((320.0, 240.0))
 
 
+@pytest.mark.parametrize(
+    ("d", "name"),
+    [([], ""), ([-0.3, 0.1, 1e-3, 0.0, 0.0], "plumb_bob"), ([0.05, 0.01, 0.0, 0.0], "equidistant")],
+)
+def test_a_pixel_without_distortion_lies_where_the_maps_have_it(d, name):
+    model = decode_camera_info(info(d=d, distortion_model=name))
+    u, v = model.rectify_maps(model.raw_intrinsics())
+    for column, row in ((40, 30), (320, 240), (600, 400)):
+        raw = float(u[row, column]), float(v[row, column])
+        assert model.without_distortion(*raw) == pytest.approx((column, row), abs=0.2)
+    assert np.isnan(model.without_distortion(-1.0, 5.0)).all()
+    assert np.isnan(model.without_distortion(5.0, float("nan"))).all()
+
+
 def test_camera_without_projection_has_no_rectified_image():
     with pytest.raises(ImageError, match="P is zero"):
         decode_camera_info(info(p=[0.0] * 12)).rectified_intrinsics()

@@ -192,6 +192,22 @@ def test_no_landmark_is_clicked_while_its_level_is_not_shown() -> None:
     browsed(scenario)
 
 
+def test_what_passed_is_not_told_of_a_level_that_is_not_shown() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        text = "document.getElementById('panel').innerText.includes('%s')"
+        feed.check("passed")
+        await tab.key("6")
+        await tab.key("ArrowRight")
+        await tab.until(text % "passed: 1.6 mm")
+        stream.statuses = {"L3": (Status.LOST, "out of sight")}
+        await tab.until(text % "out of sight")
+        assert not await tab.evaluate(text % "passed: 1.6 mm")
+        feed.check("failed")
+        await tab.until(text % "37.9 mm off")  # the reason why it is not shown
+
+    browsed(scenario)
+
+
 TWO_FRAMES = "new Promise(d => requestAnimationFrame(() => requestAnimationFrame(d)))"
 # Text below 2 % of the window's height; panels that are cut; words that lie on each other.
 LAYOUT = """(() => {

@@ -176,9 +176,11 @@ def test_reset_forgets_everything(tracking, frames):
 
 
 def test_a_requested_registration_starts_from_scratch(tracking, frames):
+    before = tracking.registrations
     tracking.request_registration()
     assert statuses(tracking.process(dark(frames[2]))) == [Status.SEARCHING] * 4
     result = tracking.process(frames[3])
+    assert tracking.registrations == before + 1
     assert any(e.startswith("registered") for e in result.events)
 
 

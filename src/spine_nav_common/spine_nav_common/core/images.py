@@ -246,6 +246,23 @@ class CameraModel:
             raise ImageError("camera_info has no projection (P is zero)")
         return _intrinsics(self.width, self.height, self.P)
 
+    def without_distortion(self, u: float, v: float) -> tuple[float, float]:
+        """Where a pixel of the raw image lies in the one that `rectify_maps(raw_intrinsics())` makes.
+
+        NaN: it lies outside of the image.
+        """
+        if not (0.0 <= u < self.width and 0.0 <= v < self.height):
+            return float("nan"), float("nan")
+        if not self.distorted:
+            return u, v
+        R = np.eye(3) if not self.R.any() else self.R
+        at = np.array([[[u, v]]], float)
+        if self.fisheye:
+            x, y = cv2.fisheye.undistortPoints(at, self.K, self.D, R=R, P=self.K).ravel()
+        else:
+            x, y = cv2.undistortPoints(at, self.K, self.D, R=R, P=self.K).ravel()
+        return float(x), float(y)
+
     def rectify_maps(self, target: Intrinsics) -> tuple[np.ndarray, np.ndarray]:
         """cv2.remap maps (H, W) that bring this camera's raw image to `target`, rotated by R."""
         R = np.eye(3) if not self.R.any() else self.R

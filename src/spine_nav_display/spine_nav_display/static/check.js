@@ -26,7 +26,8 @@ export function checkWords(state, verb) {
   return verb === "touch" || verb === "skip" ? { ...words, number: found(state).next } : words;
 }
 
-// Where in the camera's image, without distortion, a click on the shown picture lies; null = beside it.
+// Where in the camera's image a click on the shown picture lies, lens distortion included as in both; null =
+// beside it.
 export function clickedPixel(event, canvas, camera) {
   const box = canvas.getBoundingClientRect();
   const scale = Math.min(box.width / canvas.width, box.height / canvas.height);
@@ -45,7 +46,9 @@ export function checkPanel(panel, state, { guidanceTrouble, runCheck }) {
   const key = (verb, word, cap) => h("button", { disabled: !may(verb), onclick: () => runCheck(verb) }, h("span", {}, word), h("kbd", {}, cap));
   say(panel, ["check", level, check, why, state.checked, levels.length, ["begin", "skip", "undo", "end"].map(may)], () => {
     const open = check?.state === "open";
-    const verdict = check && !open ? `${level} ${check.text}` : "";
+    // What passed holds of the pose that is shown, and of none that is not.
+    const hidden = why && check?.state !== "failed";
+    const verdict = check && !open && !hidden ? `${level} ${check.text}` : "";
     const asked = open && check.next ? check.landmarks[check.next - 1].name : "";
     const from = check ? Math.max(0, Math.min((check.next ?? 1) - 2, check.landmarks.length - ROWS)) : 0;
     return [
@@ -54,7 +57,7 @@ export function checkPanel(panel, state, { guidanceTrouble, runCheck }) {
       asked && !why ? h("div", { className: "question" }, `Click: ${asked}`) : null,
       verdict ? h("div", { className: `verdict state-${{ passed: "ready", failed: "unsafe" }[check.state] ?? "unknown"}` }, h("i", { className: "sign" }), h("b", { className: "clamp" }, verdict)) : null,
       !check && !why ? h("div", {}, "Touch landmarks of the bone, and compare with where the plan has them.") : null,
-      check && !(why && open) ? h("ol", { className: "marks", start: from + 1 }, ...check.landmarks.slice(from, from + ROWS).map((x, i) => h("li", { className: open && check.next === from + i + 1 ? "next" : "" },
+      check && !hidden ? h("ol", { className: "marks", start: from + 1 }, ...check.landmarks.slice(from, from + ROWS).map((x, i) => h("li", { className: open && check.next === from + i + 1 ? "next" : "" },
         `${x.name}${x.residual_mm === null ? (x.mark ? `: ${x.mark}` : "") : `: ${mm(x.residual_mm)}`}`))) : null,
       open || (may("begin") && check?.state !== "failed") ? h("div", { className: "verbs" }, open ? null : key("begin", check ? "Again" : "Begin", "B"), ...(open ? [key("skip", "Not to be seen", "K"), key("undo", "Take back", "U"), key("end", "Give up", "E")] : [])) : null,
     ].filter(Boolean);

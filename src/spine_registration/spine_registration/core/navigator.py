@@ -106,6 +106,9 @@ class Navigator:
         self.took = Took()  # what went into the last frame's answer besides its pixels
         self._withheld: dict[str, str] = {}
         self._to_withhold: deque[dict[str, str]] = deque()
+        self.registrations = (
+            0  # so often the pose was begun from scratch: a check is of one of them
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -382,6 +385,7 @@ class Navigator:
         self, frame: RgbdFrame, found: Registration, pixels: BonePixels, events: list[str]
     ) -> tuple[LevelEstimate, ...]:
         self._answers.close()
+        self.registrations += 1
         events.append(f"registered {found.best.name}, margin {found.margin:.0f} nat")
         same = self._past is not None and self._past.same
         if same:

@@ -75,14 +75,16 @@ class NavigationNode(WorkerNode):
         self._output = NavigationOutput(self.advertise, levels, c.publish_tf, c.tf_prefix)
         self._journal = NavigationJournal(self.advertise, self.core, c)
         self._checks = LandmarkChecks(
-            self.advertise, self.core.case, c.click95_mm, c.pointer95_mm, self._withhold
-        )
+            self.advertise, self.core.case, c.click95_mm, c.pointer95_mm, self._withhold,
+            lambda: call_soon(self, self._checks.renew),
+        )  # fmt: skip
         self.serve(Trigger, "register", self._on_register)
         self.serve(SetBool, "confirm_level", self._on_confirm)
         self.serve(SetBool, "pause", self.on_pause)
 
     def activate(self) -> None:
         super().activate()
+        self._checks.publish()
         self.follow_camera()
         self.pairer = FramePairer(self.take_image, self.config.pair_tolerance_ms)
         c = self.config
@@ -133,7 +135,7 @@ class NavigationNode(WorkerNode):
                 raise seen
             self._recall()
             result = navigator.solve(seen)
-            self._checks.note(seen.frame, result)
+            self._checks.note(seen.frame, result, raw.info, navigator.registrations)
             self._remember(seen.frame)
             if self._output.labels_wanted:
                 result = replace(result, labels=navigator.label_image(seen.frame))

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PointStamped
+from sensor_msgs.msg import CameraInfo
 
+from spine_nav_common.core.images import decode_camera_info
 from spine_nav_common.core.types import Case, NavigationResult, Rejected, RgbdFrame
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header, stamp_to_ns
@@ -33,6 +35,7 @@ _LEVELS = {
 class _Seen:
     frame: RgbdFrame
     result: NavigationResult
+    info: CameraInfo
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,15 @@ class _Told:
 class LandmarkChecks:
     """One check at a time. Every method but `note` is called on the executor's thread.
 
+    A check is of one registration: where the pose was begun anew since, whatever for, nothing that
+    was touched counts any more, and nothing that passed stays passed.
+
     Args:
         advertise: SpineNode.advertise of the node.
         case: what is checked.
         click95_mm, pointer95_mm: see Touch.own95_mm.
         withhold: takes levels from view, with the reasons.
+        renewed: lets the executor call `renew`.
     """
 
     def __init__(
@@ -62,24 +69,45 @@ class LandmarkChecks:
         click95_mm: float,
         pointer95_mm: float,
         withhold: Callable[[dict[str, str]], None],
+        renewed: Callable[[], None],
     ) -> None:
         self._publisher = advertise(DiagnosticArray, topics.CHECK, qos.LATCHED)
-        self._case, self._withhold = case, withhold
+        self._case, self._withhold, self._renewed = case, withhold, renewed
+        self._registration = 0
         self._click95_mm, self._pointer95_mm = click95_mm, pointer95_mm
         self._told: dict[str, _Told] = {}
         self._open: core.Check | None = None
         self._seen: deque[_Seen] = deque(maxlen=_KEPT)
 
-    def note(self, frame: RgbdFrame, result: NavigationResult) -> None:
-        """A frame was solved; kept only while somebody checks. In the worker's thread."""
+    def note(
+        self, frame: RgbdFrame, result: NavigationResult, info: CameraInfo, registration: int
+    ) -> None:
+        """A frame was solved; kept only while somebody checks. In the worker's thread.
+
+        registration: how often the pose was begun from scratch. info: of the image as it came.
+        """
+        if registration != self._registration:
+            self._registration = registration
+            self._seen.clear()
+            self._renewed()
         if self._open is not None:
-            self._seen.append(_Seen(frame, result))
+            self._seen.append(_Seen(frame, result, info))
+
+    def renew(self) -> None:
+        """The pose was begun anew. What failed stays so: it is not shown until `register`."""
+        for level, told in self._told.items():
+            if told.state == "passed":
+                text = "registered anew since it was checked; check again"
+                self._told[level] = _Told("ended", text, replace(told.check, touches={}))
+        if self._open is not None and self._open.touches:
+            self._end("registered anew; begin again")
+        self.publish()
 
     def forget(self) -> None:
         """A new registration: what was checked was another pose."""
         self._told, self._open = {}, None
         self._seen.clear()
-        self._publish()
+        self.publish()
 
     def command(self, text: str) -> str | Rejected:
         """See NavigationConfig.landmark_check. What was done, in words."""
@@ -139,6 +167,7 @@ class LandmarkChecks:
         seen = next((s for s in self._seen if s.result.stamp_ns == stamp_ns), None)
         if seen is None:
             return Rejected("the picture that was clicked is not kept any more; click again")
+        u, v = decode_camera_info(seen.info).without_distortion(u, v)
         point = core.clicked(seen.frame.depth_m, seen.frame.intrinsics, u, v)
         if isinstance(point, Rejected):
             return point
@@ -161,7 +190,7 @@ class LandmarkChecks:
             return self._judge(check)
         asked = check.landmarks[check.next].name
         self._told[check.level] = _Told("open", f"touch the {asked}", check)
-        self._publish()
+        self.publish()
         return f"{check.level}: {done}; now the {asked}"
 
     def _judge(self, check: core.Check) -> str | Rejected:
@@ -174,7 +203,7 @@ class LandmarkChecks:
             self._withhold(reasons)
         state = "passed" if verdict.passed else "failed"
         self._told[check.level] = _Told(state, verdict.text, check, verdict)
-        self._publish()
+        self.publish()
         return f"{check.level} {verdict.text}"
 
     def _end(self, why: str) -> str:
@@ -182,10 +211,11 @@ class LandmarkChecks:
             self._told[self._open.level] = _Told("ended", why, self._open)
         self._open = None
         self._seen.clear()
-        self._publish()
+        self.publish()
         return why
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Tell every check; at the start too, that nobody takes the word of a process before."""
         stamp_ns = max(
             (t.stamp_ns for k in self._told.values() for t in k.check.touches.values()), default=0
         )

@@ -46,8 +46,8 @@ class NavigationConfig:
     landmark_check: str = param(
         "",
         "a word of the surgeon's check of a level: 'begin LEVEL'; 'touch LEVEL NUMBER STAMP_NS U V' "
-        "(the landmark that landmarks/status asks for, where it is in the image of that stamp); "
-        "'skip LEVEL NUMBER', 'undo LEVEL', 'end LEVEL'",
+        "(the landmark that landmarks/status asks for, where it is in the camera's image of that stamp, with the "
+        "lens distortion); 'skip LEVEL NUMBER', 'undo LEVEL', 'end LEVEL'",
         runtime=True,
     )
     click95_mm: float = param(
