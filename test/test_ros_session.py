@@ -84,7 +84,8 @@ def test_an_audit_tells_what_was_shown_and_computes_it_again(recorded, capsys):
     assert cli.main(["audit", str(session), "--case", case, "--recompute", "all"]) == 0
     told = capsys.readouterr().out
     assert "tracked, predicted error" in told and "shape of the case proven" in told
-    assert "verified" in told and "30 same" in told
+    frames = len(open_session(session).shown)  # a busy machine drops some
+    assert "verified" in told and f"frames computed again: {frames} same" in told
     assert not any(word in told for word in ("DAMAGED", "different", "unknown"))
 
 

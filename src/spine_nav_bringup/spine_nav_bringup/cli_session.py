@@ -21,6 +21,7 @@ def _audit(args: argparse.Namespace) -> int:
         every_frame=args.every_frame,
         json=args.json,
         model=args.model,
+        models=args.models,
         backend=args.backend,
         progress=progress,
     )
@@ -62,13 +63,16 @@ def add_session_commands(
     audit.add_argument("session", type=Path, metavar="SESSION")
     audit.add_argument("--case", type=Path, help="of the operation, to compute anything again")
     audit.add_argument(
-        "--recompute", metavar="STAMP|all", help="compute this frame's result again, and compare"
+        "--recompute",
+        metavar="STAMP|all",
+        help="compute the result of this frame or pair again, and compare",
     )
     audit.add_argument(
         "--every-frame", action="store_true", help="not only where something changed"
     )
     audit.add_argument("--json", action="store_true", help="print the timeline as JSON lines only")
     audit.add_argument("--model", type=Path, metavar="ONNX", help="network instead of the shipped")
+    audit.add_argument("--models", type=Path, metavar="DIR", help="of the screw tracker, likewise")
     audit.add_argument("--backend", metavar="NAME", help="what computes the network, see replay")
 
     report = add("report", _report, "one HTML page about a session, readable without the software")

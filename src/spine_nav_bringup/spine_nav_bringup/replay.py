@@ -31,8 +31,9 @@ from spine_registration.core.config import NavigatorConfig
 from spine_registration.core.navigator import Navigator
 from stereo_screw_tracker.core.load import StereoCore, load_core
 
-from .replay_session import open_replayable, replay_session
+from .replay_session import Cores, open_replayable, replay_session
 from .screws import (
+    STAGE_PREFIX,
     STEREO_NODE,
     RegisteredFrames,
     StereoRun,
@@ -168,20 +169,25 @@ def replay(
             recording shows its fault in mid-run.
         ParameterError, ModelError: a setting or the model is wrong.
     """
+    mine = [a for a in assignments if a.startswith(f"{STEREO_NODE}.")]
     if is_session(recording) and (session := open_replayable(recording)) is not None:
-        other = bool(config or assignments)
+        others = [a for a in assignments if a not in mine]
+        cores = Cores(
+            lambda: segmenter or load_segmenter(model, backend or AUTO),
+            lambda settings: stereo_core or load_core(settings, models, backend or AUTO),
+            (lambda _: navigator_config(config, others)) if config or others else None,
+            (lambda _: stereo_config(config, mine, command="replay")) if config or mine else None,
+        )
         summary, stopped = replay_session(
             session,
             case,
             out,
-            segmenter or load_segmenter(model, backend or AUTO),
+            cores,
             confirm=confirm,
-            settings=(lambda _: navigator_config(config, assignments)) if other else None,
             progress=progress,
             watch=watch,
         )
         return Outcome(summary, stopped)
-    mine = [a for a in assignments if a.startswith(f"{STEREO_NODE}.")]
     settings = navigator_config(config, [a for a in assignments if a not in mine])
     stereo_settings = stereo_config(config, mine, command="replay")
     loaded = load_case(case)
@@ -223,7 +229,7 @@ def replay(
                         screws,
                         loaded,
                         registered,
-                        "stereo_",
+                        STAGE_PREFIX,
                     ):
                         if progress is not None:
                             progress(run.frames + screws.frames, None, "stereo")

@@ -44,12 +44,13 @@ from spine_nav_common.core.types import (
 from spine_nav_common.parameters import digest, flatten
 from spine_perception.core.backends import AUTO
 from stereo_screw_tracker.core.config import StereoConfig
-from stereo_screw_tracker.core.levels import LevelNames
 from stereo_screw_tracker.core.load import StereoCore, TracksScrews, load_core
+from stereo_screw_tracker.core.named import NamedTracker
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
 
 OVERLAY = "overlay.png"
 STEREO_NODE = "stereo_tracker"
+STAGE_PREFIX = "stereo_"  # apart from the navigation's stages in the same timings.csv
 _NO_PAIR = "the recording holds no pair of equal stamps"
 _NEAR_NS = 150_000_000  # vertebrae registered this near in time name the levels
 Watch = Callable[[StereoFrame, "StereoResult | Rejected"], None]
@@ -65,6 +66,16 @@ class StereoRun:
     events: list[dict[str, Any]] = field(default_factory=list)
     last_frame: StereoFrame | None = None
     last_result: StereoResult | Rejected | None = None
+
+    def note(self, frame: StereoFrame | None, result: StereoResult | Rejected | None) -> None:
+        """A pair was tracked; None: it could not be read."""
+        self.frames += 1
+        self.last_frame, self.last_result = frame, result
+        if isinstance(result, Rejected):
+            self.refused[result.reason] += 1
+        elif result is not None:
+            self.seen.update(s.track_id for s in result.screws if not s.hidden)
+            self.events += [{"stamp_ns": result.stamp_ns, "event": e} for e in result.events]
 
     @property
     def last(self) -> StereoResult | None:
@@ -193,20 +204,14 @@ def track(
 
     prefix: of the stages in a timings.csv that holds others too.
     """
-    names = LevelNames(case.exposed_levels if case else (), case)
+    named = NamedTracker(tracker, case)
     for frame in frames:
         vertebrae = registered.near(frame) if registered else None
-        result = tracker.process(frame, vertebrae, case)
-        if isinstance(result, StereoResult):
-            result = names.name(result)
-        run.frames += 1
-        run.last_frame, run.last_result = frame, result
+        result = named.process(frame, vertebrae)
+        run.note(frame, result)
         if isinstance(result, Rejected):
-            run.refused[result.reason] += 1
             writer.write(frame.stamp_ns, [], [], {})
         else:
-            run.seen.update(s.track_id for s in result.screws if not s.hidden)
-            run.events += [{"stamp_ns": frame.stamp_ns, "event": e} for e in result.events]
             stages = {prefix + stage: ms for stage, ms in result.timings_ms.items()}
             writer.write(frame.stamp_ns, screw_rows(result), rod_curves(result), stages)
         yield frame, result

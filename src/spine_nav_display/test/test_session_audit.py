@@ -16,20 +16,14 @@ from spine_nav_common.core.recording_writer import TYPES
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_nav_display.core import session_reading
 from spine_nav_display.core.session_audit import differences, timeline
+from spine_nav_display.core.session_pairs import Screw, Screws, screws_of
 from spine_nav_display.core.session_private import (
     _scrub_fields,
     private_texts,
     scrub_text,
     scrub_values,
 )
-from spine_nav_display.core.session_reading import (
-    Screw,
-    Screws,
-    Session,
-    _note_checks,
-    _screws,
-    open_session,
-)
+from spine_nav_display.core.session_reading import Session, _note_checks, open_session
 from spine_nav_display.core.session_report import write_report
 from spine_nav_display.core.session_stream import Item
 from spine_nav_display.core.session_verify import Verified
@@ -119,7 +113,7 @@ def test_a_status_of_the_stereo_tracker_is_read_as_it_was_published(tmp_path):
         ScrewRow(9, 2, head, axis, 0.9, 3.5, "", "", False),
     )
     messages = implant_messages(Implants(9, rows, (), frozenset({2})), "stereo")
-    read = _screws(7, messages.status)
+    read = screws_of(7, messages.status)
     assert read == Screws(7, 9, (Screw("L3 left", 2.5, False), Screw("head 2", 3.5, True)), (), "")
 
 

@@ -20,8 +20,9 @@ from spine_nav_common.ros.conversions import stamp_to_ns
 from spine_nav_common.ros.implants import Implants, implants_from_messages
 from spine_nav_common.ros.results import status_fields
 
+from ..screws import STAGE_PREFIX
+
 _PARTS = 3  # status, poses and stages of one stamp
-STAGE_PREFIX = "stereo_"  # apart from the navigation's stages in the same timings.csv
 
 
 class ImplantCollector(Node):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import RecordingError
+from .frames import STEREO_FRAME_ID
 from .images import (
     CameraModel,
     ImageError,
@@ -299,5 +300,5 @@ class Recording:
             self._bad(str(error))
             return None
         self.counts["read"] += 1
-        frame_id = pair.first.header.frame_id or "stereo_left_optical_frame"
+        frame_id = pair.first.header.frame_id or STEREO_FRAME_ID
         return StereoFrame(pair.stamp_ns, left, right, rig.intrinsics, rig.baseline_m, frame_id)

@@ -40,7 +40,8 @@ def _pose_from_text(text: str) -> np.ndarray:
     return transform(rotation_from_q_xyzw(values[3:]), values[:3])
 
 
-def _pose(pose: Any) -> np.ndarray:
+def pose_of(pose: Any) -> np.ndarray:
+    """(4, 4) of a pose message. Raises ValueError for a quaternion without length."""
     o, p = pose.orientation, pose.position
     return transform(
         rotation_from_q_xyzw(np.array([o.x, o.y, o.z, o.w])), np.array([p.x, p.y, p.z])
@@ -70,7 +71,7 @@ def result_from_messages(status: Any, poses: Any | None) -> NavigationResult:
             T = _pose_from_text(fields["held_pose"])
         elif state is Status.TRACKED:
             if joined and poses is not None and 0 <= index < len(poses.poses):
-                T = _pose(poses.poses[index])
+                T = pose_of(poses.poses[index])
             else:
                 state, reason = Status.LOST, "no pose with this stamp"
         tre = fields["predicted_tre_mm"]

@@ -7,7 +7,6 @@ how well it is known, and carries the rods with their standard error, which a Pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,26 +15,29 @@ from geometry_msgs.msg import Point, Pose, PoseArray, PoseStamped, Quaternion
 from nav_msgs.msg import Path
 from std_msgs.msg import Header
 
-from spine_nav_common.core.geometry import transform
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
+from spine_nav_common.core.shown_implants import (
+    ROD,
+    SCREW,
+    SUMMARY,
+    Implants,
+    events_text,
+    implants_from_messages,
+    rod_values,
+    screw_pose,
+    screw_values,
+)
 
-from .conversions import header, pose_array, pose_message, stamp_to_ns
-from .results import key_values, status_fields
+from .conversions import header, pose_message
+from .results import key_values
 
-_SUMMARY, _SCREW, _ROD = "screws", "screw: ", "rod: "
-
-
-@dataclass(frozen=True)
-class Implants:
-    """Screws and rods of one frame. hidden: track ids that are held, not seen in this frame;
-    reason: why nothing is shown ("" = it is); events in words."""
-
-    stamp_ns: int
-    screws: tuple[ScrewRow, ...] = ()
-    rods: tuple[RodCurve, ...] = ()
-    hidden: frozenset[int] = frozenset()
-    reason: str = ""
-    events: tuple[str, ...] = ()
+__all__ = [
+    "ImplantMessages",
+    "Implants",
+    "implant_messages",
+    "implants_from_messages",
+    "rod_path",
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def implant_messages(implants: Implants, frame_id: str) -> ImplantMessages:
     status.status.append(_summary(implants))
     for row in implants.screws:
         status.status.append(_screw_status(row, len(poses.poses), row.track_id in implants.hidden))
-        poses.poses.append(pose_message(transform(rotation_to(row.axis, 2), row.head_m)))
+        poses.poses.append(pose_message(screw_pose(row)))
     for i, rod in enumerate(implants.rods):
         status.status.append(_rod_status(rod, i))
     return ImplantMessages(status, poses)
@@ -65,54 +67,32 @@ def _summary(implants: Implants) -> DiagnosticStatus:
         "heads": len(implants.screws),
         "rods": len(implants.rods),
         "reason": implants.reason,
-        "events": "; ".join(implants.events),
+        "events": events_text(implants.events),
     }
     return DiagnosticStatus(
         level=DiagnosticStatus.ERROR if implants.reason else DiagnosticStatus.OK,
-        name=_SUMMARY,
+        name=SUMMARY,
         message=implants.reason or text,
         values=key_values(values),
     )
 
 
 def _screw_status(row: ScrewRow, index: int, hidden: bool) -> DiagnosticStatus:
-    values = {
-        "track_id": row.track_id,
-        "level": row.level,
-        "side": row.side,
-        "confidence": f"{row.confidence:.4f}",
-        "bound95_mm": f"{row.bound95_mm:.4f}",
-        "hidden": hidden,
-        "pose_index": index,
-    }
     return DiagnosticStatus(
         level=DiagnosticStatus.WARN if hidden else DiagnosticStatus.OK,
-        name=f"{_SCREW}{row.track_id}",
+        name=f"{SCREW}{row.track_id}",
         message="held, not seen now" if hidden else "measured",
-        values=key_values(values),
+        values=key_values(screw_values(row, index, hidden)),
     )
 
 
 def _rod_status(rod: RodCurve, index: int) -> DiagnosticStatus:
-    values = {
-        "side": rod.side,
-        "points_m": _numbers(np.asarray(rod.centreline_m).ravel(), 7),
-        "sigma_mm": _numbers(rod.sigma_mm, 4),
-        "seen": "".join("1" if s else "0" for s in rod.seen),
-    }
-    if rod.free_m is not None and rod.free_sigma_mm is not None:
-        values["free_m"] = _numbers(np.asarray(rod.free_m).ravel(), 7)
-        values["free_sigma_mm"] = _numbers(rod.free_sigma_mm, 4)
     return DiagnosticStatus(
         level=DiagnosticStatus.OK,
-        name=f"{_ROD}{rod.side or index}",
+        name=f"{ROD}{rod.side or index}",
         message=f"{len(rod.sigma_mm)} points, {100 * float(np.mean(rod.seen)):.0f} % seen",
-        values=key_values(values),
+        values=key_values(rod_values(rod)),
     )
-
-
-def _numbers(values: Sequence[float] | np.ndarray, decimals: int) -> str:
-    return " ".join(f"{float(v):.{decimals}f}" for v in values)
 
 
 def rod_path(rod: RodCurve, top: Header) -> Path:
@@ -147,63 +127,3 @@ def _turns_of_x(directions: np.ndarray) -> np.ndarray:
     turn = np.stack([np.zeros(len(way)), -way[:, 2], way[:, 1], 1.0 + way[:, 0]], axis=1)
     turn[turn[:, 3] < 1e-9] = (0.0, 0.0, 1.0, 0.0)  # half a turn, about any axis across
     return turn / np.linalg.norm(turn, axis=1, keepdims=True)
-
-
-def rotation_to(direction: np.ndarray, axis: int) -> np.ndarray:
-    """A rotation (3, 3) whose column `axis` points along direction (3,); the turn about it is free.
-
-    Raises ValueError for a direction without length.
-    """
-    length = float(np.linalg.norm(direction))
-    if not length > 0.0:
-        raise ValueError("a direction has no length")
-    first = np.asarray(direction, dtype=np.float64) / length
-    second = np.cross(np.eye(3)[int(np.abs(first).argmin())], first)
-    second = second / np.linalg.norm(second)
-    columns = np.stack([first, second, np.cross(first, second)], axis=1)
-    return np.roll(columns, axis, axis=1)
-
-
-def implants_from_messages(status: DiagnosticArray, poses: PoseArray | None) -> Implants:
-    """The frame that a subscriber sees, joined by equal stamp and `pose_index`.
-
-    Heads whose pose is not there (no array of that stamp) are left out, never given an older one.
-    Raises ValueError for messages of another form.
-    """
-    stamp_ns = stamp_to_ns(status.header.stamp)
-    joined = poses is not None and stamp_to_ns(poses.header.stamp) == stamp_ns
-    screws: list[ScrewRow] = []
-    rods: list[RodCurve] = []
-    hidden: set[int] = set()
-    reason, events = "", ()
-    for item in status.status:
-        fields = status_fields(item)
-        if item.name == _SUMMARY:
-            reason = fields["reason"]
-            events = tuple(e for e in fields["events"].split("; ") if e)
-        elif item.name.startswith(_ROD):
-            rods.append(_rod(fields))
-        elif joined and poses is not None:
-            T = pose_array(poses.poses[int(fields["pose_index"])])
-            track_id, held = int(fields["track_id"]), fields["hidden"] == "True"
-            hidden |= {track_id} if held else set()
-            screws.append(
-                ScrewRow(
-                    stamp_ns, track_id, T[:3, 3], T[:3, 2], float(fields["confidence"]),
-                    float(fields["bound95_mm"]), fields["level"], fields["side"], not held,
-                )
-            )  # fmt: skip
-    return Implants(stamp_ns, tuple(screws), tuple(rods), frozenset(hidden), reason, events)
-
-
-def _rod(fields: dict[str, str]) -> RodCurve:
-    def numbers(name: str) -> np.ndarray:
-        return np.array([float(v) for v in fields[name].split()])
-
-    points, sigma = numbers("points_m").reshape(-1, 3), numbers("sigma_mm")
-    seen = np.array([c == "1" for c in fields["seen"]], dtype=bool)
-    free = numbers("free_m").reshape(-1, 3) if "free_m" in fields else None
-    free_sigma = numbers("free_sigma_mm") if "free_sigma_mm" in fields else None
-    rod = RodCurve(fields["side"], points, sigma, seen, free, free_sigma)
-    rod.check()
-    return rod

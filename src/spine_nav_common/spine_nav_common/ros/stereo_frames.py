@@ -10,43 +10,11 @@ from dataclasses import dataclass, field
 
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from spine_nav_common.core.images import CameraModel, ImageError, decode_camera_info
+from spine_nav_common.core.frames import STEREO_FRAME_ID, RigCache, stereo_frame
 from spine_nav_common.core.pairing import STEREO_SLOP_NS, Pair
-from spine_nav_common.core.rectify import StereoRig, stereo_rig
 from spine_nav_common.core.types import StereoFrame
 
 from .frames import ImagePairs
-
-_FRAME_ID = "stereo_left_optical_frame"
-
-
-class RigCache:
-    """The rig of the camera_info that comes with every pair, computed again only when it changes.
-
-    raw: images are still distorted and the rig rectifies them.
-    """
-
-    def __init__(self, raw: bool) -> None:
-        self._raw = raw
-        self._models: tuple[CameraModel, CameraModel] | None = None
-        self._rig: StereoRig | None = None
-
-    def __call__(self, left: CameraInfo, right: CameraInfo) -> StereoRig:
-        """Raises ImageError: no usable pair of camera_info; says what to do."""
-        models = decode_camera_info(left), decode_camera_info(right)
-        known = self._models
-        if (
-            self._rig is None
-            or known is None
-            or not all(a.same_as(b) for a, b in zip(models, known, strict=True))
-        ):
-            try:
-                self._rig, self._models = stereo_rig(*models, self._raw), models
-            except ImageError as error:
-                raise ImageError(
-                    f"{error}; calibrate the pair and publish its camera_info"
-                ) from error
-        return self._rig
 
 
 @dataclass(frozen=True)
@@ -65,15 +33,12 @@ class RawPair:
     @property
     def frame_id(self) -> str:
         """Optical frame of the left image."""
-        return self.left.header.frame_id or _FRAME_ID
+        return self.left.header.frame_id or STEREO_FRAME_ID
 
     def decode(self, rigs: RigCache) -> StereoFrame:
         """The pair as arrays, rectified. Raises ImageError: images or camera_info are unusable."""
-        rig = rigs(self.left_info, self.right_info)
-        left, right = rig.decode(self.left, self.right)
-        return StereoFrame(
-            self.stamp_ns, left, right, rig.intrinsics, rig.baseline_m, self.frame_id
-        )
+        infos = self.left_info, self.right_info
+        return stereo_frame(self.stamp_ns, self.left, self.right, infos, rigs)
 
 
 class StereoPairer:

@@ -11,6 +11,7 @@ SCREW_POSES = "screws/poses"
 SCREW_MARKERS = "screws/markers"
 SCREW_STATUS = "screws/status"
 SCREW_LATENCY = "screws/latency"
+SCREW_JOURNAL = "screws/journal"  # as JOURNAL, of the stereo tracker
 ROD_PATH = "rod/path"
 BENDING = "guidance/bending"
 BENDING_STATUS = "guidance/bending/status"

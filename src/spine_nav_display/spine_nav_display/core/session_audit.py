@@ -15,9 +15,12 @@ import numpy as np
 from spine_nav_common.core.live_plan import read_state
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 from spine_registration.core.journal import FrameEntry
+from stereo_screw_tracker.core.journal import PairEntry
 
+from .session_pairs import pair_differences, shown_pair
 from .session_reading import Noted, Session
 from .session_replay import Again
+from .session_replay_pairs import PairAgain
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _PRESSED = {
@@ -62,6 +65,11 @@ def head(session: Session) -> list[str]:
         f"navigation with model {v['model']}, {v['provider']}, settings {v['config']}"
         for v in begins
     )
+    begins = [n.values for life in session.pair_lives for n in life if n.op == "begin"]
+    lines += dict.fromkeys(
+        f"screw tracker with models {v['model']}, {v['provider']}, settings {v['config']}"
+        for v in begins
+    )
     if m.get("ended_ns") is None:
         lines.append("the session has no end: its recorder, or the machine, stopped in the middle")
     for stream, counts in m.get("streams", {}).items():
@@ -77,6 +85,7 @@ def timeline(session: Session, every_frame: bool = False) -> list[Moment]:
     every_frame: also frames that showed the same as the one before.
     """
     moments = [m for life in session.lives for m in _of_life(life)]
+    moments += [m for life in session.pair_lives for m in _of_pairs(life)]
     moments += _shown(session, every_frame)
     for log_ns, stamp_ns, reason in session.withdrawn:
         moments.append(Moment(log_ns, "withdrawn", reason, stamp_ns))
@@ -101,6 +110,20 @@ def _of_life(life: list[Noted]) -> Iterator[Moment]:
             yield from _of_frame(at, noted.frame)
 
 
+def _of_pairs(life: list[Noted]) -> Iterator[Moment]:
+    for noted in life:
+        v, at = noted.values, noted.log_ns
+        if noted.op == "begin":
+            levels = ", ".join(v["levels"]) or "no known level"
+            yield Moment(at, "run", f"the screw tracker begins, for {levels}")
+        elif noted.op == "reset":
+            yield Moment(at, "run", f"all screws were forgotten: {v['why']}")
+        elif noted.op == "asked":
+            yield Moment(at, "asked", f"screws: {_asked(v)}")
+        elif noted.pair is not None:
+            yield from _of_work(at, noted.pair)
+
+
 def _asked(v: dict[str, Any]) -> str:
     word = _PRESSED.get(v["what"], v["what"])
     if v["what"] == "check":
@@ -117,6 +140,10 @@ def _of_frame(at: int, frame: FrameEntry) -> Iterator[Moment]:
         yield Moment(at, "answer", text, frame.stamp_ns)
     if frame.took is not None and frame.took.renewed:
         yield Moment(at, "answer", "registered anew, as was asked for", frame.stamp_ns)
+    yield from _of_work(at, frame)
+
+
+def _of_work(at: int, frame: FrameEntry | PairEntry) -> Iterator[Moment]:
     if frame.trouble:
         yield Moment(at, "fault" if frame.fault else "refused", frame.trouble, frame.stamp_ns)
     for text in frame.events:
@@ -247,17 +274,38 @@ class Decision:
 def judge(session: Session, again: Again) -> Decision:
     """Compare a frame that was computed again with what was published of it."""
     stamp_ns = again.noted.frame.stamp_ns if again.noted.frame is not None else -1
+    was = session.shown.get(stamp_ns)
+    found = differences(was[1], again.published) if was and again.published else []
+    return _decision(stamp_ns, again, was is not None, found)
+
+
+def judge_pair(session: Session, again: PairAgain) -> Decision:
+    """Compare a pair that was computed again with what was published of it."""
+    stamp_ns = again.noted.pair.stamp_ns if again.noted.pair is not None else -1
+    was = session.pairs_shown.get(stamp_ns)
+    found = []
+    if was is not None and again.published is not None:
+        found = pair_differences(was[1], shown_pair(again.published))
+    return _decision(stamp_ns, again, was is not None, found)
+
+
+def _decision(
+    stamp_ns: int, again: Again | PairAgain, recorded: bool, found: list[str]
+) -> Decision:
+    """found: in what it differs from what was recorded of it."""
     if again.problem:
         return Decision(stamp_ns, "unknown", again.problem)
     if again.published is None:
         return Decision(stamp_ns, "unknown", "nothing was published of it")
-    if stamp_ns not in session.shown:
+    if not recorded:
         return Decision(stamp_ns, "unknown", NOT_RECORDED)
-    found = differences(session.shown[stamp_ns][1], again.published)
     if not found:
         return Decision(stamp_ns, "same", "")
     if not again.sure:
-        found.append("frames before it could not be computed again, so that this proves nothing")
+        found = [
+            *found,
+            "frames before it could not be computed again, so that this proves nothing",
+        ]
     return Decision(stamp_ns, "different" if again.sure else "unknown", "; ".join(found))
 
 

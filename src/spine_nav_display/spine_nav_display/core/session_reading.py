@@ -12,15 +12,20 @@ from typing import Any
 from spine_nav_common.core.journal import JournalError, read_entry
 from spine_nav_common.core.recorded_messages import ROLES
 from spine_nav_common.core.recording_writer import TYPES
-from spine_nav_common.core.shown import result_from_messages, stamp_ns_of, status_fields
+from spine_nav_common.core.shown import result_from_messages, stamp_ns_of
+from spine_nav_common.core.shown_implants import implants_from_messages
 from spine_nav_common.core.storage import RawMessage, Storage, StorageCut, open_storage
 from spine_nav_common.core.types import NavigationResult
 from spine_registration.core.journal import FrameEntry, frame_entry
+from stereo_screw_tracker.core.journal import PairEntry, pair_entry
 
 from .session_folder import SessionError, read_manifest
+from .session_joined import Joined
+from .session_pairs import Screws, ShownPair, screws_of, shown_pair
 
 _JOURNAL, _STATUS, _POSES = "/registration/journal", "/registration/status", "/vertebra_poses"
 _SCREWS, _BENDING = "/screws/status", "/guidance/bending/status"
+_PAIRS, _HEADS, _PAIR_STAGES = "/screws/journal", "/screws/poses", "/screws/latency"
 _CHECK = "/landmarks/status"
 _PLAN = "/plan/state"
 _STAGES, _EVENT = "/registration/latency", "/display/events"
@@ -31,15 +36,16 @@ _LATE_NS = (
 
 @dataclass(frozen=True)
 class Noted:
-    """An entry of the journal and when the recorder received it. frame: of an entry of that kind."""
+    """An entry of a journal and when the recorder received it. frame, pair: of an entry of that kind."""
 
     log_ns: int
     values: dict[str, Any]
     frame: FrameEntry | None = None
+    pair: PairEntry | None = None
 
     @property
     def op(self) -> str:
-        """What it tells, see spine_registration.core.journal."""
+        """What it tells, see core/journal.py of spine_registration and stereo_screw_tracker."""
         return str(self.values["op"])
 
 
@@ -50,26 +56,6 @@ class Pictures:
     colour: Any
     depth: Any | None
     info: Any
-
-
-@dataclass(frozen=True)
-class Screw:
-    """A head as it was published. name: level and side, or its track."""
-
-    name: str
-    bound95_mm: float
-    hidden: bool
-
-
-@dataclass(frozen=True)
-class Screws:
-    """What was published of screws and rods at one stamp, or why nothing."""
-
-    log_ns: int
-    stamp_ns: int
-    screws: tuple[Screw, ...] = ()
-    rods: tuple[str, ...] = ()
-    reason: str = ""
 
 
 @dataclass
@@ -83,6 +69,7 @@ class Session:
         shown: stamp to the first result that was published of it; withdrawn: (log_ns, stamp, reason)
             of those that were taken back later.
         complete: stamps of results of which every message was published.
+        pair_lives, pairs_shown, pairs_complete, pairs_unexplained: the same of the stereo tracker.
         screws: of each stereo pair. bending: (log_ns, stamp, words) of the rod's guidance.
         checks: (log_ns, fields) of each verdict on a level's landmarks; see navigation_check.
         plans: (log_ns, content) of the live plan, each time that something was said of it.
@@ -97,6 +84,10 @@ class Session:
     shown: dict[int, tuple[int, NavigationResult]] = field(default_factory=dict)
     withdrawn: list[tuple[int, int, str]] = field(default_factory=list)
     complete: set[int] = field(default_factory=set)
+    pair_lives: list[list[Noted]] = field(default_factory=list)
+    pairs_shown: dict[int, tuple[int, ShownPair]] = field(default_factory=dict)
+    pairs_complete: set[int] = field(default_factory=set)
+    pairs_unexplained: list[int] = field(default_factory=list)
     screws: list[Screws] = field(default_factory=list)
     bending: list[tuple[int, int, str]] = field(default_factory=list)
     checks: list[tuple[int, dict[str, str]]] = field(default_factory=list)
@@ -132,15 +123,31 @@ def open_session(folder: str | Path) -> Session:
         return [topic for topic in storage.topics if topic.endswith(suffix)]
 
     journals, statuses, poses = ends(_JOURNAL), ends(_STATUS), ends(_POSES)
-    stages: set[int] = set()
     lives: dict[str, dict[int, Noted]] = {}
-    results = _Results(session)
+    pair_lives: dict[str, dict[int, Noted]] = {}
+    stages: set[int] = set()
+    pair_stages: set[int] = set()
+
+    def shown(stamp_ns: int, log_ns: int, status: Any, array: Any | None) -> None:
+        session.shown[stamp_ns] = log_ns, result_from_messages(status, array)
+
+    def withdrawn(stamp_ns: int, log_ns: int, status: Any) -> None:
+        taken_back = result_from_messages(status, None)
+        reason = taken_back.levels[0].reason if taken_back.levels else ""
+        session.withdrawn.append((log_ns, stamp_ns, reason))
+
+    def pair_shown(stamp_ns: int, log_ns: int, status: Any, array: Any | None) -> None:
+        implants = implants_from_messages(status, array)
+        session.pairs_shown[stamp_ns] = log_ns, shown_pair(implants)
+
+    results, pairs = Joined(shown, withdrawn), Joined(pair_shown)
 
     def cut(why: str) -> None:
         session.cut = why
 
     wanted = [*journals, *statuses, *poses]
-    wanted += [t for end in (_STAGES, _SCREWS, _BENDING, _CHECK, _PLAN, _EVENT) for t in ends(end)]
+    others = (_STAGES, _SCREWS, _PAIRS, _HEADS, _PAIR_STAGES, _BENDING, _CHECK, _PLAN, _EVENT)
+    wanted += [t for end in others for t in ends(end)]
 
     for raw in stream(storage, wanted, cut):
         message = deserialise(raw)
@@ -151,7 +158,14 @@ def open_session(folder: str | Path) -> Session:
         elif raw.topic in statuses:
             results.status(raw.log_ns, message)
         elif raw.topic.endswith(_SCREWS):
-            session.screws.append(_screws(raw.log_ns, message))
+            pairs.status(raw.log_ns, message)
+            session.screws.append(screws_of(raw.log_ns, message))
+        elif raw.topic.endswith(_HEADS):
+            pairs.poses(message)
+        elif raw.topic.endswith(_PAIRS):
+            _note(session, pair_lives, raw.log_ns, message.data)
+        elif raw.topic.endswith(_PAIR_STAGES):
+            pair_stages.add(stamp_ns_of(message.header.stamp))
         elif raw.topic.endswith(_BENDING):
             words = "; ".join(dict.fromkeys(s.message for s in message.status if s.message))
             session.bending.append((raw.log_ns, stamp_ns_of(message.header.stamp), words))
@@ -164,21 +178,42 @@ def open_session(folder: str | Path) -> Session:
         else:
             session.events.append((raw.log_ns, message.data))
     session.complete = stages & results.end()
-    for life in lives.values():
-        entries = [life[n] for n in sorted(life)]
-        missing = max(life) + 1 - len(entries)
-        if missing:
-            session.notes.append(f"{missing} entries of the journal are missing")
-        session.lives.append(entries)
-    known = {n.frame.stamp_ns for life in session.lives for n in life if n.frame is not None}
-    session.unexplained = sorted(session.shown.keys() - known) if session.lives else []
-    if session.unexplained:
-        few = ", ".join(map(str, session.unexplained[:3]))
+    session.pairs_complete = pair_stages & pairs.end()
+    session.lives = _in_order(session, lives)
+    session.pair_lives = _in_order(session, pair_lives)
+    session.unexplained = _unexplained(session, session.lives, session.shown, "results", "frames")
+    session.pairs_unexplained = _unexplained(
+        session, session.pair_lives, session.pairs_shown, "results of screws", "pairs"
+    )
+    if session.pairs_shown and not session.pair_lives:
         session.notes.append(
-            f"{len(session.unexplained)} results were shown of frames that the journal does not have"
-            f" ({few}): they cannot be computed again"
+            "its screws and rods have no journal and are not computed again bit by bit; `spinenav"
+            " screws SESSION` tracks its pairs"
         )
     return session
+
+
+def _in_order(session: Session, lives: dict[str, dict[int, Noted]]) -> list[list[Noted]]:
+    for life in lives.values():
+        if missing := max(life) + 1 - len(life):
+            session.notes.append(f"{missing} entries of the journal are missing")
+    return [[life[n] for n in sorted(life)] for life in lives.values()]
+
+
+def _unexplained(
+    session: Session, lives: list[list[Noted]], shown: Collection[int], what: str, of: str
+) -> list[int]:
+    """Stamps of results without an entry; where there is no journal, none is missed."""
+    entries = [n.frame or n.pair for life in lives for n in life]
+    known = {e.stamp_ns for e in entries if e is not None}
+    unexplained = sorted(set(shown) - known) if lives else []
+    if unexplained:
+        few = ", ".join(map(str, unexplained[:3]))
+        session.notes.append(
+            f"{len(unexplained)} {what} were shown of {of} that the journal does not have"
+            f" ({few}): they cannot be computed again"
+        )
+    return unexplained
 
 
 def _note_checks(session: Session, log_ns: int, message: Any) -> None:
@@ -190,74 +225,48 @@ def _note_checks(session: Session, log_ns: int, message: Any) -> None:
             session.checks.append((log_ns, fields))
 
 
-class _Results:
-    """Joins status and poses as soon as both were read: kept as messages, those of an operation of
-    hours would fill the memory."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._statuses: dict[int, tuple[int, Any]] = {}  # without poses yet
-        self._arrays: dict[int, Any] = {}  # without a status yet
-        self._stamps: tuple[set[int], set[int]] = (set(), set())  # of statuses, of poses
-
-    def status(self, log_ns: int, message: Any) -> None:
-        """The first of a stamp is what was shown; those after it take it back."""
-        stamp_ns = stamp_ns_of(message.header.stamp)
-        if stamp_ns in self._stamps[0]:
-            taken_back = result_from_messages(message, None)
-            reason = taken_back.levels[0].reason if taken_back.levels else ""
-            self._session.withdrawn.append((log_ns, stamp_ns, reason))
-            return
-        self._stamps[0].add(stamp_ns)
-        self._statuses[stamp_ns] = log_ns, message
-        self._join(stamp_ns)
-
-    def poses(self, message: Any) -> None:
-        """The first of a stamp counts."""
-        stamp_ns = stamp_ns_of(message.header.stamp)
-        if stamp_ns not in self._stamps[1]:
-            self._stamps[1].add(stamp_ns)
-            self._arrays[stamp_ns] = message
-            self._join(stamp_ns)
-
-    def _join(self, stamp_ns: int, alone: bool = False) -> None:
-        if stamp_ns in self._statuses and (alone or stamp_ns in self._arrays):
-            log_ns, status = self._statuses.pop(stamp_ns)
-            result = result_from_messages(status, self._arrays.pop(stamp_ns, None))
-            self._session.shown[stamp_ns] = log_ns, result
-
-    def end(self) -> set[int]:
-        """Nothing more comes; stamps of which both were there."""
-        for stamp_ns in list(self._statuses):
-            self._join(stamp_ns, alone=True)
-        return self._stamps[0] & self._stamps[1]
-
-
 def _note(session: Session, lives: dict[str, dict[int, Noted]], log_ns: int, text: str) -> None:
     try:
         values = read_entry(text)
         frame = frame_entry(values) if values["op"] == "frame" else None
+        pair = pair_entry(values) if values["op"] == "pair" else None
     except JournalError as error:
         session.notes.append(str(error))
         return
     # A recorder that was started again hears the last minute twice.
-    lives.setdefault(values["life"], {}).setdefault(values["n"], Noted(log_ns, values, frame))
+    lives.setdefault(values["life"], {}).setdefault(values["n"], Noted(log_ns, values, frame, pair))
 
 
-def _screws(log_ns: int, message: Any) -> Screws:
-    """See spine_nav_common.ros.implants for what writes it."""
-    screws, rods, reason = [], [], ""
-    for item in message.status:
-        fields = status_fields(item)
-        if item.name.startswith("screw: "):
-            name = f"{fields['level']} {fields['side']}".strip() or f"head {fields['track_id']}"
-            screws.append(Screw(name, float(fields["bound95_mm"]), fields["hidden"] == "True"))
-        elif item.name.startswith("rod: "):
-            rods.append(item.name.removeprefix("rod: "))
-        else:
-            reason = fields.get("reason", "")
-    stamp_ns = stamp_ns_of(message.header.stamp)
-    return Screws(log_ns, stamp_ns, tuple(screws), tuple(rods), reason)
+def _of_frame(noted: Noted) -> dict[str, int]:
+    frame = noted.frame
+    if frame is None or frame.info_ns is None:
+        return {}
+    stamps = {"colour": frame.stamp_ns, "colour info": frame.info_ns}
+    return stamps if frame.depth_ns is None else {**stamps, "depth": frame.depth_ns}
+
+
+def _of_pair(noted: Noted) -> dict[str, int]:
+    pair = noted.pair
+    if pair is None:
+        return {}
+    infos = {"left info": pair.left_info_ns, "right info": pair.right_info_ns}
+    return {"left": pair.stamp_ns, "right": pair.right_ns, **infos}
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Whose pictures are read. roles: see recorded_messages.ROLES, its image and camera_info that
+    every entry has first. stamps: by role of an entry's messages; empty: it has none."""
+
+    roles: tuple[str, ...]
+    lives: Callable[[Session], list[list[Noted]]]
+    stamps: Callable[[Noted], dict[str, int]]
+
+
+RGBD = Camera(("colour", "colour info", "depth"), lambda session: session.lives, _of_frame)
+STEREO = Camera(
+    ("left", "left info", "right", "right info"), lambda session: session.pair_lives, _of_pair
+)
 
 
 class PictureReader:
@@ -265,8 +274,9 @@ class PictureReader:
 
     Args:
         session: of which.
-        on_info: called with the stamp of each camera_info of the colour camera, in their order.
+        on_info: called with the stamp of each camera_info of the (left) camera, in their order.
         only: stamps of the frames that will be asked for; None = every entry's.
+        camera: of which.
     """
 
     def __init__(
@@ -274,17 +284,22 @@ class PictureReader:
         session: Session,
         on_info: Callable[[int], None] = lambda stamp: None,
         only: Collection[int] | None = None,
+        camera: Camera = RGBD,
     ) -> None:
         storage = open_storage(session.folder)
         roles = {}
-        for role in ("colour", "depth", "colour info"):
+        for role in camera.roles:
             found = [name for name in ROLES[role] if name in storage.topics]
             roles[role] = found[0] if found else ""
-        if not roles["colour"]:
+        image, info = camera.roles[:2]
+        if not roles[image]:
             raise SessionError(
-                session.folder, "", "it holds no colour images", "only its events can be read"
+                session.folder, "", f"it holds no {image} images", "only its events can be read"
             )
-        self._roles, self._on_info, self._session = roles, on_info, session
+        self._camera, self._roles = camera, roles
+        self._on_info, self._session = on_info, session
+        self._info = roles[info]
+        self._infos = {topic for role, topic in roles.items() if role.endswith(" info")}
         self._stream = stream(storage, [t for t in roles.values() if t], self._cut)
         self._needed = self._count_needed(session, only)
         self._held: dict[tuple[str, int], deque[RawMessage]] = defaultdict(deque)
@@ -298,41 +313,37 @@ class PictureReader:
         self, session: Session, only: Collection[int] | None
     ) -> Counter[tuple[str, int]]:
         needed: Counter[tuple[str, int]] = Counter()
-        for life in session.lives:
+        for life in self._camera.lives(session):
             for noted in life:
-                if noted.frame is not None and (only is None or noted.frame.stamp_ns in only):
-                    needed.update(self._keys(noted.frame))
+                stamps = self._camera.stamps(noted)
+                if stamps and (only is None or stamps[self._camera.roles[0]] in only):
+                    needed.update((self._roles[role], stamp) for role, stamp in stamps.items())
         return needed
 
-    def _keys(self, frame: FrameEntry) -> list[tuple[str, int]]:
-        keys = [
-            (self._roles["colour"], frame.stamp_ns),
-            (self._roles["colour info"], frame.info_ns),
-        ]
-        if frame.depth_ns is not None:
-            keys.append((self._roles["depth"], frame.depth_ns))
-        return keys
-
     def fetch(self, noted: Noted) -> Pictures | str:
-        """The pictures of a frame's entry, or which of them is missing.
+        """The pictures of a frame's entry, or which of them is missing; as `messages`."""
+        found = self.messages(noted)
+        if isinstance(found, str):
+            return found
+        return Pictures(found["colour"], found.get("depth"), found["colour info"])
+
+    def messages(self, noted: Noted) -> dict[str, Any] | str:
+        """An entry's messages by role, or which of them is missing.
 
         Every entry is asked for once, in the order of the journal.
         """
-        if noted.frame is None:
+        keys = {role: (self._roles[role], s) for role, s in self._camera.stamps(noted).items()}
+        if not keys:
             raise ValueError("this entry is of no frame")
-        keys = self._keys(noted.frame)
-        while not self._ended and any(not self._held[key] for key in keys):
+        while not self._ended and any(not self._held[key] for key in keys.values()):
             if self._log_ns > noted.log_ns + _LATE_NS:
                 break
             self._read_on()
-        missing = [topic for topic, stamp in keys if not self._held[topic, stamp]]
-        found = {topic: self._take(topic, stamp) for topic, stamp in keys}
+        missing = [self._roles[role] or role for role, key in keys.items() if not self._held[key]]
+        found = {role: self._take(*key) for role, key in keys.items()}
         if missing:
             return f"not in the record: {', '.join(missing)}"
-        messages = {topic: deserialise(raw) for topic, raw in found.items() if raw is not None}
-        r = self._roles
-        depth = None if noted.frame.depth_ns is None else messages[r["depth"]]
-        return Pictures(messages[r["colour"]], depth, messages[r["colour info"]])
+        return {role: deserialise(raw) for role, raw in found.items() if raw is not None}
 
     def _take(self, topic: str, stamp_ns: int) -> RawMessage | None:
         key = (topic, stamp_ns)
@@ -341,7 +352,7 @@ class PictureReader:
         if not held:
             del self._held[key]
             return None
-        if self._needed[key] > 0 and topic == self._roles["colour info"]:
+        if self._needed[key] > 0 and topic in self._infos:
             return held[0]  # one camera_info may serve several frames
         raw = held.popleft()
         if not held:
@@ -355,7 +366,7 @@ class PictureReader:
             return
         self._log_ns = raw.log_ns
         stamp_ns = stamp_ns_of(deserialise_header(raw))
-        if raw.topic == self._roles["colour info"]:
+        if raw.topic == self._info:
             self._on_info(stamp_ns)
         if self._needed[raw.topic, stamp_ns] > 0:
             self._held[raw.topic, stamp_ns].append(raw)

@@ -76,17 +76,30 @@ def load_means(
 
     Raises SessionError: it was another case. CaseError: the case cannot be used.
     """
-    loaded = load_case(case)
-    recorded = session.manifest.get("case") or {}
-    if recorded.get("sha256") != loaded.sha256:
+    loaded = check_case(session, case)
+    if loaded is None:
+        raise SessionError(session.folder, "case", "none is named in it", "its record is damaged")
+    return Means(loaded, build_model(loaded), segmenter, config)
+
+
+def check_case(session: Session, case: Path | None) -> Case | None:
+    """The case of a session; None where it was recorded without one, as a stereo pair alone may be.
+
+    Raises SessionError: none was given, or another one. CaseError: it cannot be used.
+    """
+    recorded = (session.manifest.get("case") or {}).get("sha256")
+    if recorded is None:
+        return None
+    loaded = None if case is None else load_case(case)
+    if loaded is None or loaded.sha256 != recorded:
+        given = "none was given" if loaded is None else f"this is {loaded.sha256[:12]}"
         raise SessionError(
             session.folder,
             "case",
-            f"recorded with the case {str(recorded.get('sha256'))[:12]}, this is"
-            f" {loaded.sha256[:12]}",
+            f"recorded with the case {str(recorded)[:12]}, {given}",
             "give the case of the operation, unchanged, with --case",
         )
-    return Means(loaded, build_model(loaded), segmenter, config)
+    return loaded
 
 
 def compute_again(

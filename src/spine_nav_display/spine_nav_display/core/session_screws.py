@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from rod_bending_ar.core.cortex import DIAMETER_MM, Margins
 from rod_bending_ar.core.extras import SAME_NS
 from rod_bending_ar.core.screw_check import PLAY_DEG, ScrewCheck, check_row, comparable
-from spine_nav_common.core.geometry import rotation_from_q_xyzw
 from spine_nav_common.core.implant_outputs import ScrewRow
-from spine_nav_common.core.shown import stamp_ns_of, status_fields
+from spine_nav_common.core.shown import stamp_ns_of
+from spine_nav_common.core.shown_implants import implants_from_messages
 from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
 from spine_nav_common.core.storage import open_storage
 from spine_nav_common.core.types import Case, NavigationResult, Rejected
@@ -125,7 +123,7 @@ def _frames(session: Session) -> tuple[StaticFrames, str, str]:
 
 
 def _rows(session: Session) -> Iterator[ScrewRow]:
-    """Heads as they were published; see spine_nav_common.ros.implants for what writes them."""
+    """Heads as they were published."""
     poses: dict[int, Any] = {}
     statuses: dict[int, Any] = {}
     for topic, message in _ends(session, _SCREWS, _SCREW_POSES):
@@ -133,19 +131,4 @@ def _rows(session: Session) -> Iterator[ScrewRow]:
         mine, others = (poses, statuses) if topic.endswith(_SCREW_POSES) else (statuses, poses)
         mine[stamp_ns] = message
         if stamp_ns in others:
-            yield from _joined(stamp_ns, statuses.pop(stamp_ns), poses.pop(stamp_ns))
-
-
-def _joined(stamp_ns: int, status: Any, poses: Any) -> Iterator[ScrewRow]:
-    for item in status.status:
-        if not item.name.startswith("screw: "):
-            continue
-        fields = status_fields(item)
-        pose = poses.poses[int(fields["pose_index"])]
-        q, p = pose.orientation, pose.position
-        out = rotation_from_q_xyzw(np.array([q.x, q.y, q.z, q.w]))[:, 2]
-        yield ScrewRow(
-            stamp_ns, int(fields["track_id"]), np.array([p.x, p.y, p.z]), out,
-            float(fields["confidence"]), float(fields["bound95_mm"]), fields["level"],
-            fields["side"], fields["hidden"] != "True",
-        )  # fmt: skip
+            yield from implants_from_messages(statuses.pop(stamp_ns), poses.pop(stamp_ns)).screws

@@ -106,9 +106,10 @@ class SessionRecorder(SpineNode):
         """Whether it hears what a replay of the session needs."""
         if not self.active:
             return False
-        # A stereo camera alone has no navigation that keeps a journal.
-        journal = {topics.JOURNAL} if self.config.cameras.colour_topic else set()
-        needed = [t for t in self._heard if t.of_camera or t.topic in journal]
+        cameras = self.config.cameras
+        journals = {topics.JOURNAL} if cameras.colour_topic else set()
+        journals |= {topics.SCREW_JOURNAL} if cameras.left_topic else set()
+        needed = [t for t in self._heard if t.of_camera or t.topic in journals]
         return all(self.count_publishers(t.topic) for t in needed)
 
     def facts(self) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def events(namespace: str, levels: Sequence[str]) -> list[Recorded]:
     """All else. What is relative stands under the namespace of the nodes in the record too."""
     given = [
         (String, topics.JOURNAL, qos.JOURNAL),
+        (String, topics.SCREW_JOURNAL, qos.JOURNAL),
         (String, topics.DISPLAY_EVENTS, qos.RESULT),
         (String, topics.PLAN_STATE, qos.LATCHED),
         (String, topics.PLAN_PROPOSAL, qos.RESULT),

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
-from spine_nav_common.core.types import ScrewTrack, StereoResult
+from spine_nav_common.core.shown_implants import Implants
+from spine_nav_common.core.types import Rejected, ScrewTrack, StereoResult
 
 
 def known_well(
@@ -37,6 +38,19 @@ def screw_rows(result: StereoResult) -> list[ScrewRow]:
         )
         for track in result.screws
     ]
+
+
+def implants_of(result: StereoResult | Rejected, stamp_ns: int) -> Implants:
+    """What is published of a pair; of one that was refused the reason."""
+    if isinstance(result, Rejected):
+        return Implants(stamp_ns, reason=f"pair refused: {result.reason}")
+    return Implants(
+        result.stamp_ns,
+        tuple(screw_rows(result)),
+        tuple(rod_curves(result)),
+        frozenset(s.track_id for s in result.screws if s.hidden),
+        events=result.events,
+    )
 
 
 def rod_curves(result: StereoResult) -> list[RodCurve]:

@@ -47,6 +47,11 @@ class StereoTrackerConfig:
     )
     tracker: StereoConfig = field(default_factory=StereoConfig)
 
+    @property
+    def raw(self) -> bool:
+        """Whether the images are distorted still, and rectified here."""
+        return "image_raw" in self.left_topic
+
 
 @dataclass(frozen=True)
 class NodeCore:

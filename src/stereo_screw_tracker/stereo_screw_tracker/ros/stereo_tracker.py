@@ -17,7 +17,7 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool, Trigger
 
 from spine_nav_common.core.static_frames import StaticFrames, load_calibration
-from spine_nav_common.core.types import NavigationResult, Rejected, Status, StereoResult
+from spine_nav_common.core.types import NavigationResult, Rejected, Status
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.frames import image_type
 from spine_nav_common.ros.implants import Implants
@@ -28,10 +28,12 @@ from spine_nav_common.ros.runtime import run_node, tf_message_type
 from spine_nav_common.ros.static_edges import static_edges
 from spine_nav_common.ros.stereo_frames import RawPair, RigCache, StereoPairer
 from spine_nav_common.ros.worker_node import WorkerNode
-from stereo_screw_tracker.core.levels import LevelNames
-from stereo_screw_tracker.core.output import rod_curves, screw_rows
+from stereo_screw_tracker.core.journal import PairEntry
+from stereo_screw_tracker.core.named import NamedTracker
+from stereo_screw_tracker.core.output import implants_of
 
 from .stereo_config import NodeCore, StereoTrackerConfig, load_node_core
+from .stereo_journal import StereoJournal
 from .stereo_output import StereoOutput
 
 
@@ -51,6 +53,7 @@ class _Output:
     timings_ms: dict[str, float]
     work_ms: float
     trouble: str
+    entry: PairEntry
 
 
 class StereoTrackerNode(WorkerNode):
@@ -75,8 +78,8 @@ class StereoTrackerNode(WorkerNode):
         self.provider = self.core.stereo.provider
         self.model_sha256 = self.core.stereo.model_sha256
         self._last: Implants | None = None
-        self._rigs = RigCache("image_raw" in self.config.left_topic)
-        self._forget_names()
+        self._rigs = RigCache(self.config.raw)
+        self._tracker = NamedTracker(self.core.stereo.tracker, self.core.case)
         self.unnamed = ""  # why registered vertebrae name no screws although they are there
         self._extrinsics = {
             (t.parent, t.child, t.source): t
@@ -87,6 +90,7 @@ class StereoTrackerNode(WorkerNode):
         if self.core.case is not None:
             self.tell(self.core.case.notes)
         self._output = StereoOutput(self.advertise, self.config.rod_side)
+        self._journal = StereoJournal(self.advertise, self.core, self.config)
         self.serve(Trigger, "screws/reset", self._on_reset)
         self.serve(SetBool, "screws/pause", self.on_pause)
 
@@ -112,8 +116,12 @@ class StereoTrackerNode(WorkerNode):
             if (tf := tf_message_type()) is not None:
                 self.listen(tf, "/tf_static", self._on_tf_static, qos.TF_STATIC)
 
+    def deactivate(self) -> None:
+        super().deactivate()
+        self._journal.left_over("the stereo tracker was stopped")
+
     def cleanup(self) -> None:
-        self.core = None
+        self.core = self._tracker = None
 
     # Registered vertebrae name the levels; of another camera, where its place is known.
 
@@ -148,36 +156,32 @@ class StereoTrackerNode(WorkerNode):
 
     def work(self, raw: RawPair) -> _Output:
         start = time.monotonic()
-        tracker, trouble = self.core.stereo.tracker, ""
-        result: StereoResult | Rejected
-        try:
-            if raw.epoch != self._epoch:  # the camera's clock was set back: tracks have old times
-                self._epoch = raw.epoch
-                tracker.reset()
-                self._forget_names()
-            result = tracker.process(
-                raw.decode(self._rigs), self._vertebrae_for(raw), self.core.case
-            )
-            if isinstance(result, StereoResult):
-                result = self._names.name(result)
-        except Exception as error:  # noqa: BLE001 - one bad pair must not end the tracking
-            text = " ".join(str(error).split())
-            if not isinstance(error, ValueError):
-                self.counts["faults"] += 1
-                text = f"fault in the screw tracker, started anew: {error!r}"
-                tracker.reset()
-                self._forget_names()
-            result = Rejected(text)
+        if raw.epoch != self._epoch:  # the camera's clock was set back: tracks have old times
+            self._epoch = raw.epoch
+            self._begin_anew("the camera's clock was set back")
+        vertebrae = self._vertebrae_for(raw)
+        tried = self._tracker.tried(lambda: raw.decode(self._rigs), vertebrae)
+        result, timings = tried.result, {}
+        implants = implants_of(result, raw.stamp_ns)
         if isinstance(result, Rejected):
             self.counts["refused"] += 1
-            trouble = f"pair refused: {result.reason}"
-            implants, timings = Implants(raw.stamp_ns, reason=trouble), {}
         else:
-            implants, timings = _implants(result), result.timings_ms
-        return _Output(raw, implants, timings, (time.monotonic() - start) * 1e3, trouble)
+            timings = result.timings_ms
+        entry = self._journal.pair(raw, vertebrae, implants.reason, tried.fault, implants.events)
+        if tried.fault:
+            self.counts["faults"] += 1
+            self._begin_anew("a fault in the tracker")
+        work_ms = (time.monotonic() - start) * 1e3
+        return _Output(raw, implants, timings, work_ms, implants.reason, entry)
+
+    def _begin_anew(self, why: str) -> None:
+        self._tracker.reset()
+        self._journal.reset(why)
 
     def done(self, output: _Output) -> None:
         if self.paused or not self.active:
+            shown = "paused" if self.paused else "not active"
+            self._journal.settle(output.entry, shown, published=False)
             return
         self.counts["processed"] += 1
         implants, self.frame_id = output.implants, output.raw.frame_id
@@ -185,6 +189,7 @@ class StereoTrackerNode(WorkerNode):
         self.withdrawn = self.note(implants.stamp_ns, output.raw.arrived)
         if self.withdrawn:
             implants = Implants(implants.stamp_ns, reason=self.withdrawn)
+        self._journal.settle(output.entry, self.withdrawn)
         if self.trouble:
             self.get_logger().warn(self.trouble, throttle_duration_sec=1.0)
         if self.unnamed:
@@ -216,16 +221,16 @@ class StereoTrackerNode(WorkerNode):
 
     # Services.
 
-    def _forget_names(self) -> None:
-        case = self.core.case
-        self._names = LevelNames(case.exposed_levels if case else (), case)
+    def on_pause(self, request: SetBool.Request, answer: SetBool.Response) -> SetBool.Response:
+        self._journal.asked("pause" if request.data else "resume")
+        return super().on_pause(request, answer)
 
     def _on_reset(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
+        self._journal.asked("reset")
         return self.ask(answer, self._reset)
 
     def _reset(self) -> str:
-        self.core.stereo.tracker.reset()
-        self._forget_names()
+        self._begin_anew("as was asked for")
         return "all tracks are forgotten"
 
     @property
@@ -254,16 +259,6 @@ class StereoTrackerNode(WorkerNode):
             return WARN, self.pairer.missing() or "no stereo pairs yet", values
         values |= {"heads": len(self._last.screws), "rods": len(self._last.rods)}
         return (WARN, self.trouble, values) if self.trouble else (OK, "running", values)
-
-
-def _implants(result: StereoResult) -> Implants:
-    return Implants(
-        result.stamp_ns,
-        tuple(screw_rows(result)),
-        tuple(rod_curves(result)),
-        frozenset(s.track_id for s in result.screws if s.hidden),
-        events=result.events,
-    )
 
 
 def main() -> int:
