@@ -5,7 +5,9 @@ import asyncio
 import json
 import threading
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
@@ -19,9 +21,12 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from spine_nav_bringup.live_options import LiveOptions, configure
+from spine_nav_common.core.implant_outputs import ScrewRow
+from spine_nav_common.core.types import LevelEstimate, NavigationResult, Rejected, Status
 from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header, jpeg_message
+from spine_nav_common.ros.implants import Implants
 from spine_nav_common.ros.results import key_values
 from spine_nav_display.pictures import unpack
 from spine_nav_display.ros.display_node import DisplayNode
@@ -222,6 +227,40 @@ def test_a_restarted_navigation_begins_a_new_session(world, case, display):
     world.until(lambda: page.last("outcome"))
     assert not page.last("outcome")["ok"] and "started again" in page.last("outcome")["text"]
     assert navigator.pending is not None
+
+
+def test_a_screw_is_compared_by_the_pose_of_its_own_moment(display):
+    """Hand-held cameras move on while a pair is computed: a later pose has the bone elsewhere."""
+    asked, told = [], []
+
+    def check(row, levels, stamp_ns, T):
+        asked.append((stamp_ns, levels["L2"].T_camera_ct[0, 3]))
+        return Rejected("asked")
+
+    display._checks = SimpleNamespace(case=display._case, check=check)
+    display.server.publish = lambda kind, values: told.append((kind, values))
+    status = DiagnosticArray(header=header(1, "camera_color_optical_frame"))
+
+    def result(ms, x_m, state=Status.TRACKED):
+        T = np.eye(4)
+        T[0, 3] = x_m
+        pose = T if state is Status.TRACKED else None
+        levels = (LevelEstimate("L2", state, pose, predicted_tre_mm=1.0),)
+        display._on_result(NavigationResult(ms * 1_000_000, levels, {}), status)
+
+    def reason(ms):
+        row = ScrewRow(ms * 1_000_000, 1, np.zeros(3), np.eye(3)[2], 1.0, 1.0, "L2", "left")
+        display._on_implants(Implants(row.stamp_ns, (row,)), status)
+        kind, values = told[-1]
+        assert kind == "implants"
+        return values["screws"][0]["check_reason"]
+
+    result(1000, 0.0)
+    result(1200, 0.02)
+    assert reason(1000) == "asked" and asked == [(1_000_000_000, 0.0)]
+    assert reason(1100) == "no pose of the same moment" and len(asked) == 1
+    result(1300, 0.0, Status.LOST)
+    assert reason(1200) == "L2 is not tracked" and len(asked) == 1
 
 
 def test_the_traffic_light_is_the_supervisors(world, display):

@@ -130,7 +130,7 @@ def test_what_leaves_the_bone_or_cannot_be_read_is_never_asked(world, planning):
     planning.propose(30.0)
     world.until(lambda: planning.now.told.get("L2_left", {}).get("what") == "refused")
     assert planning.now.question is None
-    for nonsense in ("no JSON", "[]", json.dumps({"level": "L2", "side": "up"})):
+    for nonsense in ("no JSON", "[]", json.dumps({"level": "L2", "side": "up"}), "[" * 100_000):
         planning._out.publish(String(data=nonsense))
     planning.propose(1.0)
     planning.asked(1.0)

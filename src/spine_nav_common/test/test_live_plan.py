@@ -12,7 +12,13 @@ import pytest
 import trimesh
 
 from spine_nav_common.core import live_plan
-from spine_nav_common.core.live_plan import PlanChange, PlanDesk, check_change, read_state
+from spine_nav_common.core.live_plan import (
+    PlanChange,
+    PlanDesk,
+    check_change,
+    read_proposal,
+    read_state,
+)
 from spine_nav_common.core.types import Case, Mesh, Rejected, ScrewPlan
 
 
@@ -170,6 +176,53 @@ def test_the_state_says_all_and_a_process_after_this_one_goes_on(case: Case) -> 
     other = PlanDesk(replace(case, sha256="6" * 64))
     other.restore(desk.kept())
     assert other.version == 0 and other.question is None
+
+
+def test_a_question_alone_leaves_the_case_of_its_viewers_as_it_is(case: Case) -> None:
+    """They compute for seconds from a new one; who drags a screw asks many times."""
+    desk = PlanDesk(case)
+    assert isinstance(desk.propose(own(case, line(target=(0.012, -0.010, 0.003))), "x"), PlanChange)
+    asked = read_state(desk.document()).of(case)
+    assert asked is case
+    assert not isinstance(desk.answer(desk.question.id, True), Rejected)
+    taken = read_state(desk.document()).of(case)
+    assert taken is not case and taken.plan[0].target_m != pytest.approx(case.plan[0].target_m)
+    assert read_state(desk.document()).of(taken) is taken
+
+
+GOOD = {
+    "v": 1,
+    "source": "s",
+    "level": "L2",
+    "side": "left",
+    "entry_m": [0, 0, 0],
+    "target_m": [1, 1, 1],
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({**GOOD, "entry_m": [10**400, 0, 0]}),
+        json.dumps({**GOOD, "entry_m": [float("nan"), 0, 0]}),
+        json.dumps({**GOOD, "level": "L2" * 10_000}),
+        json.dumps({**GOOD, "level": ["L2"]}),
+        "[" * 200_000,
+        "\ud800",
+    ],
+    ids=["huge", "nan", "long", "list", "deep", "surrogate"],
+)
+def test_a_proposal_that_is_none_is_refused_in_few_words(text: str) -> None:
+    said = read_proposal(text)
+    assert isinstance(said, Rejected) and len(said.reason) < 300
+    said.reason.encode()
+
+
+def test_a_source_cannot_speak_for_the_program_nor_stop_it() -> None:
+    read = read_proposal(json.dumps({**GOOD, "source": "a\n\ud800\u202e" + "b" * 100_000}))
+    assert not isinstance(read, Rejected)
+    assert read[1].startswith("a???bb") and len(read[1]) == 60
+    assert read[1].isascii() and read[1].isprintable()
 
 
 def test_what_is_kept_fits_where_a_node_leaves_it(case: Case) -> None:

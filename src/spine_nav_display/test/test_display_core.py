@@ -15,7 +15,7 @@ from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import Rejected, ScrewPlan, Status
 from spine_nav_common.parameters import ParameterError
 from spine_nav_display.core.binding import Exposure, check_display, exposure
-from spine_nav_display.core.checks import check_message
+from spine_nav_display.core.checks import check_message, check_word
 from spine_nav_display.core.messages import (
     Moment,
     bending_message,
@@ -330,6 +330,13 @@ def test_a_screw_of_another_camera_is_carried_over() -> None:
 def test_what_cannot_be_compared_says_why(row: ScrewRow, more: dict, word: str) -> None:
     found = against_plan(row, **more)
     assert isinstance(found, Rejected) and word in found.reason
+
+
+@pytest.mark.parametrize("u", [10**400, float("nan"), float("inf"), "1", None, 2e6])
+def test_a_click_that_is_no_number_is_refused(u: object) -> None:
+    touch = {"do": "touch", "level": "L3", "number": 1, "stamp_ns": "7", "u": 5, "v": 6.0}
+    assert check_word(touch) == "touch L3 1 7 5.00 6.00"
+    assert isinstance(check_word({**touch, "u": u}), Rejected)
 
 
 def test_screws_and_rods_are_told_with_their_check_or_its_reason() -> None:

@@ -162,10 +162,11 @@ class OverlayNode(PictureNode):
         self._beside.publish(beside, stamp_ns, frame_id)
 
     def draw_all(self, job: Job, age_ms: float | None) -> tuple[np.ndarray, Beside]:
-        wanted, case, extras, depth = self._beside.wanted(), self._case, None, None
+        placer = self._placer  # taken once: a plan that is confirmed now is the next picture's
+        wanted, case, extras, depth = self._beside.wanted(), placer.case, None, None
         colour = decode_colour(job.held.message)
         if job.guided:
-            extras = usable(self._placer.place(job.more.heard), job.result)
+            extras = usable(placer.place(job.more.heard), job.result)
             depth = None if job.more.depth is None else decode_depth(job.more.depth)
         if depth is not None and depth.shape != colour.shape[:2]:
             depth = None  # not on the colour's grid

@@ -8,7 +8,6 @@ Markers have a short lifetime too, so that they vanish when this node dies.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from std_msgs.msg import ColorRGBA, String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.live_plan import MARGIN_MM, PlanDesk, read_line
+from spine_nav_common.core.live_plan import MARGIN_MM, PlanDesk, read_proposal
 from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan, Status
 from spine_nav_common.guardian import leave, left
 from spine_nav_common.parameters import param
@@ -116,13 +115,11 @@ class CaseServer(SpineNode):
     # The live plan.
 
     def _on_proposal(self, message: String) -> None:
-        try:
-            values = json.loads(message.data)
-            line, source = read_line(values), str(values["source"])
-        except (KeyError, TypeError, ValueError) as error:
-            self.get_logger().warn(f"a proposal cannot be read: {error!r}")
+        read = read_proposal(message.data)
+        if isinstance(read, Rejected):
+            self.get_logger().warn(read.reason)
             return
-        said = self._desk.propose(line, source)
+        said = self._desk.propose(*read)
         if isinstance(said, Rejected):
             self.get_logger().warn(f"a change of the plan is refused: {said.reason}")
         elif said is not None:

@@ -19,11 +19,12 @@ import numpy as np
 from .case import anatomical_axes
 from .markups import LENGTH_MM
 from .surface import signed_distance_m
-from .types import Case, Mesh, Rejected, ScrewPlan
+from .types import LEVELS, Case, Mesh, Rejected, ScrewPlan
 
 VERSION = 1
 MARGIN_MM = 2.0
 """Bone around the axis that an edited screw must have at least, unless a parameter says otherwise."""
+MOST_SOURCE = 60  # characters of who proposes
 _ENTRY_OUTSIDE_M, _ENTRY_INSIDE_M = 0.003, 0.010  # hand-placed, or in the bed of a burr
 _WAY_IN_M = 0.015  # within this the axis must have the margin around it
 _STEP_M = 0.0005
@@ -285,6 +286,19 @@ def proposal(line: ScrewPlan, source: str) -> str:
     return json.dumps({"v": VERSION, "source": source, **_line_values(line)})
 
 
+def read_proposal(text: str) -> tuple[ScrewPlan, str] | Rejected:
+    """The line of a proposal and its source, in printable characters, as short as a question needs."""
+    try:
+        values = json.loads(text)
+        line, source = read_line(values), str(values["source"])
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        return Rejected(f"a proposal cannot be read: {str(error)[:200]!r}")
+    if line.level not in LEVELS:
+        return Rejected(f"a proposal is for {line.level[:20]!r}, which is no vertebra")
+    plain = "".join(c if c.isascii() and c.isprintable() else "?" for c in source)
+    return line, plain[:MOST_SOURCE]
+
+
 @dataclass(frozen=True)
 class PlanState:
     """What `plan/state` says. question: id, text and line of what is asked; told: what became of the
@@ -297,8 +311,13 @@ class PlanState:
     told: Mapping[str, Mapping[str, Any]]
 
     def of(self, case: Case) -> Case | None:
-        """The case with the live plan; None where it is of another case."""
-        return replace(case, plan=self.plan) if self.case_sha256 == case.sha256 else None
+        """The case with the live plan, the very object where that is its plan already, since a
+        question alone must cost its viewers nothing; None where it is of another case."""
+        if self.case_sha256 != case.sha256:
+            return None
+        if len(self.plan) == len(case.plan) and all(map(same_line, self.plan, case.plan)):
+            return case
+        return replace(case, plan=self.plan)
 
 
 def read_state(text: str) -> PlanState:

@@ -13,6 +13,6 @@ def plan_state(node: Node, message: String) -> PlanState | None:
     """What a message says; None, and a line in the log, where it cannot be read."""
     try:
         return read_state(message.data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         node.get_logger().warn(f"the live plan cannot be read: {error!r}")
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from spine_nav_common.core.types import LEVELS, Rejected
 
+_FARTHEST_PX = 1e6
 VERBS = ("begin", "touch", "skip", "undo", "end")
 
 
@@ -25,7 +26,7 @@ def check_word(values: Mapping[str, Any]) -> str | Rejected:
     if verb == "touch":
         stamp, at = str(values.get("stamp_ns", "")), (values.get("u"), values.get("v"))
         if not stamp.isdecimal() or not all(
-            isinstance(x, (int, float)) and math.isfinite(x) for x in at
+            isinstance(x, (int, float)) and abs(x) < _FARTHEST_PX for x in at
         ):
             return Rejected("where the picture was clicked is not said")
         word += f" {stamp} {at[0]:.2f} {at[1]:.2f}"

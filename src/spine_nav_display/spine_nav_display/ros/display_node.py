@@ -22,6 +22,7 @@ from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
 from std_msgs.msg import String
 
+from rod_bending_ar.core.extras import Moments, tracked
 from rod_bending_ar.core.screw_check import ScrewCheck, ScrewChecks
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.clock import SYSTEM, Announced, StreamClock
@@ -30,7 +31,6 @@ from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.static_frames import StaticFrames, load_calibration
 from spine_nav_common.core.types import (
     Case,
-    LevelEstimate,
     NavigationResult,
     Rejected,
     ScrewPlan,
@@ -114,6 +114,7 @@ class DisplayNode(SpineNode):
         )
         screws = Joined(implants_from_messages, self._on_implants, self._on_unreadable_screws)
         self._newest: NavigationResult | None = None
+        self._moments = Moments()
         self._levels_frame, self._camera_told = _OPTICAL, ""
         self._silent = False
         self._requests = CoreRequests(self, self._tell_paused)
@@ -210,6 +211,7 @@ class DisplayNode(SpineNode):
         moment = self._moment("levels", result.stamp_ns)
         self._results.note(result.stamp_ns)
         self._silent, self._newest = False, result
+        self._moments.note(result)
         self._levels_frame = status.header.frame_id or _OPTICAL
         question = hypothesis_question(status, result.stamp_ns) or self._plan_question(result)
         self.server.ask(question)
@@ -248,9 +250,8 @@ class DisplayNode(SpineNode):
 
     def _on_implants(self, implants: Implants, status: DiagnosticArray) -> None:
         T = self._frames.lookup(self._levels_frame, status.header.frame_id)
-        levels = {e.level: e for e in self._newest.levels} if self._newest is not None else {}
-        stamp_ns = self._newest.stamp_ns if self._newest is not None else 0
-        checks = {s.track_id: self._check(s, levels, stamp_ns, T) for s in implants.screws}
+        moment = self._moments.at(implants.stamp_ns)
+        checks = {s.track_id: self._check(s, moment, T) for s in implants.screws}
         told = implants_message(
             implants.screws,
             implants.rods,
@@ -264,17 +265,23 @@ class DisplayNode(SpineNode):
     def _check(
         self,
         row: ScrewRow,
-        levels: Mapping[str, LevelEstimate],
-        stamp_ns: int,
+        moment: NavigationResult | Rejected,
         T: np.ndarray | Rejected,
     ) -> ScrewCheck | Rejected:
-        """Of one screw against the plan that holds now."""
+        """Of one screw against the plan that holds now, by the pose of the screw's own moment, and
+        only while its level is tracked still."""
         if self._case is None:
             return Rejected("there is no case")
+        if isinstance(moment, Rejected):
+            return moment
+        now = tracked(self._newest) if self._newest is not None else {}
+        if row.level and row.level not in now:
+            return Rejected(f"{row.level} is not tracked")
         if self._checks is None or self._checks.case is not self._case:
             c = self.config
             self._checks = ScrewChecks(self._case, c.screw_play_deg, c.screw_diameter_mm)
-        return self._checks.check(row, levels, stamp_ns, T)
+        levels = {e.level: e for e in moment.levels}
+        return self._checks.check(row, levels, moment.stamp_ns, T)
 
     def _on_unreadable_screws(self, why: str, status: DiagnosticArray) -> None:
         self.get_logger().warn(f"screws cannot be read: {why}", throttle_duration_sec=10.0)
