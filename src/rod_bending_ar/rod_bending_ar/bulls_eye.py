@@ -238,6 +238,6 @@ class _Target:
             draw_text(tile, "margin not told", 6, TILE_PX - 18, 10, UNKNOWN)
         off = self._aimed(extras) if extras is not None else None
         if off is not None and extras is not None and extras.tool is not None:
-            words = f"{off.entry_mm:.1f} ± {extras.tool.bound95_mm:.1f} mm  {off.angle_deg:.1f}°"
+            words = f"{off.entry_mm:.1f} ± {extras.tool.off95_mm:.1f} mm  {off.angle_deg:.1f}°"
             note(tile, words, np.array([TILE_PX - 70.0, 14.0]), 11, WHITE)
             note(tile, f"depth {off.depth_mm:.0f} mm", np.array([TILE_PX - 70.0, 32.0]), 10, WHITE)

@@ -25,7 +25,7 @@ from rod_bending_ar.core.extras import (
     usable,
 )
 from rod_bending_ar.core.forward import BendStep
-from rod_bending_ar.core.marks import BREACH, NARROW, SAFE, band
+from rod_bending_ar.core.marks import BREACH, NARROW, SAFE, band, tool_words
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.types import (
@@ -104,7 +104,7 @@ def rod(planned=False, stamp=STAMP) -> ShownRod:
 
 
 BEND = NextBend("left", "planned", "", BendStep(2, 61.5, -35.0, 18.0, 20.4), 3, STAMP)
-TOOL = ToolAxis("L3", np.array([0.017, 0.031, 0.02]), np.array([0.0, 1.0, 0.0]), 0.8, STAMP)
+TOOL = ToolAxis("L3", np.array([0.017, 0.031, 0.02]), np.array([0.0, 1.0, 0.0]), 0.8, STAMP, 1.5)
 ALL = Extras(MARGINS, (placed(),), (rod(), rod(True)), (BEND,), TOOL)
 
 
@@ -266,6 +266,17 @@ def test_a_tool_is_measured_against_the_plan_that_it_is_at():
     assert off.angle_deg == pytest.approx(4.0, abs=1e-6)
     assert off.entry_mm == pytest.approx(1.5 * np.cos(np.radians(4.0)), abs=1e-6)
     assert off.tip_mm == pytest.approx(1.5, abs=1e-6) and off.depth_mm == pytest.approx(0, abs=1e-6)
+
+
+def test_a_tools_number_errs_by_tip_and_bone_together():
+    """The planned line is no better known than the vertebra that it is planned in."""
+    now = result()
+    levels = tuple(replace(e, predicted_tre_mm=2.4) for e in now.levels)
+    tool = place_tool(tool_pose(1.5), 0.7, STAMP, replace(now, levels=levels), CASE.plan)
+    assert "1.5 ± 2.5 mm" in tool_words(tool, tool_deviation(tool, CASE.plan))
+    levels = tuple(replace(e, predicted_tre_mm=None) for e in now.levels)
+    unknown = place_tool(tool_pose(1.5), 0.7, STAMP, replace(now, levels=levels), CASE.plan)
+    assert isinstance(unknown, Rejected)
 
 
 @pytest.mark.parametrize("bound", [0.0, float("nan"), float("inf"), -1.0])

@@ -122,7 +122,7 @@ def example_extras(
     bend = NextBend("left", "bending", "", BendStep(2, 61.5, -35.0, 18.0, 20.4), 3, stamp_ns)
     aim = case.plan[2]
     out = (aim.entry_m - aim.target_m) / np.linalg.norm(aim.entry_m - aim.target_m)
-    tool = ToolAxis(aim.level, aim.entry_m + rng.normal(0.0, 1e-3, 3), out, 0.8, stamp_ns)
+    tool = ToolAxis(aim.level, aim.entry_m + rng.normal(0.0, 1e-3, 3), out, 0.8, stamp_ns, 1.5)
     return Extras(margins, tuple(screws), tuple(rods), (bend,), tool)
 
 

@@ -84,13 +84,19 @@ class NextBend:
 @dataclass(frozen=True)
 class ToolAxis:
     """A tracked tool or drill guide in a vertebra's mesh frame: tip_m (3,), out (3,) from the tip
-    to the handle; bound95_mm: of the tip."""
+    to the handle; bound95_mm: of the tip, pose95_mm: of the vertebra that it is told against."""
 
     level: str
     tip_m: np.ndarray
     out: np.ndarray
     bound95_mm: float
     stamp_ns: int
+    pose95_mm: float
+
+    @property
+    def off95_mm(self) -> float:
+        """95 % of what its tip's distance from a plan may err: the plan is as well known as its bone."""
+        return float(np.hypot(self.bound95_mm, self.pose95_mm))
 
 
 @dataclass(frozen=True)
@@ -262,13 +268,14 @@ def place_tool(
     best: tuple[float, ToolAxis] | None = None
     for plan in plans:
         estimate = levels.get(plan.level)
-        if estimate is None or estimate.T_camera_ct is None:
+        if estimate is None or estimate.T_camera_ct is None or estimate.predicted_tre_mm is None:
             continue
         T = invert(estimate.T_camera_ct)
         at = transform_points(T, tip)
         away = float(np.linalg.norm(at - plan.entry_m))
         if best is None or away < best[0]:
-            best = away, ToolAxis(plan.level, at, T[:3, :3] @ out, bound95_mm, stamp_ns)
+            own95_mm = estimate.predicted_tre_mm
+            best = away, ToolAxis(plan.level, at, T[:3, :3] @ out, bound95_mm, stamp_ns, own95_mm)
     return best[1] if best is not None else Rejected("no level with a plan is tracked")
 
 

@@ -192,7 +192,7 @@ def paint_tool(
 def tool_words(tool: ToolAxis, deviation: ToolDeviation) -> str:
     """Its deviation as it is read."""
     return (
-        f"tool {deviation.entry_mm:.1f} ± {tool.bound95_mm:.1f} mm, {deviation.angle_deg:.1f}°"
+        f"tool {deviation.entry_mm:.1f} ± {tool.off95_mm:.1f} mm, {deviation.angle_deg:.1f}°"
         f" off {deviation.plan.level} {deviation.plan.side}"
     )
 
