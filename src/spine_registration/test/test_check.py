@@ -70,6 +70,16 @@ def test_the_limit_is_that_of_pose_and_touch_together(case, truth, over):
     assert list(core.withheld(verdict, case)) == ([] if over < 1.0 else ["L3"])
 
 
+def test_one_landmark_far_off_fails_whatever_the_mean(case, truth):
+    touched = points(case, truth, "L3", 2)
+    right = shown(truth, case.exposed_levels)
+    for off_mm, passed in ((1.5 * LIMIT_MM, True), (1.7 * LIMIT_MM, False)):
+        one = [touched[0], touched[1], touched[2] + (0.0, 1e-3 * off_mm, 0.0)]
+        verdict = checked(case, right, "L3", one)
+        assert verdict.mean_mm < LIMIT_MM and verdict.passed is passed
+    assert f"{off_mm:.1f} mm off" in verdict.text and "right transverse" in verdict.text
+
+
 def test_a_touch_that_is_worse_than_pointers_are_widens_the_limit(case, truth):
     found = core.begin(case, "L3")
     right = shown(truth, case.exposed_levels)
