@@ -279,6 +279,18 @@ def test_a_tools_number_errs_by_tip_and_bone_together():
     assert isinstance(unknown, Rejected)
 
 
+def test_a_tool_on_a_level_that_is_lost_is_told_against_no_neighbour():
+    there = place_tool(tool_pose(1.5), 0.7, STAMP, result(), CASE.plan)
+    now = result()
+    lost = tuple(
+        replace(e, status=Status.LOST, T_camera_ct=None) if e.level == there.level else e
+        for e in now.levels
+    )
+    assert any(e.status is Status.TRACKED for e in lost)
+    found = place_tool(tool_pose(1.5), 0.7, STAMP, replace(now, levels=lost), CASE.plan)
+    assert isinstance(found, Rejected) and "no tracked plan is near" in found.reason
+
+
 @pytest.mark.parametrize("bound", [0.0, float("nan"), float("inf"), -1.0])
 def test_a_tool_that_states_no_uncertainty_is_refused(bound):
     found = place_tool(tool_pose(), bound, STAMP, result(), CASE.plan)

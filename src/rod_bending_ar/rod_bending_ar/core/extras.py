@@ -250,6 +250,9 @@ def place_curve(
     return ShownRod(nearest, transform_points(T_ct_camera, curve), planned, stamp_ns)
 
 
+_TOOL_NEAR_M = 0.015  # neighbouring vertebrae lie 25 to 40 mm apart
+
+
 def place_tool(
     T_camera_tool: np.ndarray,
     bound95_mm: float,
@@ -258,14 +261,15 @@ def place_tool(
     plans: Sequence[ScrewPlan],
 ) -> ToolAxis | Rejected:
     """A tool whose origin is its tip and whose z axis runs to its handle, in the vertebra whose
-    planned entry is nearest to the tip."""
+    planned entry is nearest to the tip. One that is farther from that plan's axis than half a vertebra is
+    refused: its own level may be the one that is not tracked."""
     if isinstance(moment, Rejected):
         return moment
     if not (np.isfinite(bound95_mm) and bound95_mm > 0.0):
         return Rejected("its pose states no uncertainty")
     levels = tracked(moment)
     tip, out = T_camera_tool[:3, 3], T_camera_tool[:3, 2]
-    best: tuple[float, ToolAxis] | None = None
+    best: tuple[float, float, ToolAxis] | None = None
     for plan in plans:
         estimate = levels.get(plan.level)
         if estimate is None or estimate.T_camera_ct is None or estimate.predicted_tre_mm is None:
@@ -275,8 +279,22 @@ def place_tool(
         away = float(np.linalg.norm(at - plan.entry_m))
         if best is None or away < best[0]:
             own95_mm = estimate.predicted_tre_mm
-            best = away, ToolAxis(plan.level, at, T[:3, :3] @ out, bound95_mm, stamp_ns, own95_mm)
-    return best[1] if best is not None else Rejected("no level with a plan is tracked")
+            axis = ToolAxis(plan.level, at, T[:3, :3] @ out, bound95_mm, stamp_ns, own95_mm)
+            best = away, _beside_m(plan, at), axis
+    if best is None:
+        return Rejected("no level with a plan is tracked")
+    _, beside_m, axis = best
+    if beside_m > _TOOL_NEAR_M:
+        return Rejected(
+            f"no tracked plan is near it: the next, of {axis.level}, is {1e3 * beside_m:.0f} mm away"
+        )
+    return axis
+
+
+def _beside_m(plan: ScrewPlan, point_m: np.ndarray) -> float:
+    """How far a point lies from a planned axis."""
+    way = (plan.target_m - plan.entry_m) / np.linalg.norm(plan.target_m - plan.entry_m)
+    return float(np.linalg.norm(np.cross(point_m - plan.entry_m, way)))
 
 
 @dataclass(frozen=True)
