@@ -189,7 +189,7 @@ def test_a_tool_is_shown_with_its_deviation_and_goes_when_it_is_late_or_vague(gr
     graph.world.until(lambda: graph.markers)
     show_tool(graph, 1)
     until_shown(graph, 1, {"tool", "tool/text"})
-    assert "0.5 ± 0.8 mm, 0.0° off L2 left" in text(graph, "tool/text")
+    assert "0.5 ± 1.3 mm, 0.0° off L2 left" in text(graph, "tool/text")
     until_shown(graph, 4, set())  # 200 ms later
     show_tool(graph, 4)
     until_shown(graph, 4, {"tool", "tool/text"})
