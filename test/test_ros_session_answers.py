@@ -170,6 +170,6 @@ def test_the_audit_names_who_said_what_and_finds_every_decision_the_same(recorde
     assert "rejected by the surgeon: " in told and "confirmed by the surgeon: " in told
     assert "registered anew, as was asked for" in told and "asked     pause" in told
     assert "it took over what the navigation before it had known" in told
-    (last,) = [line for line in told.splitlines() if line.startswith("computed again: ")]
-    assert last.split(" ", 2)[2].split(", ")[0].endswith(" same")
+    (last,) = [line for line in told.splitlines() if line.startswith("frames computed again: ")]
+    assert last.partition(": ")[2].split(", ")[0].endswith(" same")
     assert "different" not in last
