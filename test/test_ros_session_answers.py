@@ -163,7 +163,10 @@ def test_the_audit_names_who_said_what_and_finds_every_decision_the_same(recorde
     case = str(operation / "case")
     code = cli.main(["audit", str(session), "--case", case, "--recompute", "all"])
     told = capsys.readouterr().out
-    # the navigation is killed in this session: what it was just computing was never published
+    # what was in work when it was paused was not shown; what it was just computing when it was killed
+    # was never published
+    unshown = [line for line in told.splitlines() if ": unshown: " in line]
+    assert all(line.endswith(": unshown: paused") for line in unshown), unshown
     unknown = [line for line in told.splitlines() if ": unknown: " in line]
     assert all(line.endswith("nothing was published of it") for line in unknown), unknown
     assert len(unknown) <= 1 and code == bool(unknown)

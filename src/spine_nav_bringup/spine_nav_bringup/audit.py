@@ -12,6 +12,7 @@ from spine_nav_common.core.run import Progress
 from spine_nav_common.parameters import ParameterError
 from spine_nav_display.core.session_audit import (
     UNEXPLAINED,
+    UNSHOWN,
     Decision,
     as_json,
     head,
@@ -131,7 +132,8 @@ def _recompute(
             print(f"{what}s computed again: {found}")
     if not decisions:
         print("nothing was computed again")
-    return DONE if {d.verdict for _, d in decisions} == {"same"} else FAILED
+    bad = [d for _, d in decisions if d.verdict not in ("same", UNSHOWN)]
+    return DONE if decisions and not bad else FAILED
 
 
 def _stamps(lives: list[list[Noted]]) -> set[int]:

@@ -78,9 +78,9 @@ def vertebrae(number):
     return {"L3": T} if number % 2 else None
 
 
-def record(folder, edit=lambda entries: entries):
+def record(folder, edit=lambda entries: entries, paused=None):
     """A session of a tracker, as the node keeps it; edit: of its journal's lines. The fourth pair since
-    the reset breaks it; the last is withdrawn."""
+    the reset breaks it; the last is withdrawn; paused: the pair that was in work when it was paused."""
     entries = []
 
     class Topic:
@@ -102,10 +102,13 @@ def record(folder, edit=lambda entries: entries):
         if tried.fault:
             tracker.reset()
             journal.reset("a fault in the tracker")
+        pictures.append(raw)
+        if number == paused:
+            journal.settle(entry, "paused", published=False)
+            continue
         late = "late" if number == COUNT - 1 else ""
         journal.settle(entry, late)
         published.append(Implants(raw.stamp_ns, reason=late) if late else implants)
-        pictures.append(raw)
     diagnostics = "diagnostic_msgs/msg/DiagnosticArray"
     with support.Session(folder) as recorded:
         for text in edit(entries):
@@ -230,6 +233,22 @@ def test_lost_vertebrae_are_told_and_not_guessed(tmp_path):
     session, _, decisions, _ = again(record(tmp_path / "session", edit))
     assert any("no pair entry" in note and "vertebrae" in note for note in session.notes)
     assert len(decisions) == COUNT - 1 and len(session.pairs_unexplained) == 1
+
+
+def test_a_pair_in_work_when_it_was_paused_has_nothing_to_be_compared_with(tmp_path):
+    _, _, decisions, _ = again(record(tmp_path / "session", paused=2))
+    assert verdicts(decisions) == ["same", "same", "unshown", *["same"] * (COUNT - 3)]
+    assert decisions[2].text == "paused"
+
+
+def test_a_pair_that_was_shown_while_its_journal_denies_it_is_a_difference(tmp_path):
+    def edit(entries):
+        pairs = [e for e in entries if json.loads(e)["op"] == "pair"]
+        denied = json.dumps({**json.loads(pairs[2]), "published": False, "shown": "paused"})
+        return [denied if e is pairs[2] else e for e in entries]
+
+    _, _, decisions, _ = again(record(tmp_path / "session", edit))
+    assert verdicts(decisions) == ["same", "same", "different", *["same"] * (COUNT - 3)]
 
 
 def test_other_vertebrae_than_noted_come_out_different(tmp_path):

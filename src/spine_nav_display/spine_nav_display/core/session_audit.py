@@ -259,12 +259,13 @@ def _apart(a: np.ndarray | None, b: np.ndarray | None) -> str:
 
 UNEXPLAINED = "it was shown, and the journal does not have its frame"
 NOT_RECORDED = "what was published of it is not in the record"
+UNSHOWN = "unshown"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A frame's result as it was shown and as it comes out again. verdict: `same`, `different`, or
-    `unknown` with the reason in `text`."""
+    """A frame's result as it was shown and as it comes out again. verdict: `same`, `different`, `unknown`
+    or `unshown` (nothing was shown of it, and the journal says why), with the reason in `text`."""
 
     stamp_ns: int
     verdict: str
@@ -276,7 +277,7 @@ def judge(session: Session, again: Again) -> Decision:
     stamp_ns = again.noted.frame.stamp_ns if again.noted.frame is not None else -1
     was = session.shown.get(stamp_ns)
     found = differences(was[1], again.published) if was and again.published else []
-    return _decision(stamp_ns, again, was is not None, found)
+    return _decision(stamp_ns, again, again.noted.frame, was is not None, found)
 
 
 def judge_pair(session: Session, again: PairAgain) -> Decision:
@@ -286,15 +287,25 @@ def judge_pair(session: Session, again: PairAgain) -> Decision:
     found = []
     if was is not None and again.published is not None:
         found = pair_differences(was[1], shown_pair(again.published))
-    return _decision(stamp_ns, again, was is not None, found)
+    return _decision(stamp_ns, again, again.noted.pair, was is not None, found)
 
 
 def _decision(
-    stamp_ns: int, again: Again | PairAgain, recorded: bool, found: list[str]
+    stamp_ns: int,
+    again: Again | PairAgain,
+    entry: FrameEntry | PairEntry | None,
+    recorded: bool,
+    found: list[str],
 ) -> Decision:
     """found: in what it differs from what was recorded of it."""
     if again.problem:
         return Decision(stamp_ns, "unknown", again.problem)
+    if entry is not None and not entry.published:  # in work while it was paused, or stopped
+        if recorded:
+            return Decision(
+                stamp_ns, "different", "it was shown, and the journal says that it was not"
+            )
+        return Decision(stamp_ns, UNSHOWN, entry.shown)
     if again.published is None:
         return Decision(stamp_ns, "unknown", "nothing was published of it")
     if not recorded:
