@@ -11,9 +11,10 @@ import pytest
 from screw_support import CAMERA, LEFT, RIGHT, frame, heads_m, observe
 
 from spine_nav_common.core.types import Rejected
+from spine_nav_sim.core.stereo_faults import darker
 from stereo_screw_tracker.core.config import GhostConfig
 from stereo_screw_tracker.core.ghosts import Screened, screen
-from stereo_screw_tracker.core.rectification import check_rig
+from stereo_screw_tracker.core.rectification import RigCheck, check_rig
 from stereo_screw_tracker.core.types import HeadObservation
 
 CONFIG = GhostConfig()
@@ -201,6 +202,21 @@ class TestRig:
         shift = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.6]])
         check = check_rig(frame(left=left, right=cv2.warpAffine(right, shift, (640, 480))), 1.0)
         assert check.row_px == pytest.approx(0.6, abs=0.15)
+
+    @pytest.mark.parametrize("stops", [1.0, -1.0, 2.0])
+    def test_an_eye_that_is_a_stop_darker_or_brighter_changes_nothing(self, stops: float) -> None:
+        """The scene is matched and swapped or crooked pairs are told as in good light."""
+
+        def check(left: np.ndarray, right: np.ndarray) -> RigCheck:
+            return check_rig(darker(stops)([frame(left=left, right=right)])[0], 1.0)
+
+        left, right = self.pair()
+        good = check(left, right)
+        assert good.wrong is None and good.row_px is not None and good.row_px < 0.3
+        swapped = check(right, left).wrong
+        assert swapped is not None and "swapped" in swapped.reason
+        crooked = check(*self.pair(rows=6)).wrong
+        assert crooked is not None and "not rectified" in crooked.reason
 
     def test_images_that_share_nothing_say_nothing(self) -> None:
         for right in (RIGHT, np.full((480, 640), 90, np.uint8)):

@@ -12,8 +12,10 @@ from texture_support import moved, pair
 
 from spine_nav_common.core.geometry import transform
 from spine_nav_common.core.types import Rejected, StereoFrame
-from spine_nav_sim.core.stereo_faults import Fault, bumped, drifting, rolling, sheared
-from stereo_screw_tracker.core.rig_motion import CHECK_NS, RigWatch
+from spine_nav_sim.core.stereo_faults import Fault, bumped, drifting, rolling, sheared, wet
+from stereo_screw_tracker.core import rig_motion
+from stereo_screw_tracker.core.odometry import Picture, Texture
+from stereo_screw_tracker.core.rig_motion import CHECK_NS, RigChange, RigWatch, rig_change
 
 PAIRS = 12
 
@@ -70,6 +72,46 @@ def test_vergence_that_jumps_is_told_with_what_it_does_to_depth(yaw_px: float, s
     percent = float(said[4].split("wrong by ")[1].split(" %")[0])
     assert percent == pytest.approx(100 * yaw_px / 72, abs=0.35)
     assert "moved against each other" in said[4] and "calibrate" in said[4]
+
+
+@pytest.mark.parametrize("yaw_px", [-2.0, 2.0])
+def test_the_pair_of_the_bump_itself_is_refused(yaw_px: float) -> None:
+    """Pairs come faster than the rig is looked at thoroughly: a glance at each tells."""
+    fast = [replace(f, stamp_ns=k * CHECK_NS // 5) for k, f in enumerate(pairs())]
+    for at in (6, 7, 9):  # between two looks
+        said = answers(bumped(at, yaw_px)(fast))
+        assert not any(said[:at]) and all(said[at:])
+    assert not any(answers(fast))
+
+
+def test_what_a_glance_doubts_a_look_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few points, followed one way, may err; a pair is refused for what all of them say."""
+    asked: list[bool] = []
+
+    def misled(
+        then: Texture, now: Picture, T: np.ndarray, thorough: bool = True
+    ) -> RigChange | Rejected:
+        change = rig_change(then, now, T)
+        asked.append(thorough)
+        assert isinstance(change, RigChange)
+        return change if thorough else replace(change, moved=change.moved + 5.0)
+
+    monkeypatch.setattr(rig_motion, "rig_change", misled)
+    fast = [replace(f, stamp_ns=k * CHECK_NS // 5) for k, f in enumerate(pairs())]
+    assert not any(answers(fast))
+    assert asked[:2] == [False, True]
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_a_lens_with_drops_is_no_bump_whenever_they_come(still: bool) -> None:
+    """Drops bend the picture where they lie; the rest of it stands as it did."""
+    for seed in range(3):
+        before = pairs(still)
+        after = wet(seed=seed)(before)
+        assert not any(answers(after))
+        assert not any(answers(before[:4] + after[4:]))
+        bump = bumped(4, 2.0)(after)  # and it is told beside them
+        assert all(answers(bump)[4:]) and not any(answers(bump)[:4])
 
 
 def test_a_rig_that_drifts_is_refused_before_it_is_a_percent_off() -> None:

@@ -145,12 +145,21 @@ def _tracked(
     """Places (K, 2) in b of the points `at` in a, and which of them come back."""
     if not len(at):
         return at, np.zeros(0, bool)
-    there, ok = _flow(a, b, at, guess)
+    there, ok = _ahead(a, b, at, guess)
     back, ok_back = _flow(b, a, there, at)
-    size = np.array([b.shape[1], b.shape[0]])
-    inside = ((there >= 0) & (there < size)).all(axis=1)
     apart = np.linalg.norm(back - at, axis=1)
-    return there, ok & ok_back & inside & (apart < _BACK_PX)
+    return there, ok & ok_back & (apart < _BACK_PX)
+
+
+def _ahead(
+    a: np.ndarray, b: np.ndarray, at: np.ndarray, guess: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places (K, 2) in b of the points `at` in a, and which of them lie in it."""
+    if not len(at):
+        return at, np.zeros(0, bool)
+    there, ok = _flow(a, b, at, guess)
+    size = np.array([b.shape[1], b.shape[0]])
+    return there, ok & ((there >= 0) & (there < size)).all(axis=1)
 
 
 def _flow(
@@ -165,18 +174,20 @@ def _flow(
 
 
 def followed(
-    then: Texture, now: Picture, T_guess: np.ndarray, row_px: float
+    then: Texture, now: Picture, T_guess: np.ndarray, row_px: float, back: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """(K, 4) left u, v and right u, v of the points in the pair of now, and their indices (K,).
 
-    T_guess: (4, 4) about how they moved. row_px: by how much the rows of a point may differ.
+    T_guess: (4, 4) about how they moved. row_px: by how much the rows of a point may differ. back:
+    points are also followed back, and those that do not come back left out.
     """
     left, right = project_pair(now.camera, transform_points(T_guess, then.points_m))
     off = ~(np.isfinite(left).all(axis=1) & np.isfinite(right).all(axis=1))
     left[off], right[off] = then.left[off], then.right[off]
-    new_left, good = _tracked(then.picture.left, now.left, then.left, left.astype(np.float32))
+    track = _tracked if back else _ahead
+    new_left, good = track(then.picture.left, now.left, then.left, left.astype(np.float32))
     guess = (new_left + right - left).astype(np.float32)
-    new_right, good_too = _tracked(now.left, now.right, new_left, guess)
+    new_right, good_too = track(now.left, now.right, new_left, guess)
     good &= good_too & (np.abs(new_left[:, 1] - new_right[:, 1]) < row_px)
     kept = np.flatnonzero(good)
     return np.c_[new_left[kept], new_right[kept]].astype(np.float64), kept

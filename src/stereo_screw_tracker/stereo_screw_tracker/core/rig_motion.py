@@ -22,7 +22,7 @@ from .triangulate import pair_jacobians, project_pair
 from .types import StereoCamera
 
 CHECK_NS = 300_000_000
-"""Stamps between two looks at the rig."""
+"""Stamps between two thorough looks at the rig; the pairs between them get a glance."""
 LEAST_CHANGE = 0.004  # of a head's disparity, and so of its depth: 2 mm at half a metre
 LEAST_ROWS_PX = 1.0  # as ghosts.systematic_row_px
 _SIGMAS = 5.0
@@ -32,6 +32,7 @@ _LOST_NS = 5_000_000_000  # without an answer; then a new one is begun, and noth
 _ROW_REACH_PX = 6.0
 _OFF_PX = 1.5
 _ROUNDS = 7
+_RESTS_PX = 0.01  # no point moves by more in a round: it is settled
 _NEAR_M = 0.5  # the distance that words speak of
 _LEAST_SIGMA_PX = 0.15  # of a followed point
 
@@ -51,16 +52,24 @@ class RigChange:
     points: int
 
 
-def rig_change(then: Texture, now: Picture, T_guess: np.ndarray) -> RigChange | Rejected:
+def rig_change(
+    then: Texture, now: Picture, T_guess: np.ndarray, thorough: bool = True
+) -> RigChange | Rejected:
     """How the right camera moved against the left one between two pairs.
 
     Args:
         T_guess: (4, 4) motion of the wound as it is thought to be; where the search begins.
+        thorough: all points are followed, there and back; else every other one and there only.
 
     Returns:
         Rejected where too little texture moves as one thing in the left image.
     """
-    seen, kept = followed(then, now, T_guess, _ROW_REACH_PX)
+    if not thorough:
+        half = np.arange(0, len(then.points_m), 2)
+        then = replace(
+            then, points_m=then.points_m[half], left=then.left[half], right=then.right[half]
+        )
+    seen, kept = followed(then, now, T_guess, _ROW_REACH_PX, back=thorough)
     if len(kept) < _LEAST_POINTS:
         return Rejected(f"{len(kept)} points could be followed, {_LEAST_POINTS} are needed")
     points = then.points_m[kept].astype(np.float64)
@@ -107,8 +116,8 @@ def _settled(
     weights (K,): Gauss-Newton on all three places (K, 3) of every point, reweighted (Cauchy)."""
     _, right = project_pair(camera, transform_points(T, points))
     q = np.array([float(np.nanmedian(seen[:, 2] - right[:, 0])), 0.0, 0.0])
-    on_right = np.zeros((len(points), 3, 3))
-    on_right[:, 2, :] = base
+    A = np.zeros((len(points), 3, 9))  # of the three places, to a shift, a turn and the right eye
+    A[:, 2, 6:] = base
     prior = np.diag([1e-3] * 6 + [1e-6] * 3)
     weight, sigma, H = np.ones(len(points)), 1.0, prior
     for _ in range(_ROUNDS):
@@ -120,14 +129,17 @@ def _settled(
         sigma = max(_LEAST_SIGMA_PX, float(np.median(off)))
         weight = np.where(off < 8.0 * sigma, 1.0 / (1.0 + (off / (3.0 * sigma)) ** 2), 0.0)
         J_left, J_right = pair_jacobians(camera, moved)
-        J = np.concatenate([J_left, J_right[:, :1]], 1)
-        turn = np.stack([np.cross(axis, moved - centre) for axis in np.eye(3)], -1)
-        A = np.concatenate([J, J @ turn, on_right], 2)
-        H = np.einsum("k,kia,kib->ab", weight, A, A) + prior
-        step = -np.linalg.solve(H, np.einsum("k,kia,ki->a", weight, A, residual))
+        A[:, :2, :3], A[:, 2, :3] = J_left, J_right[:, 0]
+        A[:, :, 3:6] = np.cross((moved - centre)[:, None], A[:, :, :3])
+        flat = A.reshape(-1, 9)  # one product of matrices: a look is asked of every pair
+        weighted = flat.T * np.repeat(weight, 3)
+        H = weighted @ flat + prior
+        step = -np.linalg.solve(H, weighted @ residual.ravel())
         R = exp_so3(step[3:6])
         T = transform(R @ T[:3, :3], R @ (T[:3, 3] - centre) + centre + step[:3])
         q = q + step[6:]
+        if np.abs(flat @ step).max() < _RESTS_PX:
+            break
     return T, q, sigma**2 * np.linalg.inv(H)[6:, 6:], weight
 
 
@@ -207,10 +219,13 @@ class RigWatch:
         """
         if self._reference is None and not len(heads_m):
             return None
-        if self._looked_ns is not None and 0 <= frame.stamp_ns - self._looked_ns < CHECK_NS:
+        soon = self._looked_ns is not None and 0 <= frame.stamp_ns - self._looked_ns < CHECK_NS
+        if soon and self._wrong is not None:
             return self._wrong
-        self._looked_ns = frame.stamp_ns
         now = picture(frame)
+        if soon and self._glance(now):
+            return None
+        self._looked_ns = frame.stamp_ns
         then = self._reference
         if then is None or now.left.shape != then.texture.picture.left.shape:
             self._begin(now, frame.stamp_ns, heads_m, np.zeros((2, 3)), np.zeros((2, 3, 3)))
@@ -229,6 +244,23 @@ class RigWatch:
         if self._wrong is None and change.points < _KEPT * len(then.texture.points_m):
             self._begin(now, frame.stamp_ns, heads_m, moved, covariance)
         return self._wrong
+
+    def _glance(self, now: Picture) -> bool:
+        """Whether the eyes stand as they did, at half the price of a look: what a glance doubts, a
+        look decides."""
+        then = self._reference
+        if then is None:
+            return True  # a look found too little to compare with
+        if now.left.shape != then.texture.picture.left.shape:
+            return False
+        change = rig_change(then.texture, now, self._T, thorough=False)
+        if isinstance(change, Rejected):
+            return False
+        heads_m = transform_points(change.T_now_then, then.heads_m)
+        self._T = change.T_now_then
+        moved, covariance = then.moved + change.moved, then.covariance + change.covariance
+        change = replace(change, moved=moved, covariance=covariance)
+        return verdict(now.camera, change, heads_m) is None
 
     def _begin(
         self,
