@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_world import NAMESPACE, CameraWorld, navigation
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, TimeReference
 from std_msgs.msg import String
 
 from spine_nav_bringup.live_options import LiveOptions, configure
@@ -140,6 +140,29 @@ def test_a_picture_is_passed_on_as_it_came_and_asked_for_only_while_a_page_is_op
     assert words["age_ms"] >= 80.0
     page.close()
     world.until(lambda: overlay.get_subscription_count() == 0)
+
+
+def test_a_picture_of_another_clock_than_the_cameras_has_no_age(world, display):
+    """As the supervisor's, which wipes what a dead overlay has left while a recording is replayed."""
+    page = display.page()
+    overlay = world.node.create_publisher(
+        CompressedImage, topics.OVERLAY_COMPRESSED, qos.SENSOR_OUT
+    )
+    clock = world.node.create_publisher(TimeReference, topics.CAMERA_CLOCK, qos.LATCHED)
+    began = TimeReference(header=header(time.time_ns(), ""), source="recording 1.0")
+    began.time_ref = header(4_000_000_000, "").stamp
+    clock.publish(began)
+
+    def of_the_camera():
+        overlay.publish(jpeg_message(JPEG, 4_000_000_000, "camera"))
+        return page.pictures and page.pictures[-1][0]["age_sure"]
+
+    world.until(of_the_camera)
+    wiped = time.time_ns()
+    overlay.publish(jpeg_message(JPEG, wiped, ""))
+    world.until(lambda: page.pictures[-1][0]["stamp_ns"] == str(wiped))
+    words, _ = page.pictures[-1]
+    assert words["age_ms"] is None and not words["age_sure"]
 
 
 def test_a_picture_that_no_page_shows_is_not_asked_for(world, display):

@@ -14,6 +14,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from spine_nav_bringup.ros import watch
 from spine_nav_bringup.ros.health import Concern, HealthBoard
 from spine_nav_bringup.ros.watch import ALIVE, DEAD, ENDED, LATE, Watched
 from spine_nav_bringup.ros.withdrawal import blank_picture, lost
@@ -80,6 +81,24 @@ def test_a_process_that_is_held_is_late_and_can_be_ended(process):
     assert node.kill()
     until(lambda: node.look(0.05))
     assert node.life == DEAD
+
+
+def test_who_waits_for_a_core_is_given_time_and_who_is_stuck_is_not(process, monkeypatch):
+    node, _ = watched(process)
+    (read,) = node._waits_s().values()  # as the system counts it
+    assert read >= 0.0
+    now, waits = time.monotonic(), {7: 1.0}
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now)
+    monkeypatch.setattr(node, "_waits_s", lambda: dict(waits))
+    now += 2 * LATE_S
+    assert node.look(LATE_S) and node.life == LATE and node.hung_s == 0.0
+    now += 4.0
+    assert node.hung_s == pytest.approx(4.0)  # it had cores to run on
+    waits = {7: 3.0, 8: 1.5}
+    assert node.hung_s == pytest.approx(2.0)  # the thread that waited longest
+    waits[7] += 100.0
+    assert node.hung_s == pytest.approx(1.0)  # what only waits is ended too in the end
+    assert node.kill() and not node.kill()
 
 
 def test_a_transition_may_take_its_time_unless_the_process_is_held(process):

@@ -176,7 +176,7 @@ class Supervisor(Node):
 
     def _end_if_hung(self, node: Watched) -> None:
         wait_s = self.config.hang_s * _PATIENCE.get(node.name, 1.0)
-        if wait_s and (node.stopped or node.since_s > wait_s) and node.kill():
+        if wait_s and (node.stopped or node.hung_s > wait_s) and node.kill():
             self.get_logger().error(f"{node.name} hangs: its process is ended")
 
     # Services.

@@ -36,7 +36,8 @@ class SupervisorConfig:
         400.0, 10000.0,
     )  # fmt: skip
     hang_s: float = param(
-        2.5, "a node that hangs for this long is ended, to be started again; 0 = never", "s",
+        2.5, "a node that hangs for this long, waiting for a core not counted, is ended, to be started again;"
+        " 0 = never", "s",
         0.0, 600.0,
     )  # fmt: skip
     timeout_s: float = param(

@@ -13,6 +13,7 @@ from spine_nav_common.ros.heartbeat import GOODBYE, Beat, this_machine
 
 ABSENT, ALIVE, LATE, DEAD, ENDED = "not there", "alive", "hangs", "died", "has ended"
 _HELD_LOOKS = 3  # a process that is seen held so often in a row is not just being looked at
+STARVED = 0.75  # of the time, at most, is forgiven to who waits for a core
 BUSY_S = 600.0
 """Time that a transition may take: models load, kernels compile, on a machine with other work."""
 
@@ -37,6 +38,8 @@ class Watched:
         self._heard = self._since = time.monotonic()
         self._pidfd = -1
         self._held = 0
+        self._killed = False
+        self._waited_s: dict[int, float] = {}
 
     def note(self, beat: Beat) -> bool:
         """A heartbeat came; whether it is the first of a new start of the node."""
@@ -61,6 +64,7 @@ class Watched:
                 self.life = LATE
         if self.life != before:
             self._since = time.monotonic()
+            self._waited_s = self._waits_s() if self.life == LATE else {}
         return self.life != before
 
     def forgive(self, seconds: float) -> None:
@@ -79,6 +83,14 @@ class Watched:
         return time.monotonic() - self._since
 
     @property
+    def hung_s(self) -> float:
+        """Seconds since it became late in which it did not just wait for a core: on a machine that has
+        too much to do, whoever is ended and started again only makes it worse."""
+        now = self._waits_s()
+        starved = max((s - self._waited_s.get(t, 0.0) for t, s in now.items()), default=0.0)
+        return self.since_s - min(starved, STARVED * self.since_s)
+
+    @property
     def changing(self) -> bool:
         """In the middle of a transition, where it cannot beat."""
         return self.beat is not None and bool(self.beat.busy)
@@ -95,18 +107,33 @@ class Watched:
         return stat.rpartition(")")[2].split()[0] == "T"
 
     def kill(self) -> bool:
-        """End a process that hangs, so that whoever started it starts it again."""
-        if not self._mine() or self._pidfd < 0:
+        """End a process that hangs, so that whoever started it starts it again; False where it was
+        ended before, or cannot be."""
+        if not self._mine() or self._pidfd < 0 or self._killed:
             return False
         try:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         except OSError:
             return False
+        self._killed = True
         return True
 
     def close(self) -> None:
         """Give the process handle back."""
         self._close()
+
+    def _waits_s(self) -> dict[int, float]:
+        """Thread to the seconds in which it was ready and had no core; empty where nobody counts."""
+        if not self._mine():
+            return {}
+        out = {}
+        try:
+            for task in Path(f"/proc/{self.beat.pid}/task").iterdir():
+                words = (task / "schedstat").read_text(encoding="ascii").split()
+                out[int(task.name)] = 1e-9 * int(words[1])
+        except (OSError, IndexError, ValueError):  # it ends, or a kernel without
+            return {}
+        return out
 
     def _is_held(self) -> bool:
         self._held = self._held + 1 if self.stopped else 0
@@ -122,7 +149,7 @@ class Watched:
 
     def _open(self, beat: Beat) -> None:
         self._close()
-        self.beat = beat
+        self.beat, self._killed = beat, False
         if self._mine():
             try:
                 self._pidfd = os.pidfd_open(beat.pid)

@@ -68,6 +68,7 @@ PICTURES = {"rgbd": topics.OVERLAY_COMPRESSED, "stereo": topics.SCREW_OVERLAY_CO
 """Name of a camera on the page and the topic of its picture, encoded."""
 _TICK_S, _LOOK_S = 0.1, 0.25
 _GONE_S = 2.0  # nobody has looked for this long: the overlay need not draw
+_AHEAD_MS = 1000.0  # a picture this far in the future is not of the camera's clock
 _OPTICAL = "camera_color_optical_frame"
 
 
@@ -159,7 +160,8 @@ class DisplayNode(SpineNode):
         clock, now_s = self._clocks[stream], time.monotonic()
         clock.note(stamp_ns, self.now_ns(), now_s)
         age_ms = clock.age_ms(stamp_ns, self.now_ns())
-        known = age_ms != float("inf")
+        # Who wipes a picture for a dead node has no camera's clock: its stamp is not of this one.
+        known = -_AHEAD_MS < age_ms < float("inf")
         sure = clock.announced is not None or clock.domain == SYSTEM
         return Moment(stamp_ns, now_s * 1e3, age_ms if known else None, known and sure)
 
