@@ -34,6 +34,7 @@ _UNLIMITED = ("--disable-frame-rate-limit", "--disable-gpu-vsync")
 _WINDOW = (480, 300)  # drawing costs time and holds nothing
 _LOOKS = 10  # at memory, over the run
 _WARM = 0.1  # of the run: what a page gathers once is no growth
+_REGISTER = "document.querySelector('#buttons button:nth-child(3)')"
 _PACE_S = 0.004  # faster than the browser draws: it takes the newest
 
 
@@ -130,7 +131,8 @@ async def _ask(tab: Tab, count: int) -> int:
         " set(v) { spinenav.hear = v; if (v) spinenav.answers += 1; }})"
     )
     for done in range(1, count + 1):
-        await tab.evaluate("document.querySelector('#buttons button:nth-child(3)').click()")
+        await tab.until(f"!{_REGISTER}.disabled")  # else nothing were asked: no contact yet
+        await tab.evaluate(f"{_REGISTER}.click()")
         await tab.until(f"spinenav.answers >= {done}")
         await asyncio.sleep(0.05)
     return int(await tab.evaluate("spinenav.answers"))
