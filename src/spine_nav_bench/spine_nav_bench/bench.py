@@ -165,7 +165,7 @@ def _measure(
     if part == "bridges":
         return bridges_record(cache, progress=progress, **({"seconds": 2.0} if args.smoke else {}))
     if part == "display":
-        night = {"hours": args.hours} if args.hours is not None else {}
+        night = {"minutes": args.minutes} if args.minutes is not None else {}
         return display_record(cache, commands.live, smoke=args.smoke, progress=progress, **night)
     if part == "calibration":
         return {"sets": calibration_sets(args.data)}

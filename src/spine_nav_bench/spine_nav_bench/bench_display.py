@@ -20,7 +20,7 @@ from .commands import Live
 from .page import PAGE_OPENS_S, beside_a_page, told_by
 
 FAULTS, FAULT_HZ = 200, 30.0
-NIGHT_H, ACTS = 8.0, 200
+NIGHT_H, NIGHT_MINUTES, ACTS = 8.0, 20.0, 200
 
 
 def display_record(
@@ -28,7 +28,7 @@ def display_record(
     live: Live,
     *,
     smoke: bool = False,
-    hours: float = NIGHT_H,
+    minutes: float = NIGHT_MINUTES,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Everything that the table of the page and the record needs, as one JSON record."""
@@ -39,8 +39,9 @@ def display_record(
     shutil.rmtree(session, ignore_errors=True)
     recorded = live(scene.case, source, cache / "display-recorded-run", (), session=session)
     faults = told_by("measure", "--faults", str(5 if smoke else FAULTS), "--hz", str(FAULT_HZ))
+    acts, minutes = (5, 0.2) if smoke else (ACTS, minutes)
     night = told_by(
-        "endurance", "--hours", str(0.01 if smoke else hours), "--acts", str(5 if smoke else ACTS)
+        "endurance", "--hours", str(NIGHT_H), "--minutes", str(minutes), "--acts", str(acts)
     )
     return {
         "seeds": [scene.seed],

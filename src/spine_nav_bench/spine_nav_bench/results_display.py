@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from .results_common import Record, Target, provenance, table
 
+_LEAST_H = 0.5  # of pictures: a line through fewer tells nothing
+
 
 def _pixels(r: Record) -> tuple[str, bool] | None:
     ms = r["page"]["delay_ms"]
@@ -23,14 +25,15 @@ def _gone(r: Record) -> tuple[str, bool] | None:
 def _night(r: Record) -> tuple[str, bool] | None:
     night = r["night"]
     lost = night["asked"] - night["answered"]
-    growth = max(night["page_growth"], night["display_growth"])
+    grown = night["page_growth"], night["display_growth"]
+    by_8h = night["page_growth_8h"], night["display_growth_8h"]
     text = (
         f"{r['page']['first_picture_s']:.1f} s; {lost} of {night['asked']}; page"
-        f" {100 * night['page_growth']:.1f} %, display {100 * night['display_growth']:.1f} % over the"
-        f" pictures of {night['hours']:g} h"
+        f" {100 * grown[0]:.1f} %, display {100 * grown[1]:.1f} % over the pictures of {night['hours']:g} h,"
+        f" by a line through them at most {100 * by_8h[0]:.1f} and {100 * by_8h[1]:.1f} % (95 %) over 8 h"
     )
-    whole = night["hours"] >= 8.0
-    return text, whole and r["page"]["first_picture_s"] <= 2.0 and lost == 0 and growth <= 0.05
+    held = max(*grown, *by_8h) <= 0.05 and night["hours"] >= _LEAST_H
+    return text, held and r["page"]["first_picture_s"] <= 2.0 and lost == 0
 
 
 def _dropped(r: Record) -> tuple[str, bool] | None:

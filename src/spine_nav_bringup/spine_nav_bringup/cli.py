@@ -362,8 +362,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     bench.add_argument(
-        "--hours", type=_positive, metavar="H",
-        help="display: over the pictures of so many hours memory is watched (default 8)",
+        "--minutes", type=_positive, metavar="M",
+        help="display: for so many minutes memory is watched (default 20; 8 h of pictures take some three hours)",
     )  # fmt: skip
 
     doctor = add("doctor", _doctor, "what this machine has, and what to do about what is missing")

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a page may stay open for a night, and whether a word of it is ever lost.
 
-python -m spine_nav_display.endurance [--hours H] [--acts N]
+python -m spine_nav_display.endurance [--hours H] [--acts N] [--minutes M]
 
 A display is fed here with the pictures and states of H hours at 15 Hz, as fast as the browser draws
-them; what page and display hold is read again and again. Meanwhile the page asks N times for
-something: every answer must come. One line of JSON is printed.
+them, for M minutes at most; what page and display hold is read again and again. Meanwhile the page asks
+N times for something: every answer must come. One line of JSON is printed: where the minutes ended it,
+`hours` are those of the pictures that were shown. `..._growth_8h` is the upper end (95 %) of a straight
+line through what was held, over the pictures of 8 h.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import linregress, t
 
 from .browser import BrowserError, Tab, browser
 from .core.messages import Moment
@@ -32,7 +35,8 @@ from .rehearsal import Feed, counted_jpeg
 CAMERA_HZ = 15.0
 _UNLIMITED = ("--disable-frame-rate-limit", "--disable-gpu-vsync")
 _WINDOW = (480, 300)  # drawing costs time and holds nothing
-_LOOKS = 10  # at memory, over the run
+_LOOKS = 25  # at memory, over the run
+NIGHT_H = 8.0
 _WARM = 0.1  # of the run: what a page gathers once is no growth
 _REGISTER = "document.querySelector('#buttons button:nth-child(3)')"
 _PACE_S = 0.004  # faster than the browser draws: it takes the newest
@@ -43,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="memory over a night, and words that are lost")
     parser.add_argument("--hours", type=float, default=8.0, metavar="H")
     parser.add_argument("--acts", type=int, default=200, metavar="N")
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M")
     args = parser.parse_args(argv)
     try:
-        print(json.dumps(asyncio.run(endured(args.hours, args.acts))))
+        print(json.dumps(asyncio.run(endured(args.hours, args.acts, args.minutes))))
     except BrowserError as error:
         print(f"endurance: {error}", file=sys.stderr)
         return 1
@@ -84,8 +89,9 @@ class _Feeder:
             self._end.wait(_PACE_S)
 
 
-async def endured(hours: float, acts: int) -> dict[str, Any]:
-    """What is held over the pictures of so many hours, and how many answers came.
+async def endured(hours: float, acts: int, minutes: float = math.inf) -> dict[str, Any]:
+    """What is held over the pictures of so many hours, in so many minutes at most, and how many answers
+    came.
 
     Raises BrowserError: there is no browser, or the page stopped.
     """
@@ -97,10 +103,11 @@ async def endured(hours: float, acts: int) -> dict[str, Any]:
             began = time.monotonic()
             looks: list[tuple[int, float, float]] = []
             asking = asyncio.ensure_future(_ask(tab, acts))
-            due = [round(wanted * (_WARM + (1 - _WARM) * i / (_LOOKS - 1))) for i in range(_LOOKS)]
+            due = [_WARM + (1 - _WARM) * i / (_LOOKS - 1) for i in range(_LOOKS)]
             while due:
                 shown = int(await tab.evaluate("spinenav.pictures"))
-                if shown >= due[0]:
+                spent = (time.monotonic() - began) / 60.0 / minutes
+                if max(shown / wanted, spent) >= due[0]:
                     due.pop(0)
                     looks.append((shown, await heap_mb(tab), _held_mb(os.getpid())))
                 await asyncio.sleep(1.0)
@@ -109,7 +116,7 @@ async def endured(hours: float, acts: int) -> dict[str, Any]:
             sent = feeder.sent
     pictures, page, display = np.array(looks).T
     return {
-        "hours": hours,
+        "hours": min(hours, round(float(pictures[-1]) / 3600 / CAMERA_HZ, 3)),
         "pictures_sent": sent,
         "pictures_shown": int(pictures[-1]),
         "wall_s": round(wall_s, 1),
@@ -117,10 +124,25 @@ async def endured(hours: float, acts: int) -> dict[str, Any]:
         "display_mb": [round(x, 1) for x in display],
         "page_growth": round(float(page[-1] / page[0] - 1.0), 4),
         "display_growth": round(float(display[-1] / display[0] - 1.0), 4),
+        "page_growth_8h": over_a_night(pictures, page),
+        "display_growth_8h": over_a_night(pictures, display),
         "asked": acts,
         "answered": answered,
         "errors": tab.errors,
     }
+
+
+def over_a_night(pictures: np.ndarray, held: np.ndarray) -> float:
+    """Growth over the pictures of 8 h as a part of what was held first: upper end (95 %, one-sided) of
+    the slope of a straight line through the second half, where what is gathered once is there.
+
+    Args:
+        pictures: (N,) shown until then. held: (N,) MB.
+    """
+    half = len(pictures) // 2
+    line = linregress(pictures[half:], held[half:])
+    most = line.slope + t.ppf(0.95, len(pictures) - half - 2) * line.stderr
+    return round(float(most * NIGHT_H * 3600 * CAMERA_HZ / held[half]), 4)
 
 
 async def _ask(tab: Tab, count: int) -> int:

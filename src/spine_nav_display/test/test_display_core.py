@@ -28,6 +28,7 @@ from spine_nav_display.core.messages import (
 from spine_nav_display.core.outbox import Outbox, VideoGate
 from spine_nav_display.core.questions import Answer, Desk, Question, Taken
 from spine_nav_display.core.scene import case_message, trajectory
+from spine_nav_display.endurance import over_a_night
 from spine_nav_display.rehearsal import T_CAMERA_CT, result, small_case
 
 IDENTITY = np.eye(4)
@@ -363,3 +364,14 @@ def test_a_check_is_told_with_its_residuals_and_no_number_that_is_none() -> None
     assert [(x["name"], x["mark"], x["residual_mm"]) for x in told["landmarks"]] == [
         ("tip", "touched", 8.0), ("facet", "skipped", None),
     ]  # fmt: skip
+
+
+def test_a_leak_over_a_night_is_seen_in_a_quarter_of_an_hour_and_noise_is_none():
+    random = np.random.default_rng(1)
+    pictures = np.linspace(2000.0, 40_000.0, 25)
+    noise = random.normal(0.0, 0.002, 25)
+    assert abs(over_a_night(pictures, 3.6 + noise)) < 0.05
+    leak = 3.6 + noise + 0.5e-6 * pictures  # half a byte a picture
+    assert 0.05 < over_a_night(pictures, leak) < 0.12
+    once = 3.6 + noise + 0.2 * (pictures > 10_000)  # gathered once
+    assert abs(over_a_night(pictures, once)) < 0.05
