@@ -26,11 +26,11 @@ from spine_nav_common.core.types import (
 
 from .core.annotation import STATUS_COLOUR, banner_height, paint_age, paint_banner
 from .core.cortex import Margins, Shaft
+from .core.error_shape import CHI_2D_95
 from .core.extras import Extras, ToolDeviation, tool_deviation, usable
 from .core.marks import PLACED, TOOL, UNKNOWN, band
 from .core.paint import TEXT, WHITE, Colour, Ink, note
 from .core.text import draw_text, text_size
-from .overlay import CHI_2D_95
 
 TILE_PX = 240
 REACH_M = 0.012  # from the middle to the edge of a tile
@@ -179,7 +179,7 @@ class _Target:
         arm = 0.5 * TILE_PX
         for way in (np.array([1.0, 0.0]), np.array([0.0, 1.0])):
             ink.line(np.stack([middle - arm * way, middle + arm * way]), _GRID, 1, 0)
-        ink.ring(middle, 2.5, WHITE, cv2.FILLED)
+        ink.dot(middle, 2.5, WHITE)
         if diameter_mm is None:
             return
         ink.ring(middle, 0.5e-3 * diameter_mm * self._zoom, WHITE, 1)
@@ -196,7 +196,7 @@ class _Target:
         ends = self._px(np.stack([level, level + into * (self._length / rate)]))
         self._ink.line(ends, colour, width)
         self._ink.ring(ends[0], 5.0, colour, width)
-        self._ink.ring(ends[1], 3.0, colour, cv2.FILLED)
+        self._ink.dot(ends[1], 3.0, colour)
 
     def _screws(self, extras: Extras) -> None:
         for screw in extras.screws:
@@ -239,5 +239,5 @@ class _Target:
         off = self._aimed(extras) if extras is not None else None
         if off is not None and extras is not None and extras.tool is not None:
             words = f"{off.entry_mm:.1f} ± {extras.tool.off95_mm:.1f} mm  {off.angle_deg:.1f}°"
-            note(tile, words, np.array([TILE_PX - 70.0, 14.0]), 11, WHITE)
-            note(tile, f"depth {off.depth_mm:.0f} mm", np.array([TILE_PX - 70.0, 32.0]), 10, WHITE)
+            note(tile, words, (TILE_PX - 70.0, 14.0), 11, WHITE)
+            note(tile, f"depth {off.depth_mm:.0f} mm", (TILE_PX - 70.0, 32.0), 10, WHITE)

@@ -9,13 +9,11 @@ stands beside vertebrae and plan (`core/extras.py`) is drawn under the same rule
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from spine_nav_common.core.geometry import skew, transform_points
+from spine_nav_common.core.geometry import transform
 from spine_nav_common.core.types import (
     Case,
     Intrinsics,
@@ -31,34 +29,38 @@ from .core.annotation import (
     label_layout,
     paint_age,
     paint_banner,
-    paint_label,
+    paint_labels,
     paint_legend,
 )
 from .core.bender import bender_picture, paste
+from .core.brush import border, shade_bone, tell_covered, uncover
 from .core.cortex import Margins
+from .core.error_shape import error_shapes_px
 from .core.extras import Extras, tool_deviation, tracked, usable
 from .core.lens import NEAR_M, Lens, as_lens
 from .core.marks import (
+    OCCLUDER_MARGIN_M,
     Sheet,
-    margin_note,
-    paint_margin,
+    margin_notes,
+    paint_margins,
     paint_rod,
-    paint_screw,
+    paint_screws,
     paint_tool,
     paint_words,
+    placed,
 )
-from .core.paint import Stroke, fixed
+from .core.paint import NO_DEPTH, Stroke
 from .core.silhouette import Silhouette, silhouette
+from .core.text import ink as ink_of
 
 PLAN_COLOUR = (90, 235, 255)
 ENTRY_COLOUR = (255, 255, 255)
 SCREW_RADIUS_M = 2.75e-3
 STUB_M = 0.022  # how far the planned axis is prolonged out of the bone, towards the surgeon
-OCCLUDER_MARGIN_M = 0.012  # measured surface this much nearer than the model hides the model
-_AROUND_M = 0.012  # of the plan's points: the ring and the ellipses
-CHI_2D_95 = 2.4477  # sqrt of the 95 % quantile of chi-square with two degrees of freedom
 REFERENCE_WIDTH_PX = 640  # text is drawn at its own size on an image of this width
-_FEWER_PX = 0.6  # of the finer grid, two to a pixel: how far an outline's corners are left out
+_EVERY = 2  # of an outline's pixels one is a corner of the drawn line
+_CRUMB_PX = 60.0  # a piece of bone this small has no outline
+_RAGGED_PX = (7, 7)
 _BENDER_PX = (190, 84)  # at text scale 1
 
 
@@ -70,190 +72,65 @@ def _paint_level(
     depth_m: np.ndarray | None,
 ) -> None:
     """Translucent shaded bone (only if live) and the outline; the hand in front stays in front."""
-    image, scale = sheet.image, sheet.scale
-    mask = seen.mask.astype(np.uint8) * 255
-    h, w = mask.shape
-    if depth_m is not None:
-        measured = depth_m[seen.y0 : seen.y0 + h, seen.x0 : seen.x0 + w]
-        with np.errstate(invalid="ignore"):
-            mask[measured < seen.depth_m - OCCLUDER_MARGIN_M] = 0
-        mask = _majority(mask, 7)  # depth is ragged at edges; the outline must not be
-    fine = _enlarged(mask, 2 * scale)
+    scale, x0, y0 = sheet.scale, seen.x0, seen.y0
+    inside, covered = np.empty((2, *seen.nearness.shape), np.uint8)
+    depth = NO_DEPTH if depth_m is None else depth_m
+    if tell_covered(seen.nearness, depth, x0, y0, OCCLUDER_MARGIN_M, inside, covered):
+        # depth is ragged at edges; the outline must not be
+        uncover(inside, cv2.blur(covered, _RAGGED_PX), cv2.blur(inside, _RAGGED_PX))
     if live:
-        x0, y0 = seen.x0 * scale, seen.y0 * scale
-        region = image[y0 : y0 + h * scale, x0 : x0 + w * scale]
-        shade = (seen.shade * 255.0).astype(np.uint8)
-        inside = mask
+        fine, shade = inside, seen.shade
         if scale > 1:
-            shade = cv2.resize(shade, region.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-            inside = _enlarged(mask, scale)
-        ink = cv2.applyColorMap(shade, _tones(colour))
-        cv2.copyTo(cv2.addWeighted(region, 0.55, ink, 0.45, 0.0), inside, region)
-    contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    corner = np.array([seen.x0, seen.y0]) * scale - 0.25
-    lines = [
-        0.5 * _outward(cv2.approxPolyDP(c, _FEWER_PX, True).reshape(-1, 2)) + corner
-        for c in contours
-        if cv2.contourArea(c) > 4 * 60 * scale**2
-    ]
-    if sheet.keep is not None:
-        sheet.keep += [Stroke(np.concatenate([line, line[:1]]), colour) for line in lines]
-    paths = [fixed(line)[:, None] for line in lines]
-    cv2.polylines(image, paths, True, (0, 0, 0), 2 * scale + 1, cv2.LINE_8, 4)
-    cv2.polylines(image, paths, True, colour, scale, cv2.LINE_AA, 4)
-
-
-def _outward(contour: np.ndarray) -> np.ndarray:
-    """A contour (N, 2) of OpenCV's, which runs through the middles of the mask's outermost pixels,
-    moved half a pixel out to the mask's border."""
-    on = np.roll(contour, -1, axis=0) - contour
-    on = on / np.maximum(np.hypot(on[:, 0], on[:, 1]), 1e-9)[:, None]
-    along = on + np.roll(on, 1, axis=0)
-    along = along / np.maximum(np.hypot(along[:, 0], along[:, 1]), 0.5)[:, None]
-    # outer contours run against the clock as they are seen
-    return contour + 0.5 * np.stack([-along[:, 1], along[:, 0]], axis=1)
-
-
-@lru_cache(maxsize=8)
-def _tones(colour: tuple[int, int, int]) -> np.ndarray:
-    """(256, 1, 3) uint8: a colour from a quarter of it to the whole."""
-    return (np.linspace(0.25, 1.0, 256)[:, None, None] * np.array(colour)).astype(np.uint8)
-
-
-def _majority(mask: np.ndarray, size: int) -> np.ndarray:
-    """The median of a mask of 0 and 255."""
-    return cv2.compare(cv2.blur(mask, (size, size)), 127, cv2.CMP_GT)
-
-
-def _enlarged(mask: np.ndarray, factor: int) -> np.ndarray:
-    """A mask on a finer grid, its border smooth."""
-    size = (mask.shape[1] * factor, mask.shape[0] * factor)
-    fine = cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR)
-    if factor > 2:
-        fine = cv2.GaussianBlur(fine, (0, 0), 0.35 * factor)
-    return cv2.compare(fine, 127, cv2.CMP_GT)
-
-
-def entry_ellipse_px(
-    estimate: LevelEstimate, point_camera_m: np.ndarray, intrinsics: Intrinsics
-) -> tuple[tuple[float, float], float] | None:
-    """95 % ellipse of the pose's error at a point, in the image: ((semi-axes) px, angle deg).
-
-    Falls back to a circle of predicted_tre_mm where the estimate has no covariance; None where
-    it has neither.
-    """
-    z = float(point_camera_m[2])
-    if estimate.covariance is None or estimate.anchor_camera_m is None:
-        if estimate.predicted_tre_mm is None:
-            return None
-        radius = intrinsics.fx * estimate.predicted_tre_mm * 1e-3 / z
-        return (radius, radius), 0.0
-    J = np.hstack([np.eye(3), -skew(point_camera_m - estimate.anchor_camera_m)])
-    P = np.array(
-        [
-            [intrinsics.fx / z, 0, -intrinsics.fx * point_camera_m[0] / z**2],
-            [0, intrinsics.fy / z, -intrinsics.fy * point_camera_m[1] / z**2],
-        ]
-    )
-    values, vectors = np.linalg.eigh(P @ J @ estimate.covariance @ J.T @ P.T)
-    axes = CHI_2D_95 * np.sqrt(np.maximum(values, 0.0))
-    angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
-    return (float(axes[1]), float(axes[0])), angle
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Points that marks count as lying at: the part of the picture about them, and the depth before
-    which something stands in front of them. What lies in the bone is drawn through the bone."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-    nearest_m: float
-
-
-def _place_of(sheet: Sheet, points_m: np.ndarray) -> list[_Place]:
-    """The place of points (N, 3); none where the picture does not show them."""
-    pixels = sheet.lens.project(points_m)
-    low, high = pixels.min(axis=0), pixels.max(axis=0)
-    nearest_m = float(points_m[:, 2].mean()) - OCCLUDER_MARGIN_M
-    if not (np.isfinite(low).all() and nearest_m > 0.0):
-        return []
-    reach = _AROUND_M * sheet.lens.pinhole.fx / nearest_m
-    (x0, y0), (x1, y1) = low - reach, high + reach + 2.0
-    width, height = sheet.lens.size
-    x0, x1 = (int(min(max(v, 0.0), width)) for v in (x0, x1))
-    y0, y1 = (int(min(max(v, 0.0), height)) for v in (y0, y1))
-    return [_Place(x0, y0, x1, y1, nearest_m)] if x1 > x0 and y1 > y0 else []
-
-
-def _drawn_behind(sheet: Sheet, places: Sequence[_Place], depth_m: np.ndarray | None) -> None:
-    """Put the ink on the picture; where something stands before marks, what was there comes back."""
-    if depth_m is None or not places:
-        sheet.ink.flush(sheet.image)
-        return
-    scale = sheet.scale
-    covers = []
-    for p in places:
-        covered = cv2.compare(depth_m[p.y0 : p.y1, p.x0 : p.x1], p.nearest_m, cv2.CMP_LT)
-        if cv2.hasNonZero(covered):
-            covers.append((p, _majority(covered, 5)))  # depth is ragged at edges
-    if not covers:
-        sheet.ink.flush(sheet.image)
-        return
-    x0, y0 = min(p.x0 for p, _ in covers) * scale, min(p.y0 for p, _ in covers) * scale
-    x1, y1 = max(p.x1 for p, _ in covers) * scale, max(p.y1 for p, _ in covers) * scale
-    before = sheet.image[y0:y1, x0:x1].copy()
-    sheet.ink.flush(sheet.image)
-    for p, covered in covers:
-        part = sheet.image[p.y0 * scale : p.y1 * scale, p.x0 * scale : p.x1 * scale]
-        if scale > 1:
-            covered = cv2.resize(covered, part.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        top, left = p.y0 * scale - y0, p.x0 * scale - x0
-        cv2.copyTo(before[top : top + part.shape[0], left : left + part.shape[1]], covered, part)
+            size = (inside.shape[1] * scale, inside.shape[0] * scale)
+            fine = cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR)
+            fine = cv2.compare(fine, 127, cv2.CMP_GT)
+            shade = cv2.resize(shade, size, interpolation=cv2.INTER_LINEAR)
+        shade_bone(sheet.image, fine, shade, x0 * scale, y0 * scale, ink_of(colour))
+    contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for contour in contours:
+        if cv2.contourArea(contour) > _CRUMB_PX:
+            line = border(contour[:, 0], _EVERY) + (x0, y0)
+            sheet.ink.line((line + 0.5) * scale - 0.5, colour, scale)
+    sheet.ink.flush(sheet.image)  # what lies nearer is painted over it
 
 
 def _paint_plans(
-    sheet: Sheet, plans: Sequence[ScrewPlan], estimate: LevelEstimate, margins: Margins | None
-) -> list[_Place]:
-    """The screws of one level: axis from outside the bone to the target, entry ring, and the 95 %
-    error ellipses at entry and target. Returns the places that they count as lying at."""
-    T, scale = estimate.T_camera_ct, sheet.scale
-    if T is None or not plans:
-        return []
-    ends = np.array([[p.entry_m, p.target_m] for p in plans])
-    seen = transform_points(T, ends)
-    outward = (seen[:, 0] - seen[:, 1]) / np.linalg.norm(seen[:, 0] - seen[:, 1], axis=1)[:, None]
-    chains = np.stack([seen[:, 0] + STUB_M * outward, seen[:, 0], seen[:, 1]], axis=1)
-    if chains[..., 2].min() < NEAR_M:
-        return []
+    sheet: Sheet, guided: Sequence[tuple[ScrewPlan, LevelEstimate]], margins: Margins | None
+) -> None:
+    """Planned screws of tracked levels: axis from outside the bone to the target, entry ring, and
+    the 95 % error ellipses at entry and target. What lies in the bone is drawn through the bone, and
+    covered by what stands before the entry."""
+    scale, ink = sheet.scale, sheet.ink
+    poses = np.array([e.T_camera_ct for _, e in guided]).reshape(-1, 4, 4)
+    ends = np.array([[p.entry_m, p.target_m] for p, _ in guided]).reshape(-1, 2, 3)
+    seen = placed(poses, ends)
+    outward = seen[:, 0] - seen[:, 1]
+    outward = outward / np.linalg.norm(outward, axis=1)[:, None]
+    chains = np.concatenate([seen, (seen[:, 0] + STUB_M * outward)[:, None]], axis=1)
+    good = np.flatnonzero(chains[..., 2].min(axis=1) >= NEAR_M)
+    if not len(good):
+        return
+    guided, poses, chains = [guided[i] for i in good], poses[good], chains[good]
+    plans, estimates = zip(*guided, strict=True)
     pixels = sheet.px(chains.reshape(-1, 3)).reshape(*chains.shape[:2], 2)
-    bound, ink = estimate.predicted_tre_mm, sheet.ink
-    middle = pixels[:, 2].mean(axis=0)
-    for plan, (_, entry, target), (stub_px, entry_px, target_px) in zip(
-        plans, chains, pixels, strict=True
-    ):
-        ink.line(np.stack([entry_px, stub_px]), ENTRY_COLOUR, 2 * scale)
-        if margins is None:
-            ink.line(np.stack([entry_px, target_px]), PLAN_COLOUR, scale)
-        else:
-            margin = margins.planned(plan.level, plan.side, bound)
-            paint_margin(sheet, T, plan, margin, PLAN_COLOUR)
-            beside = stub_px - middle
-            away = beside / max(float(np.linalg.norm(beside)), 1e-9)
-            margin_note(sheet, stub_px, away, margin)
-        ink.ring(entry_px, sheet.width_px(SCREW_RADIUS_M, entry), ENTRY_COLOUR, scale)
-        for point, pixel in ((target, target_px), (entry, entry_px)):
-            ellipse = entry_ellipse_px(estimate, point, sheet.lens.pinhole)
-            if ellipse is not None:
-                (a, b), angle = ellipse
-                axes = (a * scale, b * scale)
-                ink.oval(pixel, axes, angle, STATUS_COLOUR[Status.TRACKED], scale)
-        ink.ring(target_px, 2 * scale, PLAN_COLOUR, cv2.FILLED)
-    # the bone itself covers nothing: what lies in it counts as lying at the entry
-    level = np.stack([seen[:, 0], seen[:, 1] * (seen[:, :1, 2] / seen[:, 1:, 2])], axis=1)
-    return _place_of(sheet, chains[:, :2].reshape(-1, 3)) + _place_of(sheet, level.reshape(-1, 3))
+    near = chains[:, 0, 2] - OCCLUDER_MARGIN_M
+    out_near = 0.5 * (chains[:, 0, 2] + chains[:, 2, 2]) - OCCLUDER_MARGIN_M
+    ink.lines(pixels[:, ::2], ENTRY_COLOUR, 2 * scale, nearest_m=out_near)
+    if margins is None:
+        ink.lines(pixels[:, :2], PLAN_COLOUR, scale, nearest_m=near)
+    else:
+        found = [margins.planned(p.level, p.side, e.predicted_tre_mm) for p, e in guided]
+        paint_margins(sheet, poses, plans, found, PLAN_COLOUR, near)
+        margin_notes(sheet, plans, pixels, found)
+    radii = sheet.widths_px(SCREW_RADIUS_M, chains[:, 0])
+    ink.rings(pixels[:, 0], radii, ENTRY_COLOUR, scale, nearest_m=near)
+    told = [i for i, e in enumerate(estimates) if e.predicted_tre_mm is not None]
+    if told:
+        points, twice = chains[told, :2].reshape(-1, 3), np.repeat(told, 2)
+        shapes = error_shapes_px([estimates[i] for i in twice], points, sheet.lens.pinhole)
+        middles, green = pixels[told, :2].reshape(-1, 2), STATUS_COLOUR[Status.TRACKED]
+        ink.ovals(middles, scale * shapes, green, scale, nearest_m=near[twice])
+    ink.dots(pixels[:, 1], 2.0 * scale, PLAN_COLOUR, near)
 
 
 def draw_overlay(
@@ -293,6 +170,8 @@ def draw_overlay(
         )
     if depth is not None and depth.shape != colour.shape[:2]:
         raise ValueError(f"overlay: depth is {depth.shape}, colour {colour.shape[:2]}")
+    if depth is not None:
+        depth = np.asarray(depth, np.float32)
     image = colour.copy()
     if scale > 1:
         image = cv2.resize(image, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
@@ -313,6 +192,22 @@ def draw_overlay(
     return image
 
 
+def prepare(case: Case) -> None:
+    """Thin the meshes, and load what is compiled, so that the first picture does not wait for it."""
+    size, focal, away = 128, 400.0, np.array([0.0, 0.0, 1.0])
+    levels = tuple(
+        LevelEstimate(
+            v, Status.TRACKED, transform(np.eye(3), away - case.meshes[v].vertices_m.mean(axis=0)),
+            predicted_tre_mm=1.0,
+        )
+        for v in case.exposed_levels
+    )  # fmt: skip
+    colour, depth = np.zeros((size, size, 3), np.uint8), np.ones((size, size), np.float32)
+    depth[: size // 2] = 0.5  # something covers a half
+    camera = Intrinsics(size, size, focal, focal, size / 2, size / 2)
+    draw_overlay(colour, camera, case, NavigationResult(0, levels), depth)
+
+
 def _paint_result(
     sheet: Sheet,
     case: Case,
@@ -327,60 +222,46 @@ def _paint_result(
     ]
     # Far levels first, so that a near one lies over its neighbour.
     found = {e.level: silhouette(case.meshes[e.level], e.T_camera_ct, sheet.lens) for e in shown}
-    renders = {level: s for level, s in found.items() if s is not None and s.mask.any()}
+    renders = {level: s for level, s in found.items() if s is not None and s.nearness.any()}
     shown = [e for e in shown if e.level in renders]
-    shown.sort(key=lambda e: -float(renders[e.level].depth_m.max()))
+    shown.sort(key=lambda e: -renders[e.level].far_m)
     for estimate in shown:
-        live = estimate.status is Status.TRACKED
+        is_live = estimate.status is Status.TRACKED
         # A held outline is drawn whole: cut by what covers it, only crumbs of it would be left.
         _paint_level(
             sheet,
             renders[estimate.level],
             STATUS_COLOUR[estimate.status],
-            live,
-            depth if live else None,
+            is_live,
+            depth if is_live else None,
         )
-    places = _paint_seen(sheet, result, extras) if extras is not None else []
     margins = extras.margins if extras is not None else None
-    for estimate in shown:
-        if estimate.status is Status.TRACKED:
-            own = [p for p in case.plan if p.level == estimate.level]
-            places += _paint_plans(sheet, own, estimate, margins)
-    _drawn_behind(sheet, places, depth)
+    if extras is not None:
+        _paint_seen(sheet, result, extras)
+    live = {e.level: e for e in shown if e.status is Status.TRACKED}
+    guided = [(p, live[p.level]) for p in case.plan if p.level in live]
+    _paint_plans(sheet, guided, margins)
+    sheet.ink.flush(sheet.image, depth, sheet.scale)
     if extras is not None:
         _paint_tool(sheet, case, result, extras)
         _paint_bends(sheet, extras)
     if shown:
-        pixels = {e.level: _some(renders[e.level]) * sheet.scale for e in shown}
-        for label in label_layout(shown, pixels, sheet.text_scale, sheet.image.shape):
-            paint_label(sheet.image, label, sheet.text_scale)
+        pixels = sheet.scale * np.array([renders[e.level].corners_px for e in shown])
+        labels = label_layout(shown, pixels, sheet.text_scale, sheet.image.shape)
+        paint_labels(sheet.image, labels, sheet.text_scale)
     if extras is not None:
-        guided = any(e.status is Status.TRACKED for e in shown)
-        paint_words(sheet, extras, margins is not None and guided)
+        paint_words(sheet, extras, margins is not None and bool(live))
     paint_legend(sheet.image, result.levels, "", sheet.text_scale)
 
 
-def _some(seen: Silhouette) -> np.ndarray:
-    """Enough of its pixels to lay a label by."""
-    some = seen.pixels(4)
-    return some if len(some) else seen.pixels()
-
-
-def _paint_seen(sheet: Sheet, result: NavigationResult, extras: Extras) -> list[_Place]:
-    """Rods and placed screws. Returns the places that they lie at."""
-    places: list[_Place] = []
-    for level, estimate in tracked(result).items():
-        T = estimate.T_camera_ct
-        assert T is not None
-        for rod in (r for r in extras.rods if r.level == level):
-            paint_rod(sheet, T, rod)
-            places += _place_of(sheet, transform_points(T, rod.curve_m))
-        own = [s for s in extras.screws if s.level == level]
-        for screw in own:
-            paint_screw(sheet, T, screw)
-        if own:
-            places += _place_of(sheet, transform_points(T, np.array([s.head_m for s in own])))
-    return places
+def _paint_seen(sheet: Sheet, result: NavigationResult, extras: Extras) -> None:
+    """Rods and placed screws."""
+    poses = {v: e.T_camera_ct for v, e in tracked(result).items() if e.T_camera_ct is not None}
+    for rod in extras.rods:
+        if rod.level in poses:
+            paint_rod(sheet, poses[rod.level], rod)
+    if own := [s for s in extras.screws if s.level in poses]:
+        paint_screws(sheet, np.array([poses[s.level] for s in own]), own)
 
 
 def _paint_tool(sheet: Sheet, case: Case, result: NavigationResult, extras: Extras) -> None:

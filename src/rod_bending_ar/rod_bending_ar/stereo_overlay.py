@@ -25,10 +25,10 @@ from spine_nav_common.core.types import (
     StereoResult,
 )
 
-from .core.annotation import Label, banner_height, paint_age, paint_banner, paint_label
+from .core.annotation import Label, banner_height, paint_age, paint_banner, paint_labels
 from .core.bender import bender_picture
+from .core.lens import NEAR_M, project_px
 from .core.planned import PlannedRod
-from .core.silhouette import NEAR_M, project_px
 from .core.text import draw_text, text_size
 from .overlay import REFERENCE_WIDTH_PX
 
@@ -289,8 +289,7 @@ class _Canvas:
             colour = HELD if screw.hidden else MEASURED
             # the leader ends beside the head: the circle of the bound is small
             placed.append(Label(lines, at, head + 0.4 * side * reach * across, colour, box))
-        for label in placed:
-            paint_label(self._image, label, self._text_scale)
+        paint_labels(self._image, placed, self._text_scale)
 
     def _free(
         self, at: np.ndarray, along: np.ndarray, box: tuple[int, int], placed: list[Label]

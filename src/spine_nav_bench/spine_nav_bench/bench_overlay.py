@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from rod_bending_ar.core.paint import Ink, Stroke
 from rod_bending_ar.core.screw_check import Known, check_screw
 from rod_bending_ar.core.silhouette import silhouette
 from rod_bending_ar.overlay import draw_overlay
-from spine_nav_common.core.geometry import exp_so3, transform, transform_points
+from spine_nav_common.core.geometry import exp_so3, perturb_about, transform, transform_points
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.types import (
     Case,
@@ -80,7 +80,14 @@ def make_scene(seed: int) -> Scene:
     middle = np.mean([m.vertices_m.mean(axis=0) for m in case.meshes.values()], axis=0)
     T = transform(R, np.array([*rng.uniform(-0.03, 0.03, 2), _DISTANCE_M]) - R @ middle)
     levels = tuple(
-        LevelEstimate(v, Status.TRACKED, T, predicted_tre_mm=float(rng.uniform(1.0, 3.0)))
+        LevelEstimate(
+            v,
+            Status.TRACKED,
+            T,
+            1e-6 * np.diag([0.1, 0.2, 0.9, 50.0, 80.0, 20.0]),
+            transform_points(T, case.meshes[v].vertices_m.mean(axis=0)),
+            float(rng.uniform(1.0, 3.0)),
+        )
         for v in case.exposed_levels
     )
     result = NavigationResult(_STAMP_NS, levels)
@@ -177,15 +184,29 @@ def spread(values: Sequence[float] | np.ndarray) -> dict[str, float | int]:
 
 
 def draw_ms(scene: Scene, pictures: int) -> list[float]:
-    """Wall time of each picture, after everything is warm."""
+    """Wall time of each picture, after everything is warm. The poses are other ones in every
+    picture, by what a hand moves a camera: nothing is kept that a live picture would not have."""
+    rng = np.random.default_rng(SEED)
+    scenes = [_moved(scene, rng) for _ in range(pictures)]
     for _ in range(3):
         scene.draw()
     times = []
-    for _ in range(pictures):
+    for moved in scenes:
         start = time.perf_counter()
-        scene.draw()
+        moved.draw()
         times.append((time.perf_counter() - start) * 1e3)
     return times
+
+
+def _moved(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same seen from up to some millimetres and a degree beside."""
+    xi = np.concatenate([rng.normal(0.0, 2e-3, 3), rng.normal(0.0, 0.01, 3)])
+    levels = tuple(
+        replace(e, T_camera_ct=perturb_about(e.T_camera_ct, xi, np.array([0.0, 0.0, _DISTANCE_M])))
+        for e in scene.result.levels
+        if e.T_camera_ct is not None
+    )
+    return replace(scene, result=replace(scene.result, levels=levels))
 
 
 def mark_errors_px(scene: Scene) -> np.ndarray:
@@ -225,7 +246,7 @@ def raster_errors_px(count: int = 200) -> np.ndarray:
         image = np.zeros((40, 40, 3), np.uint8)
         at = 20.0 + rng.uniform(-0.5, 0.5, 2)
         ink = Ink()
-        ink.ring(at, 3.0, (255, 255, 255), -1)
+        ink.dot(at, 3.0, (255, 255, 255))
         ink.flush(image)
         weight = image[..., 0].astype(float)
         y, x = np.indices(weight.shape)

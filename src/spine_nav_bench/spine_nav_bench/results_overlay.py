@@ -54,7 +54,7 @@ def overlay_section(r: Record) -> list[str]:
     return [
         "## The overlay", "", *provenance(r), "",
         (f"{r['size'][0]}×{r['size'][1]}, depth and a lens with distortion, one core, everything warm: "
-         f"{drawn}, margins, words. A loop of plain Python (300 000 sums of squares) took "
+         f"{drawn}, margins, words; the poses are other ones in every picture. A loop of plain Python (300 000 sums of squares) took "
          f"{r['loop_ms']:.0f} ms in this run; this machine's speed changes from minute to minute. Open3D draws the same meshes, "
          f"planned screws and rods over the same image, without words or margins: {r['open3d_note']}. "
          "Exact: every vertex of the whole mesh by cv2.projectPoints, its outline on a grid eight "

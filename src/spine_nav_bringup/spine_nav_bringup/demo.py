@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rod_bending_ar.core.silhouette import project_px
+from rod_bending_ar.core.lens import project_px
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.geometry import transform_points

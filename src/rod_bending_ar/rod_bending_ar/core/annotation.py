@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from spine_nav_common.core.types import LevelEstimate, Status
 
+from .paint import Ink
 from .text import draw_text, shade_box, text_size
 
 BANNER = "RESEARCH SOFTWARE · not a medical device"
@@ -38,74 +40,73 @@ class Label:
 
 
 def label_layout(
-    shown: list[LevelEstimate],
-    pixels: dict[str, np.ndarray],
-    scale: int,
-    shape: tuple[int, ...],
+    shown: list[LevelEstimate], pixels: np.ndarray, scale: int, shape: tuple[int, ...]
 ) -> list[Label]:
     """Labels in a row beside the spine, pushed apart along it until none covers another.
 
     Args:
-        shown: levels that have a pose. pixels: per level (N, 2) x and y of its bone in the image.
-        shape: of the image; labels stay above the banner.
+        shown: levels that have a pose. pixels: (L, N, 2) x and y of points of their bones in the
+            image, NaN where the lens sees none. shape: of the image; labels stay above the banner.
     """
-    centres = {level: p.mean(axis=0) for level, p in pixels.items()}
-    chain = np.array([centres[e.level] for e in shown])
+    if not np.isfinite(pixels).all():
+        middle = np.nanmean(pixels, axis=1, keepdims=True)
+        pixels = np.where(np.isfinite(pixels), pixels, middle)
+    chain = pixels.mean(axis=1)
+    away = chain - chain.mean(axis=0)
     axis = np.array([0.0, 1.0])
     if len(chain) > 1:
-        axis = np.linalg.svd(chain - chain.mean(axis=0))[2][0]
+        axis = np.linalg.eigh(away.T @ away)[1][:, 1]
     aside = np.array([axis[1], -axis[0]])
     if (aside[1] if abs(aside[1]) > abs(aside[0]) else -aside[0]) > 0:
         aside = -aside  # above a horizontal spine, right of an upright one
-    reach = max(float(((p - centres[n]) @ aside).max()) for n, p in pixels.items()) + 34 * scale
-    labels = []
-    for estimate in shown:
+    reach = float(((pixels - chain[:, None]) @ aside).max()) + 34 * scale
+    # All labels at one distance from the line of centres: a tidy row.
+    places = chain + (reach - away @ aside)[:, None] * aside
+    placed: list[Label] = []
+    for i in np.argsort(places @ axis).tolist():
+        estimate = shown[i]
         lines: tuple[str, ...] = (estimate.level,)
         if estimate.status is Status.TRACKED and estimate.predicted_tre_mm is not None:
             lines += (f"{estimate.predicted_tre_mm:.1f} mm",)
-        sizes = [text_size(t, (13 if i == 0 else 10) * scale, i == 0) for i, t in enumerate(lines)]
-        box = (max(w for w, _ in sizes) + 8 * scale, sum(h for _, h in sizes) + 6 * scale)
-        centre = centres[estimate.level]
-        # All labels at one distance from the line of centres: a tidy row.
-        offset = reach - float((centre - chain.mean(axis=0)) @ aside)
-        labels.append(
-            Label(lines, centre + offset * aside, centre, STATUS_COLOUR[estimate.status], box)
-        )
-    labels.sort(key=lambda label: float(label.at_px @ axis))
-    step = np.zeros(2)
-    placed: list[Label] = []
-    for label in labels:
-        at = label.at_px.copy()
+        sizes = [text_size(t, (13 if k == 0 else 10) * scale, k == 0) for k, t in enumerate(lines)]
+        w, h = max(w for w, _ in sizes) + 8 * scale, sum(h for _, h in sizes) + 6 * scale
+        x, y = places[i].tolist()
         if placed:
-            last = placed[-1]
-            need = np.array([last.size_px[i] + label.size_px[i] for i in (0, 1)]) / 2 + 3 * scale
-            gap = at - last.at_px
-            if np.all(np.abs(gap) < need):
-                along = np.abs(axis) + 1e-9
-                step = axis * float(np.min((need - np.abs(gap)) / along))
-                at = at + step
-        half = np.array(label.size_px) / 2 + 2 * scale
+            last, (last_x, last_y) = placed[-1], placed[-1].at_px.tolist()
+            need_x = 0.5 * (last.size_px[0] + w) + 3 * scale
+            need_y = 0.5 * (last.size_px[1] + h) + 3 * scale
+            # how far past the last one along the row: that may have been pushed itself
+            past_x = (x - last_x) * math.copysign(1.0, axis[0])
+            past_y = (y - last_y) * math.copysign(1.0, axis[1])
+            if past_x < need_x and past_y < need_y:
+                ways = (need_x - past_x, axis[0]), (need_y - past_y, axis[1])
+                step = min(float(lacks / (abs(a) + 1e-9)) for lacks, a in ways)
+                x, y = x + step * float(axis[0]), y + step * float(axis[1])
+        half_x, half_y = 0.5 * w + 2 * scale, 0.5 * h + 2 * scale
         floor = shape[0] - banner_height(scale)
-        at = np.clip(at, half, np.array([shape[1], floor]) - half)
-        placed.append(Label(label.lines, at, label.anchor_px, label.colour, label.size_px))
+        at = np.array([max(min(x, shape[1] - half_x), half_x), max(min(y, floor - half_y), half_y)])
+        placed.append(Label(lines, at, chain[i], STATUS_COLOUR[estimate.status], (w, h)))
     return placed
 
 
-def paint_label(image: np.ndarray, label: Label, scale: int) -> None:
-    """Draw one label with its leader; in place."""
-    fixed = [tuple(np.round(p * 16).astype(int).tolist()) for p in (label.anchor_px, label.at_px)]
-    cv2.line(image, fixed[0], fixed[1], label.colour, scale, cv2.LINE_AA, 4)
-    cv2.circle(image, fixed[0], 32 * scale, label.colour, cv2.FILLED, cv2.LINE_AA, 4)
-    width, height = label.size_px
-    x, y = (np.round(label.at_px - np.array([width, height]) / 2)).astype(int).tolist()
-    shade_box(image, x, y, width, height, 0.25)
-    y += 2 * scale
-    for i, text in enumerate(label.lines):
-        size = (13 if i == 0 else 10) * scale
-        text_width, text_height = text_size(text, size, i == 0)
-        colour = label.colour if i == 0 else (235, 235, 235)
-        draw_text(image, text, x + (width - text_width) // 2, y, size, colour, i == 0)
-        y += text_height + 2 * scale
+def paint_labels(image: np.ndarray, labels: Sequence[Label], scale: int) -> None:
+    """Draw labels with their leaders; in place."""
+    ink = Ink()
+    for label in labels:
+        ink.line(np.stack([label.anchor_px, label.at_px]), label.colour, scale, 0)
+        ink.dot(label.anchor_px, 2.0 * scale, label.colour)
+    ink.flush(image)
+    for label in labels:
+        width, height = label.size_px
+        x, y = round(label.at_px[0] - width / 2), round(label.at_px[1] - height / 2)
+        shade_box(image, x, y, width, height, 0.25)
+        y += 2 * scale
+        for i, text in enumerate(label.lines):
+            size = (13 if i == 0 else 10) * scale
+            text_width, text_height = text_size(text, size, i == 0)
+            colour = label.colour if i == 0 else (235, 235, 235)
+            draw_text(image, text, x + (width - text_width) // 2, y, size, colour, i == 0)
+            y += text_height + 2 * scale
 
 
 def _legend_line(estimate: LevelEstimate) -> str:
@@ -146,13 +147,14 @@ def paint_legend(
     if headline:
         draw_text(image, headline, pad, y, size, STATUS_COLOUR[Status.LOST], True)
         y += step
+    ink = Ink()
     for estimate, text in lines:
         colour = STATUS_COLOUR[estimate.status]
-        middle = (pad + 4 * scale, y + step // 2 - 2 * scale)
-        cv2.circle(image, middle, 4 * scale, colour, cv2.FILLED, cv2.LINE_AA)
+        ink.dot(np.array([pad + 4.0 * scale, y + step // 2 - 2.0 * scale]), 4.0 * scale, colour)
         draw_text(image, estimate.level, pad + 14 * scale, y, size, colour, True)
         draw_text(image, text, pad + 14 * scale + name_width, y, size, (235, 235, 235))
         y += step
+    ink.flush(image)
 
 
 def banner_height(scale: int) -> int:

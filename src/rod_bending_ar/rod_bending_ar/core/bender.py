@@ -7,11 +7,10 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
 from .forward import BendStep, replay_steps
-from .paint import TEXT, WHITE, Colour, Ink, fixed
+from .paint import TEXT, WHITE, Colour, Ink
 from .text import draw_text, shade_box, text_size
 
 ROD: Colour = (200, 205, 215)
@@ -103,11 +102,15 @@ def _paint_rod(
     ink.line(px(axis[::4]), ROD, 3 * scale)
     ink.line(px(np.array([[0.0, -3.0], [0.0, 6.0]])), MARK, 2 * scale)
     ink.line(px(np.array([[reach, -2.5], [reach, 2.5]])), WHITE, scale)
+    start = px(np.array([reach, 0.0]))
+    ink.line(_arc(start, 0.45 * reach * zoom, -angle, 0.0), _DIE, scale, 0)
     ink.flush(image)
-    radius = 0.45 * reach * zoom
-    start = tuple(fixed(px(np.array([reach, 0.0]))).tolist())
-    axes = (round(radius * 16), round(radius * 16))
-    cv2.ellipse(image, start, axes, 0, -angle, 0, _DIE, scale, cv2.LINE_AA, 4)
+
+
+def _arc(middle: np.ndarray, radius: float, from_deg: float, to_deg: float) -> np.ndarray:
+    """(N, 2) points about a pixel; angles from x to y."""
+    turn = np.radians(np.linspace(from_deg, to_deg, 25))
+    return middle + radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
 
 def _paint_dial(
@@ -121,13 +124,10 @@ def _paint_dial(
     to = np.array([np.sin(a), -np.cos(a)])
     ink.line(np.stack([middle + 0.55 * radius * up, middle + radius * up]), TEXT, scale, 0)
     ink.line(np.stack([middle, middle + 0.95 * radius * to]), MARK, 2 * scale)
-    ink.flush(image)
     if abs(rotate_deg) >= 1.0:
-        at = tuple(fixed(middle).tolist())
-        size = (round(0.6 * radius * 16),) * 2
         to_deg = -90.0 + float(np.clip(rotate_deg, -359.0, 359.0))
-        low, high = min(-90.0, to_deg), max(-90.0, to_deg)
-        cv2.ellipse(image, at, size, 0, low, high, MARK, scale, cv2.LINE_AA, 4)
+        ink.line(_arc(middle, 0.6 * radius, -90.0, to_deg), MARK, scale, 0)
+    ink.flush(image)
 
 
 def paste(image: np.ndarray, inset: np.ndarray, x: int, y: int) -> None:

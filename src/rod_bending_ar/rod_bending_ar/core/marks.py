@@ -7,6 +7,7 @@ and the number stands beside it.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -35,8 +36,11 @@ BANDS = (
     (f"0 to {WIDE_MM:.0f}", NARROW),
     ("breach, and in how many poses", BREACH),
 )
+OCCLUDER_MARGIN_M = 0.012  # measured surface this much nearer than what is drawn hides it
 _AXIS_M = 0.018
 _TOOL_M = 0.06
+_ROD_POINTS = 48  # of a curve: enough for its bends
+_DASHED = np.linspace(0.0, 1.0, 12)[:, None]
 
 
 def band(margin_mm: float) -> Colour:
@@ -72,78 +76,125 @@ class Sheet:
         pixels[points_m[:, 2] < NEAR_M] = np.nan
         return pixels
 
-    def width_px(self, length_m: float, point_m: np.ndarray) -> float:
-        """How long a length is on the picture at a place."""
-        return self.lens.pinhole.fx * length_m / max(float(point_m[2]), NEAR_M) * self.scale
+    def widths_px(self, lengths_m: np.ndarray | float, points_m: np.ndarray) -> np.ndarray:
+        """How long lengths (M,) are on the picture at places (M, 3)."""
+        far_m = np.maximum(points_m[:, 2], NEAR_M)
+        return np.asarray(self.lens.pinhole.fx * self.scale * lengths_m / far_m)
 
 
-def paint_margin(
-    sheet: Sheet, T: np.ndarray, plan: ScrewPlan, found: Shaft | Rejected, plain: Colour
+def placed(poses: np.ndarray, points_m: np.ndarray) -> np.ndarray:
+    """Points (M, K, 3), each row of its own frame, by poses (M, 4, 4) in the camera's."""
+    R, t = poses[:, :3, :3], poses[:, None, :3, 3]
+    return np.asarray(points_m @ R.transpose(0, 2, 1) + t)
+
+
+def paint_margins(
+    sheet: Sheet,
+    poses: np.ndarray,
+    plans: Sequence[ScrewPlan],
+    found: Sequence[Shaft | Rejected],
+    plain: Colour,
+    nearest_m: np.ndarray,
 ) -> None:
-    """The axis in the bone, in the colour of the margin that 95 % of poses leave at each place."""
-    width = sheet.scale
-    if isinstance(found, Rejected):
-        ends = transform_points(T, np.stack([plan.entry_m, plan.target_m]))
-        sheet.ink.line(sheet.px(ends), plain, width)
-        return
-    points, pieces = _pieces(found, plan)
-    pixels = sheet.px(transform_points(T, points))
-    sheet.ink.line(pixels[:2], plain, width)
-    for first, last, colour in pieces:
-        if colour == BREACH:
-            sheet.ink.dashes(pixels[first:last], BREACH, 3 * width, 2)
+    """The axes in the bone, in the colour of the margin that 95 % of poses leave at each place."""
+    ends: list[np.ndarray] = []
+    colours: list[Colour] = []
+    widths: list[float] = []
+    counts = []
+    for plan, shaft in zip(plans, found, strict=True):
+        if isinstance(shaft, Rejected):
+            pieces: _Pieces = np.array([[plan.entry_m, plan.target_m]]), [None], [1.0]
         else:
-            sheet.ink.line(pixels[[first, last - 1]], colour, 2 * width)
+            pieces = _pieces(shaft, plan)
+        own, inks, wide = pieces
+        ends.append(own)
+        colours += [ink or plain for ink in inks]
+        widths += [w * sheet.scale for w in wide]
+        counts.append(len(own))
+    of_plan = np.repeat(np.arange(len(plans)), counts)
+    points = placed(poses[of_plan], np.concatenate(ends))
+    pixels = sheet.px(points.reshape(-1, 3)).reshape(-1, 2, 2)
+    sheet.ink.lines(pixels, colours, widths, nearest_m=nearest_m[of_plan])
 
 
 # Of shafts by identity; each is kept beside its pieces so that its id cannot be reused.
-_split: OrderedDict[int, tuple[Shaft, np.ndarray, list[tuple[int, int, Colour]]]] = OrderedDict()
+_Pieces = tuple[np.ndarray, list[Colour | None], list[float]]
+_split: OrderedDict[int, tuple[Shaft, _Pieces]] = OrderedDict()
 _KEPT = 256
+_DASH = 2  # places of a margin
 
 
-def _pieces(found: Shaft, plan: ScrewPlan) -> tuple[np.ndarray, list[tuple[int, int, Colour]]]:
-    """Places (N, 3) along a planned axis in the mesh's frame, and the runs of them of one colour."""
+def _pieces(found: Shaft, plan: ScrewPlan) -> _Pieces:
+    """Lines (M, 2, 3) along a planned axis in the mesh's frame, their colours and widths: where no
+    margin is told (no colour), and the runs of one colour, dashed where they breach."""
     if id(found) not in _split:
         way = (plan.target_m - plan.entry_m) / np.linalg.norm(plan.target_m - plan.entry_m)
         length = float(np.linalg.norm(plan.target_m - plan.entry_m))
-        places = np.concatenate([[0.0], found.s_m, [length]])
-        colours = [band(m) for m in found.draws.margin95_mm]
-        pieces, first = [], 0
-        for k in range(1, len(colours) + 1):
-            if k == len(colours) or colours[k] != colours[first]:
-                last = len(places) if k == len(colours) else k + 2
-                pieces.append((first + 1, last, colours[first]))
+        places = plan.entry_m + np.concatenate([[0.0], found.s_m, [length]])[:, None] * way
+        bands = [band(m) for m in found.draws.margin95_mm]
+        ends, widths = [(0, 1)], [1.0]
+        colours: list[Colour | None] = [None]
+        first = 0
+        for k in range(1, len(bands) + 1):
+            if k == len(bands) or bands[k] != bands[first]:
+                last = len(places) - 1 if k == len(bands) else k + 1
+                own = [(first + 1, last)]
+                if bands[first] == BREACH:
+                    starts = range(first + 1, last, 2 * _DASH)
+                    own = [(start, min(start + _DASH, last)) for start in starts]
+                ends += own
+                colours += [bands[first]] * len(own)
+                widths += [3.0 if bands[first] == BREACH else 2.0] * len(own)
                 first = k
-        _split[id(found)] = found, plan.entry_m + places[:, None] * way, pieces
+        _split[id(found)] = found, (places[np.array(ends)], colours, widths)
         while len(_split) > _KEPT:
             _split.popitem(last=False)
-    return _split[id(found)][1:]
+    return _split[id(found)][1]
 
 
-def margin_note(sheet: Sheet, at_px: np.ndarray, away: np.ndarray, found: Shaft | Rejected) -> None:
-    """The number, what 95 % of poses leave, beside a place and away (2,) from what is there."""
-    if isinstance(found, Rejected):
-        return
-    least = found.draws.least95_mm
-    text = f"{least:.1f}" if abs(least) >= 0.05 else "0.0"
-    if least < 0.0:
-        text += f" ({100 * found.draws.p_breach:.0f} %)"
-    reach = np.abs(away) @ (text_size(text, sheet.text, True)) * 0.5 + 4 * sheet.scale
-    note(sheet.image, text, at_px + reach * away, sheet.text, band(least))
+def margin_notes(
+    sheet: Sheet, plans: Sequence[ScrewPlan], pixels: np.ndarray, found: Sequence[Shaft | Rejected]
+) -> None:
+    """The numbers, what 95 % of poses leave, beyond the outer ends of axes: pixels (M, 3, 2) of
+    entry, target and outer end. Those of a level stand away from its middle."""
+    levels = [p.level for p in plans]
+    for level in dict.fromkeys(levels):
+        own = [i for i, v in enumerate(levels) if v == level]
+        x, y = pixels[own, 1].mean(axis=0).tolist()
+        for i in own:
+            shaft = found[i]
+            if isinstance(shaft, Rejected):
+                continue
+            least = shaft.draws.least95_mm
+            text = f"{least:.1f}" if abs(least) >= 0.05 else "0.0"
+            if least < 0.0:
+                text += f" ({100 * shaft.draws.p_breach:.0f} %)"
+            at_x, at_y = pixels[i, 2].tolist()
+            length = max(math.hypot(at_x - x, at_y - y), 1e-9)
+            away = (at_x - x) / length, (at_y - y) / length
+            w, h = text_size(text, sheet.text, True)
+            reach = 0.5 * (abs(away[0]) * w + abs(away[1]) * h) + 4 * sheet.scale
+            at = (at_x + reach * away[0], at_y + reach * away[1])
+            note(sheet.image, text, at, sheet.text, band(least))
 
 
-def paint_screw(sheet: Sheet, T: np.ndarray, screw: PlacedScrew) -> None:
-    """A placed screw: its head within the 95 % bound, its axis, and where its axis meets the plan."""
-    head = transform_points(T, screw.head_m)
-    tip = head + _AXIS_M * (T[:3, :3] @ screw.out)
-    sheet.ink.line(sheet.px(np.stack([head, tip])), PLACED, 2 * sheet.scale)
-    radius = max(sheet.width_px(1e-3 * screw.bound95_mm, head), 3.0 * sheet.scale)
-    sheet.ink.ring(sheet.px(head[None])[0], radius, PLACED, sheet.scale)
-    if isinstance(screw.check, Rejected):
-        return
-    entry = transform_points(T, screw.check.entry_m)
-    sheet.ink.line(sheet.px(np.stack([head, entry])), PLACED, sheet.scale)
-    sheet.ink.ring(sheet.px(entry[None])[0], 2.0 * sheet.scale, PLACED, -1)
+def paint_screws(sheet: Sheet, poses: np.ndarray, screws: Sequence[PlacedScrew]) -> None:
+    """Placed screws at the poses (M, 4, 4) of their levels: head within the 95 % bound, axis, and where it meets the plan."""
+    heads = np.array([s.head_m for s in screws])
+    tips = heads + _AXIS_M * np.array([s.out for s in screws])
+    told = np.array([not isinstance(s.check, Rejected) for s in screws])
+    entries = np.array([h if isinstance(s.check, Rejected) else s.check.entry_m
+                        for h, s in zip(heads, screws, strict=True)])  # fmt: skip
+    points = placed(poses, np.stack([heads, tips, entries], axis=1))
+    near = points[:, 0, 2] - OCCLUDER_MARGIN_M
+    pixels = sheet.px(points.reshape(-1, 3)).reshape(-1, 3, 2)
+    bounds = np.array([1e-3 * s.bound95_mm for s in screws])
+    radii = np.maximum(sheet.widths_px(bounds, points[:, 0]), 3.0 * sheet.scale)
+    ink, scale = sheet.ink, sheet.scale
+    ink.lines(pixels[:, :2], PLACED, 2 * scale, nearest_m=near)
+    ink.rings(pixels[:, 0], radii, PLACED, scale, nearest_m=near)
+    ink.lines(pixels[told][:, [0, 2]], PLACED, scale, nearest_m=near[told])
+    ink.dots(pixels[told, 2], 2.0 * scale, PLACED, near[told])
 
 
 def screw_lines(screws: Sequence[PlacedScrew]) -> list[tuple[str, Colour, bool]]:
@@ -169,11 +220,15 @@ def screw_lines(screws: Sequence[PlacedScrew]) -> list[tuple[str, Colour, bool]]
 
 def paint_rod(sheet: Sheet, T: np.ndarray, rod: ShownRod) -> None:
     """A rod: as seen, or dashed as it shall lie."""
-    pixels = sheet.px(transform_points(T, rod.curve_m))
+    curve = rod.curve_m
+    step = max(len(curve) // _ROD_POINTS, 1)
+    points = transform_points(T, np.concatenate([curve[:-1:step], curve[-1:]]))
+    pixels, near = sheet.px(points), float(points[:, 2].mean()) - OCCLUDER_MARGIN_M
     if rod.planned:
-        sheet.ink.dashes(pixels, PLANNED_ROD, 2 * sheet.scale, max(len(pixels) // 24, 1))
+        every = max(len(pixels) // 24, 1)
+        sheet.ink.dashes(pixels, PLANNED_ROD, 2 * sheet.scale, every, near)
     else:
-        sheet.ink.line(pixels, ROD, 2 * sheet.scale)
+        sheet.ink.line(pixels, ROD, 2 * sheet.scale, nearest_m=near)
 
 
 def paint_tool(
@@ -183,10 +238,12 @@ def paint_tool(
     tip, out = transform_points(T, tool.tip_m), T[:3, :3] @ tool.out
     along = sheet.px(np.stack([tip - 0.03 * out, tip, tip + _TOOL_M * out]))
     sheet.ink.line(along[1:], TOOL, 2 * sheet.scale)
-    sheet.ink.dashes(np.linspace(along[0], along[1], 12), TOOL, sheet.scale, 1)
-    sheet.ink.ring(along[1], sheet.width_px(1e-3 * tool.bound95_mm, tip), TOOL, sheet.scale)
+    sheet.ink.dashes(along[0] + _DASHED * (along[1] - along[0]), TOOL, sheet.scale, 1)
+    radius = float(sheet.widths_px(1e-3 * tool.bound95_mm, tip[None])[0])
+    sheet.ink.ring(along[1], radius, TOOL, sheet.scale)
     if deviation is not None:
-        note(sheet.image, tool_words(tool, deviation), along[2], sheet.text, TOOL)
+        at = (float(along[2, 0]), float(along[2, 1]))
+        note(sheet.image, tool_words(tool, deviation), at, sheet.text, TOOL)
 
 
 def tool_words(tool: ToolAxis, deviation: ToolDeviation) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strokes on a picture, to a sixteenth of a pixel, with a dark rim that stands out of metal and
+"""Strokes on a picture, with smooth edges and a dark rim that stands out of metal and
 tissue alike. Points in pixels (N, 2); pixel centres lie at integers; NaN is not drawn."""
 
 from __future__ import annotations
@@ -9,23 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
+from .brush import draw_strokes
 from .text import draw_text, shade_box, text_size
 
 Colour = tuple[int, int, int]
-DARK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
 TEXT: Colour = (235, 235, 235)
-SHIFT = 4
-_FARTHEST_PX = 20_000.0  # OpenCV's fixed point overflows beyond
+NO_DEPTH = np.zeros((0, 0), np.float32)
+_FARTHEST_PX = 20_000.0  # nobody has a use for strokes beyond
+_SOFT_PX = (
+    0.25  # a line is this much wider either way: between two rows of pixels one of a pixel fades
+)
 _CHORD_PX = 0.15  # a circle's chords stay this near to it
-
-
-def fixed(points: np.ndarray) -> np.ndarray:
-    """(N, 2) to what OpenCV takes with SHIFT."""
-    return np.round(np.asarray(points) * (1 << SHIFT)).astype(np.int32)
 
 
 def usable_px(points: np.ndarray) -> bool:
@@ -44,6 +41,7 @@ class Stroke:
 @lru_cache(maxsize=64)
 def _circle(sides: int) -> np.ndarray:
     turn = np.linspace(0.0, 2.0 * np.pi, sides + 1)
+    turn[-1] = 0.0  # the last point is the first
     return np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
 
@@ -58,79 +56,129 @@ class Ink:
 
     def __init__(self, keep: list[Stroke] | None = None) -> None:
         """keep: what is drawn is put there too."""
-        self._lines: dict[tuple[Colour, int, int], list[np.ndarray]] = {}
         self._keep = keep
+        self._clear()
 
-    def line(self, points: np.ndarray, colour: Colour, width: int, rim: int = 1) -> None:
-        """A line through points (N, 2); width -1: the polygon of them, filled."""
-        if len(points) > 1:
-            self._lines.setdefault((colour, width, rim), []).append(points)
-            if self._keep is not None and usable_px(points):
-                self._keep.append(Stroke(points, colour))
+    def _clear(self) -> None:
+        self._points: list[np.ndarray] = []
+        self._counts: list[int] = []
+        self._widths: list[float] = []
+        self._rims: list[float] = []
+        self._colours: list[Colour] = []
+        self._nearest: list[float] = []
 
-    def dashes(self, points: np.ndarray, colour: Colour, width: int, every: int) -> None:
+    def lines(
+        self, points: np.ndarray, colour: Colour | list[Colour], width: float | list[float],
+        rim: float = 1.0, nearest_m: np.ndarray | float = 0.0,
+    ) -> None:  # fmt: skip
+        """Lines (M, N, 2) of N points each, of one colour and width or of a list of them. nearest_m,
+        of all or (M,): what is nearer than this to the camera covers them; 0: nothing does."""
+        count, length = points.shape[:2]
+        if not count or not length:
+            return
+        colours = colour if isinstance(colour, list) else [colour] * count
+        widths = width if isinstance(width, list) else [width] * count
+        self._points.append(points.reshape(-1, 2))
+        self._counts += [length] * count
+        self._widths += widths
+        self._rims += [rim] * count
+        self._colours += colours
+        if isinstance(nearest_m, float):
+            self._nearest += [nearest_m] * count
+        else:
+            self._nearest += nearest_m.tolist()
+        if self._keep is not None and length > 1:
+            each = zip(points, colours, strict=True)
+            self._keep += [Stroke(line, c) for line, c in each if usable_px(line)]
+
+    def line(
+        self, points: np.ndarray, colour: Colour, width: float, rim: float = 1.0,
+        nearest_m: float = 0.0,
+    ) -> None:  # fmt: skip
+        """A line through points (N, 2)."""
+        self.lines(points[None], colour, width, rim, nearest_m)
+
+    def dashes(
+        self, points: np.ndarray, colour: Colour, width: float, every: int, nearest_m: float = 0.0
+    ) -> None:
         """A dashed line through many points, `every` of them a dash."""
-        for k in range(0, len(points) - 1, 2 * every):
-            self.line(points[k : k + every + 1], colour, width)
+        count = max((len(points) + 2 * every - 2) // (2 * every), 0)
+        if not count:
+            return
+        whole = [k for k in range(count) if 2 * every * k + every < len(points)]
+        places = 2 * every * np.array(whole, int)[:, None] + np.arange(every + 1)
+        self.lines(points[places], colour, width, nearest_m=nearest_m)
+        if len(whole) < count:
+            self.line(points[2 * every * (count - 1) :], colour, width, nearest_m=nearest_m)
+
+    def rings(
+        self, middles: np.ndarray, radii: np.ndarray, colour: Colour, width: float,
+        rim: float = 1.0, nearest_m: np.ndarray | float = 0.0,
+    ) -> None:  # fmt: skip
+        """Circles about (M, 2) of radii (M,), at least a pixel each."""
+        radii = np.maximum(radii, 1.0)
+        turn = circle_for(float(radii.max(initial=1.0)))
+        circles = middles[:, None] + radii[:, None, None] * turn
+        self.lines(circles, colour, width, rim, nearest_m)
 
     def ring(
-        self, middle: np.ndarray, radius: float, colour: Colour, width: int, rim: int = 1
+        self, middle: np.ndarray, radius: float, colour: Colour, width: float, rim: float = 1.0
     ) -> None:
-        """A circle of at least a pixel's radius; width -1 fills it."""
-        radius = max(radius, 1.0)
-        self.line(middle + radius * circle_for(radius), colour, width, rim)
+        """A circle."""
+        self.rings(middle[None], np.array([radius]), colour, width, rim)
 
-    def oval(
-        self, middle: np.ndarray, axes: tuple[float, float], angle_deg: float, colour: Colour,
-        width: int,
+    def ovals(
+        self, middles: np.ndarray, shapes: np.ndarray, colour: Colour, width: float,
+        nearest_m: np.ndarray | float = 0.0,
     ) -> None:  # fmt: skip
-        """An ellipse by its semi-axes, each at least a pixel."""
-        c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
-        a, b = max(axes[0], 1.0), max(axes[1], 1.0)
-        turned = np.array([[a * c, a * s], [-b * s, b * c]])
-        self.line(middle + circle_for(max(a, b)) @ turned, colour, width)
+        """Ellipses about (M, 2): the columns of shapes (M, 2, 2) are the semi-axes of each, which
+        is drawn as wide as a pixel either way at least."""
+        axes = np.sqrt((shapes**2).sum(axis=1))
+        wide = shapes * (np.maximum(axes, 1.0) / np.maximum(axes, 1e-9))[:, None]
+        turn = circle_for(float(axes.max(initial=1.0)))
+        ovals = middles[:, None] + turn @ wide.transpose(0, 2, 1)
+        self.lines(ovals, colour, width, nearest_m=nearest_m)
 
-    def flush(self, image: np.ndarray) -> None:
-        """Draw everything, and forget it."""
-        groups, self._lines = self._lines, {}
-        if not groups:
+    def dots(
+        self, middles: np.ndarray, radius: float, colour: Colour,
+        nearest_m: np.ndarray | float = 0.0,
+    ) -> None:  # fmt: skip
+        """Filled circles about (M, 2), without a rim."""
+        self.lines(middles[:, None], colour, 2.0 * (radius - _SOFT_PX), 0.0, nearest_m)
+        if self._keep is not None:
+            circles = middles[:, None] + radius * circle_for(radius)
+            self._keep += [Stroke(line, colour) for line in circles if usable_px(line)]
+
+    def dot(self, middle: np.ndarray, radius: float, colour: Colour) -> None:
+        """A filled circle, without a rim."""
+        self.dots(middle[None], radius, colour)
+
+    def flush(self, image: np.ndarray, depth: np.ndarray | None = None, scale: int = 1) -> None:
+        """Draw everything, and forget it. depth (h, w) float32 metres of the image before it was
+        enlarged by `scale`: what covers lines; none: nothing does."""
+        if not self._points:
             return
-        every = [line for lines in groups.values() for line in lines]
-        joined = np.concatenate(every)
-        bad = ~(np.abs(joined).max(axis=1) < _FARTHEST_PX)
-        joined[bad] = np.nan
-        whole = np.where(bad[:, None], 0, np.round(joined * (1 << SHIFT))).astype(np.int32)
-        ends = np.cumsum([len(line) for line in every])[:-1]
-        pieces = np.split(whole[:, None], ends)
-        if bad.any():
-            holes = np.split(bad, ends)
-            pieces = [p[:0] if h.any() else p for p, h in zip(pieces, holes, strict=True)]
-        rims: dict[int, list[np.ndarray]] = {}
-        inks: list[tuple[Colour, int, list[np.ndarray]]] = []
-        k = 0
-        for (colour, width, rim), lines in groups.items():
-            own = [p for p in pieces[k : k + len(lines)] if len(p)]
-            k += len(lines)
-            if rim and width > 0:
-                rims.setdefault(width + 2 * rim, []).extend(own)
-            inks.append((colour, width, own))
-        for width, own in rims.items():
-            cv2.polylines(image, own, False, DARK, width, cv2.LINE_8, SHIFT)
-        for colour, width, own in inks:
-            if width > 0:
-                cv2.polylines(image, own, False, colour, width, cv2.LINE_AA, SHIFT)
-            else:
-                for polygon in own:  # together they would cancel out where they overlap
-                    cv2.fillPoly(image, [polygon], colour, cv2.LINE_AA, SHIFT)
+        draw_strokes(
+            image,
+            np.concatenate(self._points).astype(float, copy=False),
+            np.cumsum(self._counts),
+            0.5 * np.array(self._widths, float) + _SOFT_PX,
+            np.array(self._rims, float),
+            np.array(self._colours, np.uint8),
+            np.array(self._nearest, float) if depth is not None else np.zeros(len(self._counts)),
+            NO_DEPTH if depth is None else depth,
+            scale,
+        )
+        self._clear()
 
 
-def note(image: np.ndarray, text: str, at: np.ndarray, size: int, colour: Colour) -> None:
+def note(image: np.ndarray, text: str, at: tuple[float, float], size: int, colour: Colour) -> None:
     """A line of text on a darkened box about a pixel, pushed into the picture."""
-    if not usable_px(at):
+    if not max(abs(at[0]), abs(at[1])) < _FARTHEST_PX:  # NaN too
         return
     w, h = text_size(text, size, True)
-    x = int(np.clip(at[0] - w // 2 - 3, 0, max(image.shape[1] - w - 6, 0)))
-    y = int(np.clip(at[1] - h // 2 - 2, 0, max(image.shape[0] - h - 4, 0)))
+    x = min(max(int(at[0]) - w // 2 - 3, 0), max(image.shape[1] - w - 6, 0))
+    y = min(max(int(at[1]) - h // 2 - 2, 0), max(image.shape[0] - h - 4, 0))
     shade_box(image, x, y, w + 6, h + 4, 0.35)
     draw_text(image, text, x + 3, y + 2, size, colour, True)
 

@@ -63,10 +63,11 @@ def rasterise(
 @compiled
 def facing(
     vertices: np.ndarray, normals: np.ndarray, R: np.ndarray, t: np.ndarray,
-    points: np.ndarray, shade: np.ndarray,
-) -> None:  # fmt: skip
-    """Vertices (N, 3) and their normals as the camera sees them: points (N, 3) in its frame, and
-    the cosine between normal and line of sight (N,)."""
+    points: np.ndarray, inverse_z: np.ndarray, shade: np.ndarray,
+) -> float:  # fmt: skip
+    """Vertices (N, 3) and their normals as the camera sees them: points (N, 3) in its frame, 1 / z
+    (N,), and the cosine between normal and line of sight (N,). Returns the least z."""
+    least = np.inf
     for i in range(len(vertices)):
         along = length = 0.0
         for k in range(3):
@@ -77,4 +78,19 @@ def facing(
             points[i, k] = p
             along += n * p
             length += p * p
+        inverse_z[i] = 1.0 / points[i, 2]
+        least = min(least, points[i, 2])
         shade[i] = abs(along) / np.sqrt(length)
+    return least
+
+
+@compiled
+def bounds(pixels: np.ndarray) -> tuple[float, float, float, float]:
+    """Least x and y, greatest x and y of the pixels (N, 2) that are finite."""
+    x0 = y0 = np.inf
+    x1 = y1 = -np.inf
+    for i in range(len(pixels)):
+        x, y = pixels[i, 0], pixels[i, 1]
+        if np.isfinite(x) and np.isfinite(y):
+            x0, y0, x1, y1 = min(x0, x), min(y0, y), max(x1, x), max(y1, y)
+    return x0, y0, x1, y1

@@ -7,6 +7,7 @@ seen from; through a lens its vertices are placed exactly, and its triangles are
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -14,33 +15,38 @@ import numpy as np
 
 from spine_nav_common.core.types import Intrinsics, Mesh
 
-from .lens import NEAR_M, Lens, as_lens, project_px
-from .raster import facing, rasterise
+from .lens import NEAR_M, Lens, as_lens
+from .raster import bounds, facing, rasterise
 
 FACES = 4000  # drawn of one vertebra
+_CORNERS = 64  # of its vertices, enough to lay a label by
 
 
 @dataclass(frozen=True)
 class Silhouette:
-    """A mesh on every `step`-th pixel of an image, cropped to its box at pixel (x0, y0).
+    """A mesh on the pixels of an image, cropped to its box at pixel (x0, y0).
 
-    mask (h, w) bool; shade (h, w) 0..1, cosine between surface normal and line of sight; depth_m
-    (h, w), 0 outside of the mask. Cell (i, j) stands for `step` × `step` pixels from
-    (x0 + j·step, y0 + i·step) on.
+    nearness (h, w): 1 / z, 0 outside; shade (h, w) 0..1, cosine between surface normal and line of
+    sight; corners_px (64, 2): some of its vertices, for labels; far_m: its greatest z.
     """
 
     x0: int
     y0: int
-    step: int
-    mask: np.ndarray
+    nearness: np.ndarray
     shade: np.ndarray
-    depth_m: np.ndarray
+    corners_px: np.ndarray
+    far_m: float
 
-    def pixels(self, every: int = 1) -> np.ndarray:
-        """(N, 2) x and y in the image of the cells in the mask, of every `every`-th row and column."""
-        rows, columns = np.nonzero(self.mask[::every, ::every])
-        cells = np.stack([columns, rows], axis=1) * (every * self.step)
-        return cells + np.array([self.x0, self.y0]) + 0.5 * (self.step - 1)
+    @property
+    def mask(self) -> np.ndarray:
+        """(h, w) bool."""
+        return np.asarray(self.nearness > 0.0)
+
+    @property
+    def depth_m(self) -> np.ndarray:
+        """(h, w), 0 outside of the mask."""
+        out = np.zeros_like(self.nearness)
+        return np.divide(1.0, self.nearness, out=out, where=self.mask)
 
 
 @dataclass(frozen=True)
@@ -49,18 +55,12 @@ class _Surface:
     normals: np.ndarray  # (N, 3)
     faces: np.ndarray  # (M, 3) int32
     closed: bool  # with outward winding
+    corners: np.ndarray  # (_CORNERS,) of the vertices
 
 
 # Keyed by identity; the mesh is kept beside its surface so that the id cannot be reused.
 _surfaces: OrderedDict[int, tuple[Mesh, _Surface]] = OrderedDict()
 _KEPT = 64
-
-
-def prepare(mesh: Mesh) -> None:
-    """Build what `silhouette` needs of a mesh, so that the first picture does not wait for it."""
-    T = np.eye(4)
-    T[2, 3] = 1.0
-    silhouette(mesh, T, Intrinsics(64, 64, 50.0, 50.0, 32.0, 32.0))
 
 
 def _surface(mesh: Mesh) -> _Surface:
@@ -88,7 +88,8 @@ def _build(mesh: Mesh) -> _Surface:
         np.add.at(normals, faces[:, corner], np.cross(b - a, c - a))
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
     vertices = np.ascontiguousarray(vertices, float)
-    return _Surface(vertices, normals, faces, _closed(vertices, faces))
+    corners = np.linspace(0, len(vertices) - 1, _CORNERS).astype(int)
+    return _Surface(vertices, normals, faces, _closed(vertices, faces), corners)
 
 
 def _closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
@@ -102,30 +103,25 @@ def _closed(vertices: np.ndarray, faces: np.ndarray) -> bool:
 
 
 def silhouette(
-    mesh: Mesh, T_camera_mesh: np.ndarray, camera: Lens | Intrinsics, step: int = 1
+    mesh: Mesh, T_camera_mesh: np.ndarray, camera: Lens | Intrinsics
 ) -> Silhouette | None:
     """The mesh (metres) at T_camera_mesh (4, 4); None where it is out of view or too near."""
     surface, lens = _surface(mesh), as_lens(camera)
-    points = np.empty_like(surface.vertices_m)
-    along = np.empty(len(points))
+    count = len(surface.vertices_m)
+    points, inverse_z, along = np.empty((count, 3)), np.empty(count), np.empty(count)
     R, t = np.ascontiguousarray(T_camera_mesh[:3, :3]), np.ascontiguousarray(T_camera_mesh[:3, 3])
-    facing(surface.vertices_m, surface.normals, R, t, points, along)
-    z = points[:, 2]
-    if z.min() < NEAR_M:
+    if facing(surface.vertices_m, surface.normals, R, t, points, inverse_z, along) < NEAR_M:
         return None
-    pixels = project_px(points, lens)
-    known = pixels if np.isfinite(pixels.sum()) else pixels[np.isfinite(pixels).all(axis=1)]
-    if not len(known):
+    pixels = lens.project(points)
+    x0, y0, x1, y1 = bounds(pixels)
+    if not x0 <= x1:
         return None
-    low = np.maximum(np.floor(known.min(axis=0)), 0).astype(int)
-    high = np.minimum(np.ceil(known.max(axis=0)) + 1, lens.size).astype(int)
-    cells = (high - low) // step  # a cell that the image cuts is left out
-    if np.any(high - low < 2) or np.any(cells < 1):
+    x0, y0 = max(math.floor(x0), 0), max(math.floor(y0), 0)
+    x1, y1 = min(math.ceil(x1) + 1, lens.size[0]), min(math.ceil(y1) + 1, lens.size[1])
+    if x1 - x0 < 2 or y1 - y0 < 2:
         return None
-    nearness = np.zeros((cells[1], cells[0]), np.float32)
+    nearness = np.zeros((y1 - y0, x1 - x0), np.float32)
     shade = np.zeros_like(nearness)
-    at = (pixels - (low + 0.5 * (step - 1))) / step  # a cell's middle
-    rasterise(at, 1.0 / z, along, surface.faces, surface.closed, nearness, shade)
-    mask = nearness > 0.0
-    depth = np.divide(1.0, nearness, out=np.zeros_like(nearness), where=mask)
-    return Silhouette(int(low[0]), int(low[1]), step, mask, shade, depth)
+    rasterise(pixels - (x0, y0), inverse_z, along, surface.faces, surface.closed, nearness, shade)
+    far_m = 1.0 / max(float(inverse_z.min()), 1e-9)
+    return Silhouette(x0, y0, nearness, shade, pixels[surface.corners], far_m)

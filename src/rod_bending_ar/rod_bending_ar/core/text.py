@@ -7,9 +7,10 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .brush import blend_text, darken
 
 Colour = tuple[int, int, int]
 
@@ -46,32 +47,21 @@ def text_size(text: str, size_px: int, bold: bool = False) -> tuple[int, int]:
     return width, height
 
 
-@lru_cache(maxsize=1024)
-def _weights(text: str, size_px: int, bold: bool, colour: Colour) -> tuple[np.ndarray, ...]:
-    """Ink (h, w, 3) uint8, and the weights (h, w) float32 of ink and of what is below."""
-    alpha = _mask(text, size_px, bold).astype(np.float32) / 255.0
-    ink = np.empty((*alpha.shape, 3), np.uint8)
-    ink[:] = colour
-    return ink, alpha, 1.0 - alpha
-
-
 def draw_text(
     image: np.ndarray, text: str, x: int, y: int, size_px: int, colour: Colour, bold: bool = False
 ) -> None:
     """Blend `text` into image (H, W, 3) uint8 RGB, top-left corner at (x, y); clipped, in place."""
-    ink, above, below = _weights(text, size_px, bold, tuple(colour))
-    height, width = image.shape[:2]
-    x0, y0 = max(x, 0), max(y, 0)
-    x1, y1 = min(x + ink.shape[1], width), min(y + ink.shape[0], height)
-    if x1 <= x0 or y1 <= y0:
-        return
-    part = slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)
-    region = image[y0:y1, x0:x1]
-    cv2.blendLinear(ink[part], region, above[part], below[part], region)
+    blend_text(image, _mask(text, size_px, bold), x, y, ink(tuple(colour)))
+
+
+@lru_cache(maxsize=64)
+def ink(colour: Colour) -> np.ndarray:
+    """(3,) uint8, not to be written to: a colour as compiled loops take it."""
+    return np.array(colour, np.uint8)
 
 
 def shade_box(image: np.ndarray, x: int, y: int, w: int, h: int, keep: float = 0.35) -> None:
     """Darken a rectangle of image (H, W, 3) uint8 to `keep` of its brightness; clipped, in place."""
-    region = image[max(y, 0) : max(y + h, 0), max(x, 0) : max(x + w, 0)]
-    if region.size:
-        cv2.convertScaleAbs(region, region, keep)
+    height, width = image.shape[:2]
+    rows = image.reshape(height, -1)  # a view, of a part of a larger picture too
+    darken(rows, max(x, 0), max(y, 0), min(x + w, width), min(y + h, height), keep)

@@ -21,8 +21,7 @@ from rod_bending_ar.core.extras import usable
 from rod_bending_ar.core.lens import lens_of
 from rod_bending_ar.core.paint import Stroke
 from rod_bending_ar.core.placing import Heard, Placer
-from rod_bending_ar.core.silhouette import prepare
-from rod_bending_ar.overlay import draw_overlay
+from rod_bending_ar.overlay import draw_overlay, prepare
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.images import decode_camera_info, decode_colour, decode_depth
 from spine_nav_common.core.static_frames import load_calibration
@@ -73,8 +72,7 @@ class OverlayNode(PictureNode):
         self._inputs = OverlayInputs(edges, self.config.tool_topic)
         super().configure()
         self._case = load_case(self.config.case)
-        for level in self._case.exposed_levels:
-            prepare(self._case.meshes[level])
+        prepare(self._case)
         self._place_by(self._case)
 
     def activate(self) -> None:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The predicted error of poses where screws go: 95 % ellipses as they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spine_nav_common.core.types import Intrinsics, LevelEstimate
+
+CHI_2D_95 = 2.4477  # sqrt of the 95 % quantile of chi-square with two degrees of freedom
+_ROUNDING = 1e-9  # of the largest eigenvalue: so far below zero a covariance is one still
+
+
+def error_shapes(
+    estimates: Sequence[LevelEstimate], points_m: np.ndarray, across: np.ndarray, radii: np.ndarray
+) -> np.ndarray:
+    """(M, 2, 2) matrices that take the unit circle to the 95 % ellipse of the error at each point;
+    their columns are its semi-axes.
+
+    The pose's covariance gives the ellipse its shape; where its longer semi-axis is shorter than
+    the circle that `predicted_tre_mm` stands for, the whole ellipse grows to that. A pose without
+    a covariance, or with one that is none (zero, NaN, not positive), leaves the circle.
+
+    Args:
+        estimates: of each point. points_m: (M, 3) in the camera's frame. across: (M, 2, 3), from
+            metres there to the picture. radii: (M,) the circles of `predicted_tre_mm`.
+    """
+    shapes = radii[:, None, None] * np.eye(2)
+    told = [i for i, e in enumerate(estimates) if _has_covariance(e)]
+    if not told:
+        return shapes
+    covariances = np.array([estimates[i].covariance for i in told])
+    covariances = 0.5 * (covariances + covariances.transpose(0, 2, 1))
+    values = np.linalg.eigvalsh(covariances)
+    good = (values[:, -1] > 0.0) & (values[:, 0] >= -_ROUNDING * values[:, -1])
+    arms = points_m[told] - np.array([estimates[i].anchor_camera_m for i in told])
+    x, y, z = arms.T
+    moves = np.zeros((len(told), 3, 6))  # a point moves by d + w x arm
+    moves[:, [0, 1, 2], [0, 1, 2]] = 1.0
+    moves[:, 0, 4], moves[:, 0, 5] = z, -y
+    moves[:, 1, 3], moves[:, 1, 5] = -z, x
+    moves[:, 2, 3], moves[:, 2, 4] = y, -x
+    seen = across[told] @ moves
+    squares, ways = np.linalg.eigh(seen @ covariances @ seen.transpose(0, 2, 1))
+    axes = CHI_2D_95 * np.sqrt(np.maximum(squares, 0.0))
+    longest, wanted = axes[:, 1], radii[told]
+    good &= longest > 0.0
+    grown = np.maximum(1.0, wanted / np.where(good, longest, 1.0))
+    own = ways * (axes * grown[:, None])[:, None]
+    shapes[told] = np.where(good[:, None, None], own, shapes[told])
+    return shapes
+
+
+def _has_covariance(estimate: LevelEstimate) -> bool:
+    covariance = estimate.covariance
+    return (
+        covariance is not None
+        and estimate.anchor_camera_m is not None
+        and bool(np.isfinite(covariance).all())
+    )
+
+
+def error_shapes_px(
+    estimates: Sequence[LevelEstimate], points_m: np.ndarray, pinhole: Intrinsics
+) -> np.ndarray:
+    """The same in the camera's picture, pixels. Every estimate has a predicted error."""
+    x, y, z = points_m.T
+    across = np.zeros((len(points_m), 2, 3))
+    across[:, 0, 0], across[:, 0, 2] = pinhole.fx / z, -pinhole.fx * x / z**2
+    across[:, 1, 1], across[:, 1, 2] = pinhole.fy / z, -pinhole.fy * y / z**2
+    bounds_m = 1e-3 * np.array([e.predicted_tre_mm for e in estimates], float)
+    return error_shapes(estimates, points_m, across, max(pinhole.fx, pinhole.fy) * bounds_m / z)
