@@ -18,6 +18,7 @@ from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from rod_bending_ar.core.bender import step_text
 from rod_bending_ar.core.forward import BendStep
+from rod_bending_ar.ros import overlay_node
 from rod_bending_ar.ros.overlay_node import OverlayNode
 from spine_nav_bringup.ros.withdrawal import Withdrawal
 from spine_nav_common.core.implant_outputs import ScrewRow
@@ -215,6 +216,51 @@ def test_margins_strokes_and_the_view_along_the_trajectory_go_with_the_poses(gra
     assert graph.markers[-1].markers[0].action == Marker.DELETEALL
     removed = {m.id for m in graph.strokes if m.action == ImageMarker.REMOVE}
     assert removed == {m.id for m in added}
+
+
+def test_the_covariance_of_each_pose_is_drawn_and_none_of_another_pose(graph, monkeypatch):
+    drawn, indices = {}, {stamp(k): k for k in (1, 2)}
+
+    def note(colour, lens, case, result, **options):
+        if result is not None:
+            drawn[indices[result.stamp_ns]] = {e.level: e for e in result.levels}
+        return colour.copy()
+
+    monkeypatch.setattr(overlay_node, "draw_overlay", note)
+    make = graph.world.node.create_publisher
+    told = [make(PoseWithCovarianceStamped, topics.pose_topic(v), qos.POSE) for v in support.LEVELS]
+    graph.world.until(lambda: all(t.get_subscription_count() for t in told))
+    graph.world.listen(CompressedImage, topics.OVERLAY_COMPRESSED, qos.SENSOR_IN)
+    covariance = np.diag([1e-7, 4e-7, 9e-7, 1e-4, 2e-4, 3e-4])
+    beside = T.copy()
+    beside[0, 3] += 1e-3
+
+    def tell_covariances():
+        for publisher, pose in zip(told, (T, beside), strict=True):
+            message = PoseWithCovarianceStamped(header=header(stamp(1), CAMERA))
+            message.pose.pose = pose_message(pose)
+            message.pose.covariance = covariance.ravel().tolist()
+            publisher.publish(message)
+
+    def until_drawn(index, good):
+        def is_drawn():
+            if index in drawn and good(drawn[index]):
+                return True
+            guide(graph, index)
+            graph.world.spin(0.1)
+            return False
+
+        graph.world.until(is_drawn, timeout_s=20.0)
+        return drawn[index]
+
+    first, second = support.LEVELS
+    tell_covariances()
+    levels = until_drawn(1, lambda levels: levels[first].covariance is not None)
+    np.testing.assert_allclose(levels[first].covariance, covariance)
+    np.testing.assert_allclose(levels[first].anchor_camera_m, T[:3, 3])
+    assert levels[second].covariance is None, "it is of another pose"
+    levels = until_drawn(2, lambda levels: True)
+    assert levels[first].covariance is None, "of this picture none is heard"
 
 
 def test_the_next_bend_is_heard(graph):

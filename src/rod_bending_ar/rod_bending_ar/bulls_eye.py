@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from spine_nav_common.core.case import anatomical_axes
+from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.statistics import SIGMAS_3D_95
 from spine_nav_common.core.types import (
     Case,
@@ -26,7 +27,7 @@ from spine_nav_common.core.types import (
 
 from .core.annotation import STATUS_COLOUR, banner_height, paint_age, paint_banner
 from .core.cortex import Margins, Shaft
-from .core.error_shape import CHI_2D_95
+from .core.error_shape import CHI_2D_95, error_shapes
 from .core.extras import Extras, ToolDeviation, tool_deviation, usable
 from .core.marks import PLACED, TOOL, UNKNOWN, band
 from .core.paint import TEXT, WHITE, Colour, Ink, note
@@ -140,15 +141,22 @@ class _Target:
         if isinstance(found, Shaft) and margins is not None:
             self._bone(margins, found)
         self._rings(found, margins.diameter_mm if margins is not None else None)
-        if estimate.predicted_tre_mm is not None:
-            radius = 1e-3 * estimate.predicted_tre_mm * CHI_2D_95 / SIGMAS_3D_95
-            green = STATUS_COLOUR[Status.TRACKED]
-            self._ink.ring(self._middle, radius * self._zoom, green, 1)
+        if estimate.predicted_tre_mm is not None and estimate.T_camera_ct is not None:
+            self._error(estimate, estimate.T_camera_ct, estimate.predicted_tre_mm)
         if extras is not None:
             self._screws(extras)
             self._tool(extras)
         self._ink.flush(self._tile)
         self._words(found, extras)
+
+    def _error(self, estimate: LevelEstimate, T: np.ndarray, bound_mm: float) -> None:
+        """95 % of the pose's error across the axis, at entry and target."""
+        points = transform_points(T, np.stack([self._plan.entry_m, self._plan.target_m]))
+        across = self._zoom * np.stack([self._right, -self._up]) @ T[:3, :3].T
+        radius = self._zoom * 1e-3 * bound_mm * CHI_2D_95 / SIGMAS_3D_95
+        shapes = error_shapes([estimate] * 2, points, np.stack([across] * 2), np.full(2, radius))
+        green = STATUS_COLOUR[Status.TRACKED]
+        self._ink.ovals(np.stack([self._middle] * 2), shapes, green, 1)
 
     def _px(self, points_m: np.ndarray) -> np.ndarray:
         """(N, 3) of the mesh's frame, seen along the axis."""

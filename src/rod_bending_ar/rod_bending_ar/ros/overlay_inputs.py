@@ -4,7 +4,10 @@ only keeps and joins; nothing is computed here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from rod_bending_ar.core.placing import Heard, Implanted, PlannedRods, Tool
 from spine_nav_common.core.geometry import check_transform
 from spine_nav_common.core.static_frames import StaticFrames, StaticTransform
 from spine_nav_common.core.statistics import SIGMAS_3D_95
-from spine_nav_common.core.types import NavigationResult, Rejected
+from spine_nav_common.core.types import LevelEstimate, NavigationResult, Rejected
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import pose_array, stamp_to_ns
 from spine_nav_common.ros.implants import Implants, implants_from_messages
@@ -25,6 +28,9 @@ from spine_nav_common.ros.joined import Joined
 from spine_nav_common.ros.static_edges import static_edges
 
 from .guidance_output import planned_rods
+
+_KEPT_POSES = 32  # of each level
+_SAME_POSE = 1e-6
 
 
 class OverlayInputs:
@@ -143,3 +149,58 @@ class OverlayInputs:
             worst = float(np.linalg.eigvalsh(0.5 * (covariance + covariance.T))[-1])
             bound = 1e3 * SIGMAS_3D_95 * float(np.sqrt(max(worst, 0.0)))
         return Tool(stamp_ns, self._moments.at(stamp_ns), pose, bound)
+
+
+class PoseCovariances:
+    """How well each pose is known, from `registration/<level>/pose`, for the results of equal
+    stamps. Of the executor's thread, but `joined`."""
+
+    def __init__(self, levels: Iterable[str]) -> None:
+        self._heard: dict[str, OrderedDict[int, PoseWithCovarianceStamped]] = {
+            level: OrderedDict() for level in levels
+        }
+
+    def streams(self) -> tuple[tuple[type, str, Callable[[Any], None], Any], ...]:
+        """What is heard: message type, topic, callback, profile."""
+        return tuple(
+            (PoseWithCovarianceStamped, topics.pose_topic(level), partial(self._on_pose, level),
+             qos.POSE)
+            for level in self._heard
+        )  # fmt: skip
+
+    def _on_pose(self, level: str, message: PoseWithCovarianceStamped) -> None:
+        heard = self._heard[level]
+        heard[stamp_to_ns(message.header.stamp)] = message
+        while len(heard) > _KEPT_POSES:
+            heard.popitem(last=False)
+
+    def at(self, stamp_ns: int) -> dict[str, PoseWithCovarianceStamped]:
+        """What was heard of that very moment, by level."""
+        return {v: heard[stamp_ns] for v, heard in self._heard.items() if stamp_ns in heard}
+
+    @staticmethod
+    def joined(
+        result: NavigationResult, poses: Mapping[str, PoseWithCovarianceStamped]
+    ) -> NavigationResult:
+        """The result with the covariances of its poses; a pose of which none is heard stays
+        without, and so does one that another node says."""
+        return replace(
+            result, levels=tuple(_with_covariance(e, poses.get(e.level)) for e in result.levels)
+        )
+
+
+def _with_covariance(
+    estimate: LevelEstimate, message: PoseWithCovarianceStamped | None
+) -> LevelEstimate:
+    T = estimate.T_camera_ct
+    if T is None or message is None:
+        return estimate
+    try:
+        same = np.allclose(pose_array(message.pose.pose), T, rtol=0.0, atol=_SAME_POSE)
+    except ValueError:
+        return estimate
+    if not same:
+        return estimate
+    # ROS means the child's origin, and turns about the header frame's axes through it
+    covariance = np.array(message.pose.covariance, float).reshape(6, 6)
+    return replace(estimate, covariance=covariance, anchor_camera_m=T[:3, 3])

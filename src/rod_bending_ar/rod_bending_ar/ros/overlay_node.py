@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseArray
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
@@ -35,7 +35,7 @@ from spine_nav_common.ros.results import result_from_messages
 from spine_nav_common.ros.runtime import run_node, tf_message_type
 
 from .overlay_config import OverlayConfig
-from .overlay_inputs import OverlayInputs
+from .overlay_inputs import OverlayInputs, PoseCovariances
 from .overlay_marks import overlay_markers
 from .overlay_output import Beside, BesideOutput
 from .picture_node import Job, PictureNode, jpeg_of
@@ -46,10 +46,11 @@ _SAME_NS = 17_000_000  # a depth image this near belongs to the colour image
 
 @dataclass(frozen=True)
 class _More:
-    """What belongs to a guided picture: depth on the colour's pixel grid, and everything that was
-    heard of screws, rods, bends and tools."""
+    """What belongs to a guided picture: depth on the colour's pixel grid, how well its poses are
+    known, and everything that was heard of screws, rods, bends and tools."""
 
     depth: Image | CompressedImage | None
+    poses: Mapping[str, PoseWithCovarianceStamped]
     heard: Heard
 
 
@@ -70,8 +71,8 @@ class OverlayNode(PictureNode):
         files = filter(None, self.config.calibration.split(","))
         edges = [edge for file in files for edge in load_calibration(file.strip())]
         self._inputs = OverlayInputs(edges, self.config.tool_topic)
-        super().configure()
         self._case = load_case(self.config.case)
+        super().configure()
         prepare(self._case)
         self._place_by(self._case)
 
@@ -99,6 +100,7 @@ class OverlayNode(PictureNode):
         self._inputs.clear()
         self._depths: OrderedDict[int, Image | CompressedImage] = OrderedDict()
         self._info: CameraInfo | None = None
+        self._covariances = PoseCovariances(self._case.exposed_levels)
         self._levels = Joined(result_from_messages, self._on_result, self._on_unreadable)
 
     def streams(self) -> Sequence[tuple[type, str, Callable[[Any], None], Any]]:
@@ -111,6 +113,7 @@ class OverlayNode(PictureNode):
             *((depth,) if c.depth_topic else ()),
             (PoseArray, topics.VERTEBRA_POSES, self._levels.poses, qos.POSE),
             (DiagnosticArray, topics.STATUS, self._on_status, qos.POSE),
+            *self._covariances.streams(),
             *self._inputs.streams(),
         )
 
@@ -128,7 +131,7 @@ class OverlayNode(PictureNode):
             self._depths.popitem(last=False)
 
     def more(self, stamp_ns: int) -> _More:
-        return _More(self._depth_at(stamp_ns), self._inputs.heard())
+        return _More(self._depth_at(stamp_ns), self._covariances.at(stamp_ns), self._inputs.heard())
 
     def _depth_at(self, stamp_ns: int) -> Image | CompressedImage | None:
         """Never waited for: without it the picture is drawn as if nothing covered anything."""
@@ -162,9 +165,10 @@ class OverlayNode(PictureNode):
     def draw_all(self, job: Job, age_ms: float | None) -> tuple[np.ndarray, Beside]:
         placer = self._placer  # taken once: a plan that is confirmed now is the next picture's
         wanted, case, extras, depth = self._beside.wanted(), placer.case, None, None
-        colour = decode_colour(job.held.message)
+        colour, result = decode_colour(job.held.message), job.result
         if job.guided:
-            extras = usable(placer.place(job.more.heard), job.result)
+            result = PoseCovariances.joined(result, job.more.poses)
+            extras = usable(placer.place(job.more.heard), result)
             depth = None if job.more.depth is None else decode_depth(job.more.depth)
         if depth is not None and depth.shape != colour.shape[:2]:
             depth = None  # not on the colour's grid
@@ -173,7 +177,7 @@ class OverlayNode(PictureNode):
             colour,
             lens_of(decode_camera_info(job.camera)),
             case,
-            job.result,
+            result,
             depth=depth,
             stamp_ns=job.stamp_ns if job.guided else None,
             note=job.note,
@@ -184,9 +188,9 @@ class OverlayNode(PictureNode):
         markers = eye = None
         if wanted.markers:
             top = header(job.stamp_ns, job.held.message.header.frame_id)
-            markers = overlay_markers(case, job.result, extras, top)
+            markers = overlay_markers(case, result, extras, top)
         if wanted.eye or wanted.eye_jpeg:
-            eye = bulls_eyes(case, job.result, extras, why=job.note, age_ms=age_ms)
+            eye = bulls_eyes(case, result, extras, why=job.note, age_ms=age_ms)
         return picture, Beside(
             markers,
             tuple(strokes) if strokes is not None else None,
