@@ -171,7 +171,7 @@ def test_a_screw_that_was_seen_too_long_ago_or_is_withdrawn_goes(graph):
     until_shown(graph, 20, set())
 
 
-def show_tool(graph, index, sigma_m=3e-4):
+def show_tool(graph, index, sigma_m=3e-4, turn_deg=1.0):
     pose = np.eye(4)
     pose[:3, :3] = np.array(
         [[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]
@@ -179,7 +179,9 @@ def show_tool(graph, index, sigma_m=3e-4):
     pose[:3, 3] = np.array([0.0125, 0.030, 0.0]) + T[:3, 3]
     message = PoseWithCovarianceStamped(header=header(stamp(index), CAMERA))
     message.pose.pose = pose_message(pose)
-    message.pose.covariance = np.diag([sigma_m**2] * 6).ravel().tolist()
+    message.pose.covariance = (
+        np.diag([sigma_m**2] * 3 + [np.radians(turn_deg) ** 2] * 3).ravel().tolist()
+    )
     graph.tool.publish(message)
     known = graph.node._inputs
     graph.world.until(lambda: known._tool is not None and known._tool == message)
@@ -190,11 +192,15 @@ def test_a_tool_is_shown_with_its_deviation_and_goes_when_it_is_late_or_vague(gr
     graph.world.until(lambda: graph.markers)
     show_tool(graph, 1)
     until_shown(graph, 1, {"tool", "tool/text"})
-    assert "0.5 ± 1.3 mm, 0.0° off L2 left" in text(graph, "tool/text")
+    assert "0.5 ± 1.3 mm, 0.0 ± 3.8° off L2 left" in text(graph, "tool/text")
     until_shown(graph, 4, set())  # 200 ms later
     show_tool(graph, 4)
     until_shown(graph, 4, {"tool", "tool/text"})
     show_tool(graph, 4, sigma_m=2e-3)
+    until_shown(graph, 4, set())
+    show_tool(graph, 4)
+    until_shown(graph, 4, {"tool", "tool/text"})
+    show_tool(graph, 4, turn_deg=0.0)  # states no uncertainty of its direction
     until_shown(graph, 4, set())
     show_tool(graph, 4, sigma_m=0.0)  # states no uncertainty
     until_shown(graph, 4, set())

@@ -245,7 +245,6 @@ class _Target:
         elif isinstance(found, Rejected):
             draw_text(tile, "margin not told", 6, TILE_PX - 18, 10, UNKNOWN)
         off = self._aimed(extras) if extras is not None else None
-        if off is not None and extras is not None and extras.tool is not None:
-            words = f"{off.entry_mm:.1f} ± {extras.tool.off95_mm:.1f} mm  {off.angle_deg:.1f}°"
-            note(tile, words, (TILE_PX - 70.0, 14.0), 11, WHITE)
+        if off is not None:
+            note(tile, off.words(), (TILE_PX - 84.0, 14.0), 11, WHITE)
             note(tile, f"depth {off.depth_mm:.0f} mm", (TILE_PX - 70.0, 32.0), 10, WHITE)

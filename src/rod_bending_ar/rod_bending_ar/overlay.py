@@ -243,13 +243,13 @@ def _paint_result(
     _paint_plans(sheet, guided, margins)
     sheet.ink.flush(sheet.image, depth, sheet.scale)
     if extras is not None:
-        _paint_tool(sheet, case, result, extras)
         _paint_bends(sheet, extras)
     if shown:
         pixels = sheet.scale * np.array([renders[e.level].corners_px for e in shown])
         labels = label_layout(shown, pixels, sheet.text_scale, sheet.image.shape)
         paint_labels(sheet.image, labels, sheet.text_scale)
     if extras is not None:
+        _paint_tool(sheet, case, result, extras)
         paint_words(sheet, extras, margins is not None and bool(live))
     paint_legend(sheet.image, result.levels, "", sheet.text_scale)
 
@@ -270,7 +270,6 @@ def _paint_tool(sheet: Sheet, case: Case, result: NavigationResult, extras: Extr
     T = tracked(result)[extras.tool.level].T_camera_ct
     assert T is not None
     paint_tool(sheet, T, extras.tool, tool_deviation(extras.tool, case.plan))
-    sheet.ink.flush(sheet.image)
 
 
 def _paint_bends(sheet: Sheet, extras: Extras) -> None:

@@ -81,7 +81,7 @@ def test_without_a_tracked_level_nothing_but_its_reason_is_there(status):
 
 
 def test_a_tool_that_is_too_old_or_aims_elsewhere_is_not_in_the_tile():
-    tool = ToolAxis("L3", PLAN[0].entry_m + (0.001, 0.0, 0.0), OUT, 0.8, STAMP, 1.5)
+    tool = ToolAxis("L3", PLAN[0].entry_m + (0.001, 0.0, 0.0), OUT, 0.8, STAMP, 1.5, 2.0)
     bare = bulls_eyes(CASE, result(), Extras())
     shown = bulls_eyes(CASE, result(), Extras(tool=tool))
     assert (shown[:, :TILE_PX] != bare[:, :TILE_PX]).any()

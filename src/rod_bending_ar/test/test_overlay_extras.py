@@ -104,7 +104,9 @@ def rod(planned=False, stamp=STAMP) -> ShownRod:
 
 
 BEND = NextBend("left", "planned", "", BendStep(2, 61.5, -35.0, 18.0, 20.4), 3, STAMP)
-TOOL = ToolAxis("L3", np.array([0.017, 0.031, 0.02]), np.array([0.0, 1.0, 0.0]), 0.8, STAMP, 1.5)
+TOOL = ToolAxis(
+    "L3", np.array([0.017, 0.031, 0.02]), np.array([0.0, 1.0, 0.0]), 0.8, STAMP, 1.5, 2.0
+)
 ALL = Extras(MARGINS, (placed(),), (rod(), rod(True)), (BEND,), TOOL)
 
 
@@ -259,8 +261,11 @@ def tool_pose(x_mm=1.0, lean_deg=0.0) -> np.ndarray:
     return pose
 
 
+TURN = np.radians(0.5) ** 2 * np.eye(3)
+
+
 def test_a_tool_is_measured_against_the_plan_that_it_is_at():
-    tool = place_tool(tool_pose(1.5, 4.0), 0.8, STAMP, result(), CASE.plan)
+    tool = place_tool(tool_pose(1.5, 4.0), 0.8, TURN, STAMP, result(), CASE.plan)
     off = tool_deviation(tool, CASE.plan)
     assert (off.plan.level, off.plan.side) == ("L3", "left")
     assert off.angle_deg == pytest.approx(4.0, abs=1e-6)
@@ -272,35 +277,92 @@ def test_a_tools_number_errs_by_tip_and_bone_together():
     """The planned line is no better known than the vertebra that it is planned in."""
     now = result()
     levels = tuple(replace(e, predicted_tre_mm=2.4) for e in now.levels)
-    tool = place_tool(tool_pose(1.5), 0.7, STAMP, replace(now, levels=levels), CASE.plan)
-    assert "1.5 ± 2.5 mm" in tool_words(tool, tool_deviation(tool, CASE.plan))
+    tool = place_tool(tool_pose(1.5), 0.7, TURN, STAMP, replace(now, levels=levels), CASE.plan)
+    assert "1.5 ± 2.5 mm" in tool_words(tool_deviation(tool, CASE.plan))
     levels = tuple(replace(e, predicted_tre_mm=None) for e in now.levels)
-    unknown = place_tool(tool_pose(1.5), 0.7, STAMP, replace(now, levels=levels), CASE.plan)
+    unknown = place_tool(tool_pose(1.5), 0.7, TURN, STAMP, replace(now, levels=levels), CASE.plan)
     assert isinstance(unknown, Rejected)
 
 
+def test_a_tools_angle_errs_by_its_own_direction_and_the_bones():
+    def told(turn, covariance=None, bound_mm=1.0, tilt_deg=4.0, lift_mm=0.0):
+        now = result()
+        anchor = None if covariance is None else T[:3, 3]
+        levels = tuple(
+            replace(e, covariance=covariance, anchor_camera_m=anchor, predicted_tre_mm=bound_mm)
+            for e in now.levels
+        )
+        pose = tool_pose(0.0, tilt_deg)
+        pose[:3, 3] += 1e-3 * lift_mm * pose[:3, 2]
+        tool = place_tool(pose, 0.6, turn, STAMP, replace(now, levels=levels), CASE.plan)
+        return tool_deviation(tool, CASE.plan)
+
+    def bone(rad2):
+        return np.diag([1e-8, 1e-8, 1e-8, *rad2])
+
+    known = bone([1e-12] * 3)
+    one = told(np.radians(1.0) ** 2 * np.eye(3), known)
+    assert one.angle95_deg == pytest.approx(2.4477, rel=1e-2)
+    assert "4.0 ± 2.4°" in tool_words(one)
+    both = told(np.radians(1.0) ** 2 * np.eye(3), bone(np.radians([1.0] * 3) ** 2))
+    assert both.angle95_deg == pytest.approx(2.4477 * np.sqrt(2.0), rel=1e-2)
+    # about its own axis (the camera's z, nearly) a tool turns without pointing elsewhere
+    spun = told(np.diag([1e-8, 1e-8, np.radians(10.0) ** 2]), known, tilt_deg=0.0)
+    assert spun.angle95_deg < 0.1
+    # in the worst direction, not in the mean
+    worst = told(np.radians([1.0, 3.0, 1.0]) ** 2 * np.eye(3), known, tilt_deg=0.0)
+    assert worst.angle95_deg == pytest.approx(2.4477 * 3.0, rel=1e-2)
+    # a bone of which no covariance is heard turns by as much as its bound leaves room for
+    for bad in (None, np.zeros((6, 6)), np.full((6, 6), np.nan), -np.eye(6)):
+        alone = told(1e-12 * np.eye(3), bad, bound_mm=1.8)
+        assert alone.angle95_deg == pytest.approx(np.degrees(2 * 1.8 / 45.0), rel=1e-2)
+    # far from the entry the axis passes it as badly known as its direction is
+    near = told(np.radians(1.0) ** 2 * np.eye(3), known, 0.8)
+    far = told(np.radians(1.0) ** 2 * np.eye(3), known, 0.8, lift_mm=40.0)
+    assert near.entry95_mm == pytest.approx(1.0, rel=1e-2)
+    assert far.entry95_mm == pytest.approx(
+        np.hypot(1.0, 40.0 * np.tan(np.radians(2.4477))), rel=0.05
+    )
+
+
+NO_TURN = [
+    np.zeros((3, 3)),
+    np.full((3, 3), np.nan),
+    np.diag([1e-4, -1e-4, 1e-4]),
+    np.diag([np.inf] * 3),
+]
+
+
+@pytest.mark.parametrize("turn", NO_TURN, ids=["zero", "NaN", "not positive", "infinite"])
+def test_a_tool_that_does_not_state_how_well_its_direction_is_known_is_refused(turn):
+    found = place_tool(tool_pose(), 0.8, turn, STAMP, result(), CASE.plan)
+    assert isinstance(found, Rejected) and "direction" in found.reason
+
+
 def test_a_tool_on_a_level_that_is_lost_is_told_against_no_neighbour():
-    there = place_tool(tool_pose(1.5), 0.7, STAMP, result(), CASE.plan)
+    there = place_tool(tool_pose(1.5), 0.7, TURN, STAMP, result(), CASE.plan)
     now = result()
     lost = tuple(
         replace(e, status=Status.LOST, T_camera_ct=None) if e.level == there.level else e
         for e in now.levels
     )
     assert any(e.status is Status.TRACKED for e in lost)
-    found = place_tool(tool_pose(1.5), 0.7, STAMP, replace(now, levels=lost), CASE.plan)
+    found = place_tool(tool_pose(1.5), 0.7, TURN, STAMP, replace(now, levels=lost), CASE.plan)
     assert isinstance(found, Rejected) and "no tracked plan is near" in found.reason
 
 
 @pytest.mark.parametrize("bound", [0.0, float("nan"), float("inf"), -1.0])
 def test_a_tool_that_states_no_uncertainty_is_refused(bound):
-    found = place_tool(tool_pose(), bound, STAMP, result(), CASE.plan)
+    found = place_tool(tool_pose(), bound, TURN, STAMP, result(), CASE.plan)
     assert isinstance(found, Rejected) and "uncertainty" in found.reason
 
 
 def test_a_tool_without_a_tracked_plan_is_refused():
     lost = result(Status.LOST, Status.LOST)
-    assert isinstance(place_tool(tool_pose(), 0.8, STAMP, lost, CASE.plan), Rejected)
-    assert isinstance(place_tool(tool_pose(), 0.8, STAMP, Rejected("late"), CASE.plan), Rejected)
+    assert isinstance(place_tool(tool_pose(), 0.8, TURN, STAMP, lost, CASE.plan), Rejected)
+    assert isinstance(
+        place_tool(tool_pose(), 0.8, TURN, STAMP, Rejected("late"), CASE.plan), Rejected
+    )
 
 
 def test_colours_are_told_apart_by_the_margin():

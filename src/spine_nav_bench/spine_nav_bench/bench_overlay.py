@@ -42,6 +42,7 @@ from spine_nav_sim.core.anatomy import make_anatomy
 SIZE = (1280, 720)
 SEED, VIEWS, PICTURES, PEER_PICTURES = 410_000, 8, 100, 3
 FINER = 8  # exact outlines are drawn on a grid this much finer
+EXAMPLE_COVARIANCE = 1e-6 * np.diag([0.06, 0.2, 0.9, 60.0, 90.0, 20.0])  # m^2, rad^2
 _FOCAL_PX, _DISTANCE_M = 920.0, 0.5
 _BEHIND = np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]])  # LPS seen from behind, head up
 _VULKAN = Path("/usr/lib/chromium")  # Debian's chromium brings a Vulkan of the CPU
@@ -129,7 +130,9 @@ def example_extras(
     bend = NextBend("left", "bending", "", BendStep(2, 61.5, -35.0, 18.0, 20.4), 3, stamp_ns)
     aim = case.plan[2]
     out = (aim.entry_m - aim.target_m) / np.linalg.norm(aim.entry_m - aim.target_m)
-    tool = ToolAxis(aim.level, aim.entry_m + rng.normal(0.0, 1e-3, 3), out, 0.8, stamp_ns, 1.5)
+    out = out + rng.normal(0.0, 0.03, 3)
+    out = out / np.linalg.norm(out)
+    tool = ToolAxis(aim.level, aim.entry_m + rng.normal(0.0, 1e-3, 3), out, 0.8, stamp_ns, 1.5, 2.1)
     return Extras(margins, tuple(screws), tuple(rods), (bend,), tool)
 
 

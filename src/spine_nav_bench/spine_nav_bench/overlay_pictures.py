@@ -21,12 +21,13 @@ from rod_bending_ar.bulls_eye import bulls_eyes
 from rod_bending_ar.core.cortex import Margins
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.png import write_png
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.truth import load_truth
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Status
 
-from .bench_overlay import example_extras
+from .bench_overlay import EXAMPLE_COVARIANCE, example_extras
 
 _SEED, _SCALE, _QUALITY = 3, 2, 88
 _BOUND_MM = 1.2
@@ -48,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     levels = tuple(
         LevelEstimate(
-            v, Status.TRACKED, poses[frame.stamp_ns][v], predicted_tre_mm=_BOUND_MM + 0.3 * i
+            v,
+            Status.TRACKED,
+            poses[frame.stamp_ns][v],
+            EXAMPLE_COVARIANCE,
+            transform_points(poses[frame.stamp_ns][v], case.meshes[v].vertices_m.mean(axis=0)),
+            _BOUND_MM + 0.3 * i,
         )
         for i, v in enumerate(case.exposed_levels)
     )

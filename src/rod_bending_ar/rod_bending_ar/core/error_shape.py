@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The predicted error of poses where screws go: 95 % ellipses as they are drawn."""
+"""The predicted error of poses where screws go: 95 % ellipses as they are drawn, and of directions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spine_nav_common.core.geometry import skew
 from spine_nav_common.core.types import Intrinsics, LevelEstimate
 
 CHI_2D_95 = 2.4477  # sqrt of the 95 % quantile of chi-square with two degrees of freedom
@@ -72,3 +73,33 @@ def error_shapes_px(
     across[:, 1, 1], across[:, 1, 2] = pinhole.fy / z, -pinhole.fy * y / z**2
     bounds_m = 1e-3 * np.array([e.predicted_tre_mm for e in estimates], float)
     return error_shapes(estimates, points_m, across, max(pinhole.fx, pinhole.fy) * bounds_m / z)
+
+
+def usable_covariance(covariance: np.ndarray | None) -> np.ndarray | None:
+    """A symmetric one (N, N); None where it is zero, not finite or not positive."""
+    if covariance is None or not np.isfinite(covariance).all():
+        return None
+    even = np.asarray(0.5 * (covariance + covariance.T))
+    values = np.linalg.eigvalsh(even)
+    return even if values[-1] > 0.0 and values[0] >= -_ROUNDING * values[-1] else None
+
+
+def direction95_deg(*turned: tuple[np.ndarray, np.ndarray]) -> float:
+    """95 % of the angle by which directions (3,) err together, each with the covariance (3, 3) of
+    its turn in rad^2, in one frame. Alike in all directions as in the worst one."""
+    total = np.zeros((3, 3))
+    for way, turn in turned:
+        across = skew(way)
+        total += across @ turn @ across.T
+    return float(np.degrees(CHI_2D_95 * np.sqrt(max(np.linalg.eigvalsh(total)[-1], 0.0))))
+
+
+def pose_turn(estimate: LevelEstimate, length_m: float) -> np.ndarray:
+    """Covariance (3, 3) of a pose's turn about the camera's axes, rad^2. Where none is known, as if
+    the whole of `predicted_tre_mm` were a turn about the middle of a screw of this length."""
+    covariance = usable_covariance(estimate.covariance)
+    if covariance is not None and estimate.anchor_camera_m is not None:
+        return covariance[3:, 3:]
+    assert estimate.predicted_tre_mm is not None
+    turn95 = 2e-3 * estimate.predicted_tre_mm / length_m
+    return np.asarray((turn95 / CHI_2D_95) ** 2 * np.eye(3))

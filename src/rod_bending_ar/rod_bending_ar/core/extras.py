@@ -25,6 +25,7 @@ from spine_nav_common.core.types import (
 )
 
 from .cortex import Margins
+from .error_shape import direction95_deg, pose_turn, usable_covariance
 from .forward import BendStep
 from .screw_check import PLAY_DEG, ScrewCheck, check_row
 
@@ -84,7 +85,8 @@ class NextBend:
 @dataclass(frozen=True)
 class ToolAxis:
     """A tracked tool or drill guide in a vertebra's mesh frame: tip_m (3,), out (3,) from the tip
-    to the handle; bound95_mm: of the tip, pose95_mm: of the vertebra that it is told against."""
+    to the handle; bound95_mm: of the tip, pose95_mm: of the vertebra that it is told against,
+    turn95_deg: of the angle between both."""
 
     level: str
     tip_m: np.ndarray
@@ -92,11 +94,7 @@ class ToolAxis:
     bound95_mm: float
     stamp_ns: int
     pose95_mm: float
-
-    @property
-    def off95_mm(self) -> float:
-        """95 % of what its tip's distance from a plan may err: the plan is as well known as its bone."""
-        return float(np.hypot(self.bound95_mm, self.pose95_mm))
+    turn95_deg: float
 
 
 @dataclass(frozen=True)
@@ -256,17 +254,22 @@ _TOOL_NEAR_M = 0.015  # neighbouring vertebrae lie 25 to 40 mm apart
 def place_tool(
     T_camera_tool: np.ndarray,
     bound95_mm: float,
+    turn_rad2: np.ndarray,
     stamp_ns: int,
     moment: NavigationResult | Rejected,
     plans: Sequence[ScrewPlan],
 ) -> ToolAxis | Rejected:
     """A tool whose origin is its tip and whose z axis runs to its handle, in the vertebra whose
-    planned entry is nearest to the tip. One that is farther from that plan's axis than half a vertebra is
+    planned entry is nearest to the tip. turn_rad2 (3, 3): covariance of its turn about the camera's
+    axes. One that is farther from that plan's axis than half a vertebra is
     refused: its own level may be the one that is not tracked."""
     if isinstance(moment, Rejected):
         return moment
     if not (np.isfinite(bound95_mm) and bound95_mm > 0.0):
         return Rejected("its pose states no uncertainty")
+    turn = usable_covariance(turn_rad2)
+    if turn is None:
+        return Rejected("its pose states no uncertainty of its direction")
     levels = tracked(moment)
     tip, out = T_camera_tool[:3, 3], T_camera_tool[:3, 2]
     best: tuple[float, float, ToolAxis] | None = None
@@ -278,8 +281,13 @@ def place_tool(
         at = transform_points(T, tip)
         away = float(np.linalg.norm(at - plan.entry_m))
         if best is None or away < best[0]:
-            own95_mm = estimate.predicted_tre_mm
-            axis = ToolAxis(plan.level, at, T[:3, :3] @ out, bound95_mm, stamp_ns, own95_mm)
+            line = estimate.T_camera_ct[:3, :3] @ (plan.target_m - plan.entry_m)
+            length = float(np.linalg.norm(line))
+            own = line / length, pose_turn(estimate, length)
+            axis = ToolAxis(
+                plan.level, at, T[:3, :3] @ out, bound95_mm, stamp_ns, estimate.predicted_tre_mm,
+                direction95_deg((out, turn), own),
+            )  # fmt: skip
             best = away, _beside_m(plan, at), axis
     if best is None:
         return Rejected("no level with a plan is tracked")
@@ -300,13 +308,21 @@ def _beside_m(plan: ScrewPlan, point_m: np.ndarray) -> float:
 @dataclass(frozen=True)
 class ToolDeviation:
     """A tool against the planned trajectory that it is nearest to: axis past the entry, tip from
-    the planned axis, angle, and how deep the tip is behind the entry (negative: before it)."""
+    the planned axis, angle, and how deep the tip is behind the entry (negative: before it). entry95_mm,
+    angle95_deg: 95 % of what the numbers may err, tool and vertebra together."""
 
     plan: ScrewPlan
     entry_mm: float
     tip_mm: float
     angle_deg: float
     depth_mm: float
+    entry95_mm: float
+    angle95_deg: float
+
+    def words(self) -> str:
+        """Entry and angle, as they are read in a row."""
+        where = f"{self.entry_mm:.1f} ± {self.entry95_mm:.1f} mm"
+        return f"{where}, {self.angle_deg:.1f} ± {self.angle95_deg:.1f}°"
 
 
 def tool_deviation(tool: ToolAxis, plans: Sequence[ScrewPlan]) -> ToolDeviation | None:
@@ -318,11 +334,15 @@ def tool_deviation(tool: ToolAxis, plans: Sequence[ScrewPlan]) -> ToolDeviation 
     way = (plan.target_m - plan.entry_m) / np.linalg.norm(plan.target_m - plan.entry_m)
     into = -tool.out / np.linalg.norm(tool.out)
     past = plan.entry_m - tool.tip_m
-    past = past - (past @ into) * into
+    ahead = float(past @ into)
+    past = past - ahead * into
+    # what its direction errs moves the axis where the entry is, far from the tip
+    swing_mm = 1e3 * abs(ahead) * float(np.tan(np.radians(min(tool.turn95_deg, 80.0))))
     tip = tool.tip_m - plan.entry_m
     depth = float(tip @ way)
     turn = float(np.arctan2(np.linalg.norm(np.cross(into, way)), into @ way))
     return ToolDeviation(
         plan, 1e3 * float(np.linalg.norm(past)), 1e3 * float(np.linalg.norm(tip - depth * way)),
         float(np.degrees(turn)), 1e3 * depth,
+        float(np.linalg.norm([tool.bound95_mm, tool.pose95_mm, swing_mm])), tool.turn95_deg,
     )  # fmt: skip

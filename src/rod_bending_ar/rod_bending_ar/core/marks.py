@@ -241,17 +241,15 @@ def paint_tool(
     sheet.ink.dashes(along[0] + _DASHED * (along[1] - along[0]), TOOL, sheet.scale, 1)
     radius = float(sheet.widths_px(1e-3 * tool.bound95_mm, tip[None])[0])
     sheet.ink.ring(along[1], radius, TOOL, sheet.scale)
+    sheet.ink.flush(sheet.image)  # the number stands over it
     if deviation is not None:
         at = (float(along[2, 0]), float(along[2, 1]))
-        note(sheet.image, tool_words(tool, deviation), at, sheet.text, TOOL)
+        note(sheet.image, tool_words(deviation), at, sheet.text, TOOL)
 
 
-def tool_words(tool: ToolAxis, deviation: ToolDeviation) -> str:
+def tool_words(deviation: ToolDeviation) -> str:
     """Its deviation as it is read."""
-    return (
-        f"tool {deviation.entry_mm:.1f} ± {tool.off95_mm:.1f} mm, {deviation.angle_deg:.1f}°"
-        f" off {deviation.plan.level} {deviation.plan.side}"
-    )
+    return f"tool {deviation.words()} off {deviation.plan.level} {deviation.plan.side}"
 
 
 def paint_words(sheet: Sheet, extras: Extras, margins_shown: bool) -> None:

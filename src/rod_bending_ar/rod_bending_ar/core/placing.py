@@ -55,12 +55,14 @@ class PlannedRods:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tracked tool in the camera's frame: origin at its tip, z to its handle."""
+    """A tracked tool in the camera's frame: origin at its tip, z to its handle. turn_rad2 (3, 3):
+    covariance of its turn about that frame's axes."""
 
     stamp_ns: int
     moment: NavigationResult | Rejected
     T_camera_tool: np.ndarray | Rejected
     bound95_mm: float
+    turn_rad2: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -173,5 +175,6 @@ class Placer:
         if isinstance(tool.T_camera_tool, Rejected):
             return tool.T_camera_tool
         return place_tool(
-            tool.T_camera_tool, tool.bound95_mm, tool.stamp_ns, tool.moment, self.case.plan
-        )
+            tool.T_camera_tool, tool.bound95_mm, tool.turn_rad2, tool.stamp_ns, tool.moment,
+            self.case.plan,
+        )  # fmt: skip

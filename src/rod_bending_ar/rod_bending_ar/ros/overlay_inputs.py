@@ -15,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from visualization_msgs.msg import MarkerArray
 
+from rod_bending_ar.core.error_shape import usable_covariance
 from rod_bending_ar.core.extras import Moments, NextBend
 from rod_bending_ar.core.placing import Heard, Implanted, PlannedRods, Tool
 from spine_nav_common.core.geometry import check_transform
@@ -140,20 +141,23 @@ class OverlayInputs:
             pose = check_transform(pose_array(message.pose.pose), "tool")
         except ValueError as error:
             pose = Rejected(str(error))
+        covariance = np.array(message.pose.covariance, float).reshape(6, 6)
+        turn = covariance[3:, 3:]
         if not isinstance(pose, Rejected):
             T = self._to_camera(message.header.frame_id)
-            pose = T if isinstance(T, Rejected) else T @ pose
-        covariance = np.array(message.pose.covariance, float).reshape(6, 6)[:3, :3]
+            if isinstance(T, Rejected):
+                pose = T
+            else:
+                pose, turn = T @ pose, T[:3, :3] @ turn @ T[:3, :3].T
         bound = float("nan")
-        if np.isfinite(covariance).all():
-            worst = float(np.linalg.eigvalsh(0.5 * (covariance + covariance.T))[-1])
-            bound = 1e3 * SIGMAS_3D_95 * float(np.sqrt(max(worst, 0.0)))
-        return Tool(stamp_ns, self._moments.at(stamp_ns), pose, bound)
+        if (shift := usable_covariance(covariance[:3, :3])) is not None:
+            bound = 1e3 * SIGMAS_3D_95 * float(np.sqrt(np.linalg.eigvalsh(shift)[-1]))
+        return Tool(stamp_ns, self._moments.at(stamp_ns), pose, bound, turn)
 
 
 class PoseCovariances:
     """How well each pose is known, from `registration/<level>/pose`, for the results of equal
-    stamps. Of the executor's thread, but `joined`."""
+    stamps. Of the executor's thread."""
 
     def __init__(self, levels: Iterable[str]) -> None:
         self._heard: dict[str, OrderedDict[int, PoseWithCovarianceStamped]] = {
@@ -174,18 +178,12 @@ class PoseCovariances:
         while len(heard) > _KEPT_POSES:
             heard.popitem(last=False)
 
-    def at(self, stamp_ns: int) -> dict[str, PoseWithCovarianceStamped]:
-        """What was heard of that very moment, by level."""
-        return {v: heard[stamp_ns] for v, heard in self._heard.items() if stamp_ns in heard}
-
-    @staticmethod
-    def joined(
-        result: NavigationResult, poses: Mapping[str, PoseWithCovarianceStamped]
-    ) -> NavigationResult:
-        """The result with the covariances of its poses; a pose of which none is heard stays
-        without, and so does one that another node says."""
+    def joined(self, result: NavigationResult) -> NavigationResult:
+        """The result with the covariances of its poses; a pose of which none was heard stays
+        without, and so does one that another node says. They are published before the status."""
+        heard = {v: kept.get(result.stamp_ns) for v, kept in self._heard.items()}
         return replace(
-            result, levels=tuple(_with_covariance(e, poses.get(e.level)) for e in result.levels)
+            result, levels=tuple(_with_covariance(e, heard.get(e.level)) for e in result.levels)
         )
 
 

@@ -69,7 +69,7 @@ def overlay_markers(
             off = tool_deviation(tool, case.plan)
             if off is not None:
                 at = tip + 2.2 * _AXIS_M * out
-                markers.append(_text("tool/text", at, tool_words(tool, off), TOOL, top))
+                markers.append(_text("tool/text", at, tool_words(off), TOOL, top))
     for number, marker in enumerate(markers):
         marker.id = number
     return MarkerArray(markers=markers)

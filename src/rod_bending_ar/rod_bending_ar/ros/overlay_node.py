@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
@@ -46,11 +46,10 @@ _SAME_NS = 17_000_000  # a depth image this near belongs to the colour image
 
 @dataclass(frozen=True)
 class _More:
-    """What belongs to a guided picture: depth on the colour's pixel grid, how well its poses are
-    known, and everything that was heard of screws, rods, bends and tools."""
+    """What belongs to a guided picture: depth on the colour's pixel grid, and everything that was
+    heard of screws, rods, bends and tools."""
 
     depth: Image | CompressedImage | None
-    poses: Mapping[str, PoseWithCovarianceStamped]
     heard: Heard
 
 
@@ -131,7 +130,7 @@ class OverlayNode(PictureNode):
             self._depths.popitem(last=False)
 
     def more(self, stamp_ns: int) -> _More:
-        return _More(self._depth_at(stamp_ns), self._covariances.at(stamp_ns), self._inputs.heard())
+        return _More(self._depth_at(stamp_ns), self._inputs.heard())
 
     def _depth_at(self, stamp_ns: int) -> Image | CompressedImage | None:
         """Never waited for: without it the picture is drawn as if nothing covered anything."""
@@ -150,6 +149,7 @@ class OverlayNode(PictureNode):
 
     def _on_result(self, result: NavigationResult, status: DiagnosticArray) -> None:
         """A picture, a wipe, or nothing any more."""
+        result = self._covariances.joined(result)
         self._inputs.note(result, status.header.frame_id)
         if all(e.T_camera_ct is None for e in result.levels):
             self.show_nothing(result, "no level is tracked")
@@ -165,10 +165,9 @@ class OverlayNode(PictureNode):
     def draw_all(self, job: Job, age_ms: float | None) -> tuple[np.ndarray, Beside]:
         placer = self._placer  # taken once: a plan that is confirmed now is the next picture's
         wanted, case, extras, depth = self._beside.wanted(), placer.case, None, None
-        colour, result = decode_colour(job.held.message), job.result
+        colour = decode_colour(job.held.message)
         if job.guided:
-            result = PoseCovariances.joined(result, job.more.poses)
-            extras = usable(placer.place(job.more.heard), result)
+            extras = usable(placer.place(job.more.heard), job.result)
             depth = None if job.more.depth is None else decode_depth(job.more.depth)
         if depth is not None and depth.shape != colour.shape[:2]:
             depth = None  # not on the colour's grid
@@ -177,7 +176,7 @@ class OverlayNode(PictureNode):
             colour,
             lens_of(decode_camera_info(job.camera)),
             case,
-            result,
+            job.result,
             depth=depth,
             stamp_ns=job.stamp_ns if job.guided else None,
             note=job.note,
@@ -188,9 +187,9 @@ class OverlayNode(PictureNode):
         markers = eye = None
         if wanted.markers:
             top = header(job.stamp_ns, job.held.message.header.frame_id)
-            markers = overlay_markers(case, result, extras, top)
+            markers = overlay_markers(case, job.result, extras, top)
         if wanted.eye or wanted.eye_jpeg:
-            eye = bulls_eyes(case, result, extras, why=job.note, age_ms=age_ms)
+            eye = bulls_eyes(case, job.result, extras, why=job.note, age_ms=age_ms)
         return picture, Beside(
             markers,
             tuple(strokes) if strokes is not None else None,
