@@ -122,7 +122,7 @@ class _Target:
         way = plan.target_m - plan.entry_m
         self._length = float(np.linalg.norm(way))
         self._into = way / self._length
-        cranial = anatomical_axes(case.frame)[:, 2]
+        cranial = anatomical_axes(case.orientation)[:, 2]
         up = cranial - (cranial @ self._into) * self._into
         if np.linalg.norm(up) < 1e-6:
             up = np.cross(np.eye(3)[0], self._into)
@@ -233,7 +233,7 @@ class _Target:
             draw_text(tile, f"{mm:.0f}", int(at[0]), int(at[1]) - 8, 9, TEXT)
         outward = "lateral" if self._plan.side == "left" else "medial"
         inward = "medial" if self._plan.side == "left" else "lateral"
-        if self._right @ anatomical_axes(self._case.frame)[:, 0] > 0.0:
+        if self._right @ anatomical_axes(self._case.orientation)[:, 0] > 0.0:
             outward, inward = inward, outward
         draw_text(tile, outward, 4, TILE_PX // 2 - 14, 9, TEXT)
         width = text_size(inward, 9)[0]

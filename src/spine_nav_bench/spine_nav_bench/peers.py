@@ -158,14 +158,14 @@ def _surface(points: np.ndarray, normals: np.ndarray) -> Surface:
 def prepare(case: Case, seed: int = 0) -> Model:
     """Sample the case's exposed levels; done once per case, outside every timed part."""
     rng = np.random.default_rng(seed)
-    left, dorsal, cranial = anatomical_axes(case.frame).T
+    left, dorsal, cranial = anatomical_axes(case.orientation).T
     sampled = {level: _sample(case.meshes[level], dorsal, rng) for level in case.exposed_levels}
     levels = {level: _surface(*both) for level, both in sampled.items()}
     spine = _surface(
         np.concatenate([p for p, _ in sampled.values()]),
         np.concatenate([n for _, n in sampled.values()]),
     )
-    middle = np.mean([dorsal_centre(case.meshes[v], case.frame) for v in levels], axis=0)
+    middle = np.mean([dorsal_centre(case.meshes[v], case.orientation) for v in levels], axis=0)
     return Model(levels, spine, np.stack([cranial, dorsal, left], axis=1), middle)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from spine_nav_common.core.case import (
     load_case,
     write_case,
 )
+from spine_nav_common.core.landmarks import dorsal_centre
+from spine_nav_common.core.types import Mesh
 
 
 def edit(case_dir: Path, change: Callable[[dict], object]) -> None:
@@ -285,6 +288,65 @@ def test_frame_word_that_contradicts_the_plan_s_sides(case_dir):
     edit(case_dir, lambda d: d.update(frame="RAS"))
     edit_plan(case_dir, lambda markups: [m.pop("coordinateSystem") for m in markups])
     refused(case_dir, "mirrored", "frame")
+
+
+def vertebra_like(build_case, turn):
+    """The invented patient with longer backs, so that the bones tell where these are; turned."""
+    case = build_case()
+    meshes = {}
+    for level, mesh in case.meshes.items():
+        v = mesh.vertices_m.copy()
+        middle = v.mean(axis=0)
+        tail = np.exp(-(((v[:, 0] - middle[0]) / 0.010) ** 2)) * (v[:, 1] > middle[1])
+        v[:, 1] += 0.030 * tail
+        meshes[level] = Mesh(v @ turn.T, mesh.faces)
+    plan = tuple(
+        replace(p, entry_m=turn @ p.entry_m, target_m=turn @ p.target_m) for p in case.plan
+    )
+    return replace(case, meshes=meshes, plan=plan)
+
+
+QUARTER = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize(("quarters", "lies"), [(1, "ALS"), (3, "PRS")])
+def test_bones_that_lie_on_their_side_in_the_frame_tell_left_and_right(
+    tmp_path, build_case, quarters, lies
+):
+    turn = np.linalg.matrix_power(QUARTER, quarters)
+    write_case(tmp_path, vertebra_like(build_case, turn))
+    case = load_case(tmp_path)
+    assert case.frame == "LPS" and case.orientation == lies
+    assert np.allclose(anatomical_axes(case.orientation), turn)
+    assert any("turned in it by a quarter" in note and lies in note for note in case.notes)
+    upright = load_upright(build_case, tmp_path / "upright")
+    for level in case.meshes:
+        assert np.allclose(
+            dorsal_centre(case.meshes[level], case.orientation),
+            turn @ dorsal_centre(upright.meshes[level]), atol=1e-3,
+        )  # fmt: skip
+
+
+def load_upright(build_case, folder):
+    write_case(folder, vertebra_like(build_case, np.eye(3)))
+    case = load_case(folder)
+    assert case.orientation == case.frame == "LPS" and not case.notes
+    return case
+
+
+def test_sides_that_the_bones_contradict_are_refused_on_their_side_too(tmp_path, build_case):
+    case = vertebra_like(build_case, QUARTER)
+    other = {"left": "right", "right": "left"}
+    write_case(
+        tmp_path, replace(case, plan=tuple(replace(p, side=other[p.side]) for p in case.plan))
+    )
+    refused(tmp_path, "mirrored", "frame")
+
+
+def test_backs_that_point_forwards_are_the_other_frame(tmp_path, build_case):
+    case = vertebra_like(build_case, QUARTER @ QUARTER)
+    write_case(tmp_path, replace(case, plan=()))
+    refused(tmp_path, "frame", "write frame: RAS")
 
 
 def test_one_line_on_the_wrong_side(case_dir):

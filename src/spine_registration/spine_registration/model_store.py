@@ -50,7 +50,7 @@ def prepared(case: Case, folder: Path | None = None) -> SpineModel:
 def _key(case: Case) -> str:
     """Of everything that the model is made of. The case's hash is not enough: a caller may have
     taken levels out of it."""
-    digest = hashlib.sha256(f"{case.sha256} {case.frame} {case.exposed_levels}".encode())
+    digest = hashlib.sha256(f"{case.sha256} {case.orientation} {case.exposed_levels}".encode())
     for level in sorted(case.meshes):
         mesh = case.meshes[level]
         for array in (mesh.vertices_m, mesh.faces, case.plan_points_m(level)):

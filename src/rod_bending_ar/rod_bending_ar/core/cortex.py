@@ -284,7 +284,7 @@ class Margins:
         self._plans = {(p.level, p.side): p for p in case.plan}
         levels = dict.fromkeys(p.level for p in case.plan)
         self.cortices = {
-            v: Cortex(case.meshes[v], tuple(p for p in case.plan if p.level == v), case.frame)
+            v: Cortex(case.meshes[v], tuple(p for p in case.plan if p.level == v), case.orientation)
             for v in levels
             if v in case.meshes
         }

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from .errors import CaseError
 from .markups import load_landmarks, load_plan, markups_files, plan_document
-from .surface import load_surface, signed_distance_m
+from .surface import back_of, load_surface, signed_distance_m
 from .types import LEVELS, Case, Mesh, ScrewPlan
 
 __all__ = ["CaseError", "anatomical_axes", "load_case", "write_case"]
@@ -36,16 +36,21 @@ _CLEAR_M = 0.005
 _BACKWARD_COS = 0.3  # a line more across than this (73 degrees) does not tell its direction
 
 
-def anatomical_axes(frame: str) -> np.ndarray:
+def anatomical_axes(orientation: str) -> np.ndarray:
     """(3, 3) rotation whose columns are left, posterior, superior in mesh coordinates.
 
-    Raises ValueError for a frame that is neither 'LPS' nor 'RAS'.
+    Args:
+        orientation: 'LPS', 'RAS' or any other right-handed one: the sides to which x, y and z point.
+
+    Raises ValueError for what is none.
     """
-    if frame == "LPS":
-        return np.eye(3)
-    if frame == "RAS":
-        return np.diag([-1.0, -1.0, 1.0])
-    raise ValueError(f"frame {frame!r}: write LPS or RAS")
+    axes = np.zeros((3, 3))
+    for axis, side in enumerate(orientation if len(orientation) == 3 else ""):
+        for column, pair in enumerate(("LR", "PA", "SI")):
+            axes[axis, column] += (side == pair[0]) - (side == pair[1])
+    if np.linalg.det(axes) < 0.5:
+        raise ValueError(f"frame {orientation!r}: write LPS or RAS")
+    return axes
 
 
 def load_case(path: str | Path) -> Case:
@@ -84,9 +89,10 @@ def load_case(path: str | Path) -> Case:
     read = load_plan(markups, frame)
     notes += read.notes
     _check_order(file, meshes, frame)
+    lies, told = _orientation(file, meshes, frame)
     plan_file = markups[0] if len(markups) == 1 else file
-    plan, turned = _check_plan(plan_file, read.lines, meshes, frame)
-    notes += turned
+    plan, turned = _check_plan(plan_file, read.lines, meshes, lies or frame)
+    notes += [*told, *turned]
     return Case(
         name=str(document.get("name", file.parent.name)),
         frame=frame,
@@ -96,6 +102,7 @@ def load_case(path: str | Path) -> Case:
         sha256=_sha256([file, *mesh_files.values(), *markups, *points]),
         notes=tuple(notes),
         landmarks=load_landmarks(points, frame, meshes),
+        lies=lies,
     )
 
 
@@ -203,6 +210,43 @@ def _check_order(file: Path, meshes: dict[str, Mesh], frame: str) -> None:
                 f"{upper} lies caudal of {lower}",
                 "check the level names, and that frame says how the meshes were exported",
             )
+
+
+def _orientation(file: Path, meshes: dict[str, Mesh], frame: str) -> tuple[str, list[str]]:
+    """How the bones lie where it is not as `frame` says ("" = as it says), and a note for the user.
+
+    A scan whose header has the patient on the side, or a model with axes of its own, is a right-handed
+    frame turned about the long axis: the bones tell left from right in it as well. Refuses LPS called
+    RAS: the plan of another program would be brought into the wrong one.
+    """
+    axes = anatomical_axes(frame)
+    backs = [back_of(mesh, axes[:, 2]) for level, mesh in meshes.items() if level != "S1"]
+    back = axes.T @ sum((b for b in backs if b is not None), np.zeros(3))
+    if not back.any():
+        return "", []
+    quarters = round(float(np.arctan2(-back[0], back[1])) / (0.5 * np.pi)) % 4
+    if quarters == 0:
+        return "", []
+    if quarters == 2:
+        raise CaseError(
+            file,
+            "frame",
+            f"says {frame}, but the backs of the vertebrae point forwards in it",
+            f"write frame: {'RAS' if frame == 'LPS' else 'LPS'}, if the meshes were exported so",
+        )
+    quarter = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    sides = (axes @ np.linalg.matrix_power(quarter, quarters)).T  # rows: left, posterior, superior
+    lies = "".join(
+        pair[0] if sides[row, axis] > 0.0 else pair[1]
+        for axis, row in enumerate(np.abs(sides).argmax(axis=0))
+        for pair in (("LR", "PA", "SI")[row],)
+    )
+    note = (
+        f"{file}: frame says {frame}, but the vertebrae lie turned in it by a quarter about the long"
+        f" axis ({lies}): left and right are taken from the bones; check the patient's position in the"
+        " scan's header"
+    )
+    return lies, [note]
 
 
 def _check_plan(

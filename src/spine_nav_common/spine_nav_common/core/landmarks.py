@@ -39,8 +39,8 @@ def dorsal_centre(mesh: Mesh, frame: str = "LPS") -> np.ndarray:
     coronal plane weighs the same whatever the tessellation.
 
     Args:
-        mesh: a vertebra, metres, in `frame`.
-        frame: 'LPS' or 'RAS'.
+        mesh: a vertebra, metres.
+        frame: its orientation, as `anatomical_axes` has it.
 
     Returns:
         (3,) float64 point in metres in the mesh's frame.
@@ -87,7 +87,7 @@ def landmarks(case: Case, level: str) -> tuple[Landmark, ...] | Rejected:
             " (case.yaml: landmarks)"
         )
     try:
-        return process_tips(case.meshes[level], case.frame)
+        return process_tips(case.meshes[level], case.orientation)
     except ValueError as error:
         return Rejected(f"{level} has no landmarks: {error}")
 

@@ -101,7 +101,7 @@ def check_change(
         return Rejected(
             f"{name}: {length_mm:.1f} mm long; {LENGTH_MM[0]:g} to {LENGTH_MM[1]:g} mm are possible"
         )
-    mesh, axes = case.meshes[line.level], anatomical_axes(case.frame)
+    mesh, axes = case.meshes[line.level], anatomical_axes(case.orientation)
     if float(way @ axes[:, 1]) >= 0.0:
         return Rejected(f"{name}: it points out of the body; the first point is the entry")
     other = line_of(plan, line.level, "right" if line.side == "left" else "left")

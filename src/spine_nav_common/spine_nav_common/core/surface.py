@@ -31,6 +31,11 @@ class Surface:
     notes: tuple[str, ...] = ()
 
 
+_BACK_GRID_M = 4e-3
+_THICKEST = 0.8  # of the greatest depth below the surface
+_LEAST_BACK_M = 6e-3
+
+
 def load_surface(path: Path, field: str, m_per_unit: float) -> Surface:
     """The closed surface in a PLY, STL, OBJ or VTP file, in metres; small holes are closed.
 
@@ -77,6 +82,32 @@ def load_surface(path: Path, field: str, m_per_unit: float) -> Surface:
 def signed_distance_m(mesh: Mesh, points_m: np.ndarray) -> np.ndarray:
     """(N,) distance of points (N, 3) to a closed mesh, positive outside, single precision."""
     return distance_field(mesh)(points_m)
+
+
+def back_of(mesh: Mesh, superior: np.ndarray) -> np.ndarray | None:
+    """Where the back of a vertebra is: (3,) metres, square to `superior`, from the middle of its body to
+    the middle of its surface; None where the bone does not tell.
+
+    The body is where the bone is thickest. On 36 real and 60 simulated vertebrae within 16 degrees, 10 to
+    17 mm long (d51f0f2's session: bones with arch and processes).
+    """
+    v = mesh.vertices_m
+    axes = [
+        np.arange(a, b, _BACK_GRID_M) for a, b in zip(v.min(axis=0), v.max(axis=0), strict=True)
+    ]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) + 0.5 * _BACK_GRID_M
+    depth = -signed_distance_m(mesh, grid)
+    weight = np.maximum(depth - _THICKEST * depth.max(), 0.0)
+    if not weight.any():
+        return None
+    corners = v[mesh.faces]
+    area = np.linalg.norm(
+        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
+    )
+    middle = area @ corners.mean(axis=1) / area.sum()
+    way = middle - weight @ grid / weight.sum()
+    way = way - (way @ superior) * superior
+    return way if np.linalg.norm(way) > _LEAST_BACK_M else None
 
 
 def distance_field(mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:

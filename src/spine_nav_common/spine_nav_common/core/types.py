@@ -100,7 +100,8 @@ class Case:
     """The preoperative data of one patient. frame is 'LPS' or 'RAS' and rules over meshes and plan
     alike (the plan has been brought into the mesh frame). Meshes share one CT frame, in metres.
     notes: what the reader mended or guessed; every run shows them to the user. landmarks: by level and
-    name, (3,) metres, what the surgeon touches to check a pose."""
+    name, (3,) metres, what the surgeon touches to check a pose. lies: as the bones lie, where that is not
+    as frame says, see `orientation`."""
 
     name: str
     frame: str
@@ -110,6 +111,13 @@ class Case:
     sha256: str
     notes: tuple[str, ...] = ()
     landmarks: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    lies: str = ""
+
+    @property
+    def orientation(self) -> str:
+        """Where the patient's left, posterior and superior are, for `anatomical_axes`: three letters,
+        to which side x, y and z point."""
+        return self.lies or self.frame
 
     def plan_points_m(self, level: str) -> np.ndarray:
         """(4, 3) entry and target, left then right, or (N, 3) mesh vertices without plan lines."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from spine_nav_common.core.case import anatomical_axes
 from spine_nav_common.core.types import Case, Mesh, ScrewPlan
 
 FACES = 2500  # drawn of one vertebra; the page draws them without a GPU too
@@ -29,8 +30,8 @@ class Trajectory:
     sagittal_deg: float
 
 
-def trajectory(plan: ScrewPlan, frame: str) -> Trajectory:
-    """The numbers of a planned screw in a case's frame (LPS or RAS).
+def trajectory(plan: ScrewPlan, orientation: str) -> Trajectory:
+    """The numbers of a planned screw in a case of that orientation (LPS, RAS or another).
 
     Raises ValueError for a plan without length.
     """
@@ -38,7 +39,7 @@ def trajectory(plan: ScrewPlan, frame: str) -> Trajectory:
     length = float(np.linalg.norm(way))
     if not length > 0.0:
         raise ValueError(f"{plan.level} {plan.side}: entry and target are one point")
-    left, posterior, cranial = way if frame == "LPS" else way * (-1.0, -1.0, 1.0)
+    left, posterior, cranial = way @ anatomical_axes(orientation)
     medial = -left if plan.side == "left" else left
     anterior = -posterior
     return Trajectory(
@@ -85,12 +86,12 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
 
 def plan_lines(case: Case) -> list[dict[str, Any]]:
     """The planned screws of exposed levels, as the page draws them."""
-    return [screw_line(p, case.frame) for p in case.plan if p.level in case.exposed_levels]
+    return [screw_line(p, case.orientation) for p in case.plan if p.level in case.exposed_levels]
 
 
-def screw_line(plan: ScrewPlan, frame: str) -> dict[str, Any]:
+def screw_line(plan: ScrewPlan, orientation: str) -> dict[str, Any]:
     """A planned screw with its numbers."""
-    numbers = trajectory(plan, frame)
+    numbers = trajectory(plan, orientation)
     return {
         "level": plan.level,
         "side": plan.side,

@@ -245,7 +245,7 @@ class DisplayNode(SpineNode):
         id_, text, line = self._plan_asked
         if all(e.level != line.level or e.status is not Status.TRACKED for e in result.levels):
             return None
-        drawn = screw_line(line, self._case.frame)
+        drawn = screw_line(line, self._case.orientation)
         return Question(id_, text, (line.level,), result.stamp_ns, drawn)
 
     # Screws and rods.

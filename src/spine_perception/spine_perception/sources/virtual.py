@@ -37,7 +37,7 @@ class Virtual:
 
         loaded = load_case(case)
         # The generator works in LPS; the turn is undone by the registration, which sees meshes only.
-        lps = anatomical_axes(loaded.frame)
+        lps = anatomical_axes(loaded.orientation)
         meshes = {k: replace(m, vertices_m=m.vertices_m @ lps) for k, m in loaded.meshes.items()}
         anatomy = Anatomy(loaded.name, meshes, (), {})
         config = SceneConfig(exposed=loaded.exposed_levels, fps=fps, seconds=seconds or 600.0)

@@ -80,7 +80,7 @@ class SpineModel:
 def build_model(case: Case) -> SpineModel:
     """Prepare a case: distance grids, dorsal samples, plan points (about 0.4 s per level)."""
     levels = tuple(sorted(case.meshes, key=LEVELS.index))
-    axes = anatomical_axes(case.frame)
+    axes = anatomical_axes(case.orientation)
     grids, shapes, origins, dorsal, normals, anchors = [], [], [], [], [], []
     for level in levels:
         scene, mesh = _raycasting(case.meshes[level]), case.meshes[level]
@@ -91,7 +91,7 @@ def build_model(case: Case) -> SpineModel:
         p, n = _dorsal_samples(scene, mesh, axes)
         dorsal.append(p)
         normals.append(n)
-        anchors.append(dorsal_centre(mesh, case.frame))
+        anchors.append(dorsal_centre(mesh, case.orientation))
     sizes = [len(g) for g in grids]
     return SpineModel(
         levels=levels,

@@ -74,7 +74,7 @@ def assign(
 
 def _by_pattern(heads: Sequence[Head3D], case: Case, config: AssignConfig) -> Labels:
     """Names from the plan's pattern; all empty where it does not tell."""
-    match = match_plan(heads, case, anatomical_axes(case.frame)[:, 2], config)
+    match = match_plan(heads, case, anatomical_axes(case.orientation)[:, 2], config)
     if isinstance(match, Rejected):
         return Labels(("",) * len(heads), ("",) * len(heads), None)
     return Labels(
@@ -89,7 +89,7 @@ def _by_vertebrae(
 ) -> Labels:
     places: list[_Place] = []
     up = np.zeros(3)
-    axes = anatomical_axes(case.frame)
+    axes = anatomical_axes(case.orientation)
     for level, pose in vertebrae.items():
         if level not in case.meshes:
             raise ValueError(f"vertebrae: level {level} is not in the case {case.name}")

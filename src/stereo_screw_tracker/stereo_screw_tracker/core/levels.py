@@ -75,7 +75,7 @@ def _rows(result: StereoResult) -> list[SaddleRow]:
 
 def _expected_mm(levels: Sequence[str], case: Case) -> dict[str, np.ndarray]:
     """Where the saddles of each side (N, 3) lie in the case, in left, posterior, superior axes."""
-    axes = anatomical_axes(case.frame)
+    axes = anatomical_axes(case.orientation)
     expected = {}
     for side in SIDES:
         lines = {p.level: p for p in case.plan if p.side == side}
@@ -83,7 +83,7 @@ def _expected_mm(levels: Sequence[str], case: Case) -> dict[str, np.ndarray]:
             ways = [(lines[v].entry_m, lines[v].entry_m - lines[v].target_m) for v in levels]
             points = [1e3 * at + _TULIP_MM * out / np.linalg.norm(out) for at, out in ways]
         else:
-            points = [1e3 * dorsal_centre(case.meshes[v], case.frame) for v in levels]
+            points = [1e3 * dorsal_centre(case.meshes[v], case.orientation) for v in levels]
         expected[side] = np.array(points).reshape(-1, 3) @ axes
     return expected
 
