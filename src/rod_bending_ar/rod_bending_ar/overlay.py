@@ -51,7 +51,7 @@ from .core.marks import (
 )
 from .core.paint import NO_DEPTH, Stroke
 from .core.silhouette import Silhouette, silhouette
-from .core.text import ink as ink_of
+from .core.text import rows_of
 
 PLAN_COLOUR = (90, 235, 255)
 ENTRY_COLOUR = (255, 255, 255)
@@ -74,18 +74,20 @@ def _paint_level(
     """Translucent shaded bone (only if live) and the outline; the hand in front stays in front."""
     scale, x0, y0 = sheet.scale, seen.x0, seen.y0
     inside, covered = np.empty((2, *seen.nearness.shape), np.uint8)
-    depth = NO_DEPTH if depth_m is None else depth_m
-    if tell_covered(seen.nearness, depth, x0, y0, OCCLUDER_MARGIN_M, inside, covered):
+    h, w = inside.shape
+    depth = NO_DEPTH if depth_m is None else depth_m[y0 : y0 + h, x0 : x0 + w]
+    if tell_covered(seen.nearness, depth, OCCLUDER_MARGIN_M, inside, covered):
         # depth is ragged at edges; the outline must not be
         uncover(inside, cv2.blur(covered, _RAGGED_PX), cv2.blur(inside, _RAGGED_PX))
     if live:
         fine, shade = inside, seen.shade
         if scale > 1:
-            size = (inside.shape[1] * scale, inside.shape[0] * scale)
+            size = (w * scale, h * scale)
             fine = cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR)
             fine = cv2.compare(fine, 127, cv2.CMP_GT)
             shade = cv2.resize(shade, size, interpolation=cv2.INTER_LINEAR)
-        shade_bone(sheet.image, fine, shade, x0 * scale, y0 * scale, ink_of(colour))
+        region = sheet.image[y0 * scale : (y0 + h) * scale, x0 * scale : (x0 + w) * scale]
+        shade_bone(rows_of(region), fine, shade, *colour)
     contours, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     for contour in contours:
         if cv2.contourArea(contour) > _CRUMB_PX:
@@ -95,7 +97,9 @@ def _paint_level(
 
 
 def _paint_plans(
-    sheet: Sheet, guided: Sequence[tuple[ScrewPlan, LevelEstimate]], margins: Margins | None
+    sheet: Sheet,
+    guided: Sequence[tuple[ScrewPlan, LevelEstimate]],
+    margins: Margins | None,
 ) -> None:
     """Planned screws of tracked levels: axis from outside the bone to the target, entry ring, and
     the 95 % error ellipses at entry and target. What lies in the bone is drawn through the bone, and
@@ -182,7 +186,10 @@ def draw_overlay(
     elif stamp_ns is not None and result.stamp_ns != stamp_ns:
         late_ms = (stamp_ns - result.stamp_ns) / 1e6
         paint_legend(
-            image, (), f"STALE: last result is {late_ms:.0f} ms old, not shown", text_scale
+            image,
+            (),
+            f"STALE: last result is {late_ms:.0f} ms old, not shown",
+            text_scale,
         )
     else:
         _paint_result(sheet, case, result, depth, usable(extras, result) if extras else None)
@@ -202,7 +209,10 @@ def prepare(case: Case) -> None:
         )
         for v in case.exposed_levels
     )  # fmt: skip
-    colour, depth = np.zeros((size, size, 3), np.uint8), np.ones((size, size), np.float32)
+    colour, depth = (
+        np.zeros((size, size, 3), np.uint8),
+        np.ones((size, size), np.float32),
+    )
     depth[: size // 2] = 0.5  # something covers a half
     camera = Intrinsics(size, size, focal, focal, size / 2, size / 2)
     draw_overlay(colour, camera, case, NavigationResult(0, levels), depth)
@@ -280,5 +290,10 @@ def _paint_bends(sheet: Sheet, extras: Extras) -> None:
     x, y = width - w - 2 * s, height - banner_height(s) - h - 18 * s
     for bend in extras.bends:
         if bend.step is not None and x >= 0 and y >= 0:
-            paste(sheet.image, bender_picture(bend.step, bend.side, bend.steps, (w, h), s), x, y)
+            paste(
+                sheet.image,
+                bender_picture(bend.step, bend.side, bend.steps, (w, h), s),
+                x,
+                y,
+            )
             y -= h + 4 * s

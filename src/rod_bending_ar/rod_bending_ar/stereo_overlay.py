@@ -150,6 +150,14 @@ def _fit(rod: RodCurve) -> RodFit:
     return RodFit(rod.centreline_m, rod.sigma_mm, rod.seen, rod.side, rod.free_m, rod.free_sigma_mm)
 
 
+def prepare() -> None:
+    """Load what is compiled, so that the first picture does not wait for it."""
+    blank, side = np.zeros((128, 128, 3), np.uint8), 128
+    eye = Intrinsics(side, side, 100.0, 100.0, side / 2, side / 2)
+    head = ScrewRow(0, 1, np.array([0.0, 0.0, 0.5]), np.array([0.0, 0.0, -1.0]), 1.0, 1.0)
+    draw_stereo(StereoFrame(0, blank, blank, eye, 0.06), result_of(0, (head,), ()), age_ms=0.0)
+
+
 def steady_view(
     before: View | None, intrinsics: Intrinsics, result: StereoResult | None, width_px: int
 ) -> View:

@@ -54,68 +54,88 @@ def _something_before(
 
 @compiled
 def _segment(
-    image: np.ndarray, ax: float, ay: float, bx: float, by: float, half: float, begins: bool,
-    nx: float, ny: float, colour: np.ndarray, depth: np.ndarray, nearest: float, scale: int,
+    rows: np.ndarray, ax: float, ay: float, bx: float, by: float, half: float, begins: bool,
+    nx: float, ny: float, red: int, green: int, blue: int, depth: np.ndarray, nearest: float,
+    scale: int,
 ) -> None:  # fmt: skip
     """A piece of a line from a to b. begins: nothing is before it, so that it has a round end there.
     n: the way of the next piece; what lies behind b but before that one is a joint's outer side."""
     if not (abs(ax) + abs(ay) + abs(bx) + abs(by) < _FARTHEST_PX):  # NaN too
         return
-    h, w = image.shape[:2]
+    h, w = rows.shape[0], rows.shape[1] // 3
     dx, dy = bx - ax, by - ay
     square, reach = dx * dx + dy * dy, half + 0.5
-    whole = (half - 0.5) ** 2 if half > 0.5 else -1.0
-    x0, x1 = max(int(np.ceil(min(ax, bx) - reach)), 0), min(int(max(ax, bx) + reach), w - 1)
-    y0, y1 = max(int(np.ceil(min(ay, by) - reach)), 0), min(int(max(ay, by) + reach), h - 1)
+    limit, whole = reach * reach, (half - 0.5) ** 2 if half > 0.5 else -1.0
+    x0, x1 = (
+        max(int(np.ceil(min(ax, bx) - reach)), 0),
+        min(int(max(ax, bx) + reach), w - 1),
+    )
+    y0, y1 = (
+        max(int(np.ceil(min(ay, by) - reach)), 0),
+        min(int(max(ay, by) + reach), h - 1),
+    )
     steep, goes_on = abs(dy) > 1e-6, nx != 0.0 or ny != 0.0
+    per_square = 1.0 / square if square > 0.0 else 0.0
+    lean = dx / dy if steep else 0.0
     wide = reach * np.sqrt(square) / abs(dy) if steep else 0.0
     for y in range(y0, y1 + 1):
         first, last = x0, x1
+        py = y - ay
         if steep:
-            middle = ax + (y - ay) * dx / dy
-            first, last = max(x0, int(np.ceil(middle - wide))), min(x1, int(middle + wide))
+            middle = ax + py * lean
+            first, last = (
+                max(x0, int(np.ceil(middle - wide))),
+                min(x1, int(middle + wide)),
+            )
         for x in range(first, last + 1):
-            px, py = x - ax, y - ay
+            px = x - ax
             along = px * dx + py * dy
             if along < 0.0 or square == 0.0:
                 if not begins:
                     continue
                 away = px * px + py * py
             elif along >= square:
-                px, py = x - bx, y - by
-                if goes_on and px * nx + py * ny >= 0.0:
+                qx, qy = x - bx, y - by
+                if goes_on and qx * nx + qy * ny >= 0.0:
                     continue
-                away = px * px + py * py
+                away = qx * qx + qy * qy
             else:
                 across = px * dy - py * dx
-                away = across * across / square
-            if away >= reach * reach:
+                away = across * across * per_square
+            if away >= limit:
                 continue
             if nearest > 0.0 and _covered(depth, x // scale, y // scale, nearest):
                 continue
+            # unsigned, for numba asks of every signed index whether it counts from the end
+            i, k = np.uint64(y), np.uint64(3 * x)
             if away <= whole:
-                for c in range(3):
-                    image[y, x, c] = colour[c]
+                rows[i, k], rows[i, k + np.uint64(1)], rows[i, k + np.uint64(2)] = (
+                    red,
+                    green,
+                    blue,
+                )
                 continue
-            share = min(reach - np.sqrt(away), 1.0)
+            share = np.float32(min(reach - np.sqrt(away), 1.0))
             for c in range(3):
-                below = float(image[y, x, c])
-                image[y, x, c] = np.uint8(below + share * (colour[c] - below) + 0.5)
+                to = red if c == 0 else green if c == 1 else blue
+                at = k + np.uint64(c)
+                below = np.float32(rows[i, at])
+                mixed = below + share * (np.float32(to) - below)
+                rows[i, at] = np.uint8(mixed + np.float32(0.5))
 
 
 @compiled
 def draw_strokes(
-    image: np.ndarray, points: np.ndarray, ends: np.ndarray, halves: np.ndarray, rims: np.ndarray,
+    rows: np.ndarray, points: np.ndarray, ends: np.ndarray, halves: np.ndarray, rims: np.ndarray,
     colours: np.ndarray, nearest: np.ndarray, depth: np.ndarray, scale: int,
 ) -> None:  # fmt: skip
-    """Lines with smooth edges on image (H, W, 3) uint8, black rims of all below the colours of all.
+    """Lines with smooth edges on rows (H, 3·W) uint8 of a picture, black rims of all below the colours of all.
 
     points (K, 2): of all lines, pixel centres at integers; a piece to a NaN is not drawn. ends (S,):
     where each line's points end; one point is a dot. halves (S,): half widths. rims (S,): how far
     the rim stands out, 0 for none. colours (S, 3) uint8. nearest (S,): depth before which something
     covers the line, 0: nothing does. depth: metres, of every `scale`-th pixel of the image.
     """
-    black = np.zeros(3, np.uint8)
     before = np.zeros(len(ends))  # as nearest, but 0 where nothing is before the whole line
     start = 0
     for s in range(len(ends)):
@@ -133,7 +153,12 @@ def draw_strokes(
                 start = end
                 continue
             half = halves[s] + (rims[s] if layer == 0 else 0.0)
-            colour = black if layer == 0 else colours[s]
+            ink = np.uint8(layer)  # 0: black
+            red, green, blue = (
+                ink * colours[s, 0],
+                ink * colours[s, 1],
+                ink * colours[s, 2],
+            )
             closed = end - start > 2 and (
                 points[start, 0] == points[end - 1, 0] and points[start, 1] == points[end - 1, 1]
             )
@@ -146,26 +171,27 @@ def draw_strokes(
                 if k < end and end - start > 2:
                     nx, ny = points[k, 0] - points[j, 0], points[k, 1] - points[j, 1]
                 _segment(
-                    image, points[i, 0], points[i, 1], points[j, 0], points[j, 1], half,
-                    i == start and not closed, nx, ny, colour, depth, before[s], scale,
+                    rows, points[i, 0], points[i, 1], points[j, 0], points[j, 1], half,
+                    i == start and not closed, nx, ny, red, green, blue, depth, before[s], scale,
                 )  # fmt: skip
             start = end
 
 
 @compiled
-def blend_text(image: np.ndarray, mask: np.ndarray, x: int, y: int, colour: np.ndarray) -> None:
-    """Ink of a mask (h, w) uint8 on image (H, W, 3), its corner at (x, y); clipped."""
-    for i in range(max(-y, 0), min(mask.shape[0], image.shape[0] - y)):
-        for j in range(max(-x, 0), min(mask.shape[1], image.shape[1] - x)):
-            a = np.uint32(mask[i, j])
-            if a == 255:
-                for c in range(3):
-                    image[y + i, x + j, c] = colour[c]
-            elif a:
-                for c in range(3):
-                    below = np.uint32(image[y + i, x + j, c])
-                    mixed = below * (np.uint32(255) - a) + np.uint32(colour[c]) * a
-                    image[y + i, x + j, c] = np.uint8((mixed + np.uint32(127)) // np.uint32(255))
+def blend_text(
+    rows: np.ndarray, inked: np.ndarray, x: int, y: int, red: int, green: int, blue: int
+) -> None:
+    """Ink on rows (H, 3·W) uint8, clipped: inked (N, 3) row, column and 1 to 255 of each pixel of a
+    text whose corner is at (x, y)."""
+    h, w = rows.shape[0], rows.shape[1] // 3
+    for n in range(len(inked)):
+        i, j, a = y + inked[n, 0], x + inked[n, 1], inked[n, 2]
+        if 0 <= i < h and 0 <= j < w:
+            for c in range(3):
+                to = red if c == 0 else green if c == 1 else blue
+                at = np.uint64(3 * j + c)
+                mixed = np.uint32(rows[np.uint64(i), at] * (255 - a) + to * a + 127)
+                rows[np.uint64(i), at] = np.uint8(mixed // np.uint32(255))
 
 
 @compiled
@@ -180,18 +206,17 @@ def darken(rows: np.ndarray, x0: int, y0: int, x1: int, y1: int, keep: float) ->
 
 @compiled
 def tell_covered(
-    nearness: np.ndarray, depth: np.ndarray, x0: int, y0: int, margin: float,
-    inside: np.ndarray, covered: np.ndarray,
-) -> int:  # fmt: skip
+    nearness: np.ndarray, depth: np.ndarray, margin: float, inside: np.ndarray, covered: np.ndarray
+) -> int:
     """255 in inside (h, w) where nearness, 1 / z, is positive, and in covered where moreover depth
-    (H, W), whose pixel (x0, y0) is the first, is nearer by more than the margin; how many are."""
+    (h, w; or empty) is nearer by more than the margin; how many are."""
     count, measured, thick = 0, depth.size > 0, np.float32(margin)
     for i in range(nearness.shape[0]):
         for j in range(nearness.shape[1]):
             near = nearness[i, j]
             is_in, is_covered = near > 0.0, False
             if is_in and measured:
-                is_covered = (depth[y0 + i, x0 + j] + thick) * near < np.float32(1.0)
+                is_covered = (depth[i, j] + thick) * near < np.float32(1.0)
             inside[i, j] = 255 if is_in else 0
             covered[i, j] = 255 if is_covered else 0
             count += is_covered
@@ -210,16 +235,18 @@ def uncover(inside: np.ndarray, covered: np.ndarray, whole: np.ndarray) -> None:
 
 @compiled
 def shade_bone(
-    image: np.ndarray, inside: np.ndarray, shade: np.ndarray, x0: int, y0: int, colour: np.ndarray
+    rows: np.ndarray, inside: np.ndarray, shade: np.ndarray, red: int, green: int, blue: int
 ) -> None:
-    """A translucent colour on image where inside (h, w) is set, darker where shade (h, w) is low."""
+    """A translucent colour on rows (h, 3·w) uint8 where inside (h, w) is set, darker where shade
+    (h, w) is low."""
     for i in range(inside.shape[0]):
         for j in range(inside.shape[1]):
             if inside[i, j]:
                 tone = np.float32(0.45) * (np.float32(0.25) + np.float32(0.75) * shade[i, j])
                 for c in range(3):
-                    below = np.float32(0.55) * image[y0 + i, x0 + j, c]
-                    image[y0 + i, x0 + j, c] = np.uint8(below + tone * colour[c])
+                    to = np.float32(red if c == 0 else green if c == 1 else blue)
+                    below = np.float32(0.55) * rows[i, 3 * j + c]
+                    rows[i, 3 * j + c] = np.uint8(below + tone * to)
 
 
 @compiled

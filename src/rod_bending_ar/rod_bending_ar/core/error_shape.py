@@ -15,7 +15,10 @@ _ROUNDING = 1e-9  # of the largest eigenvalue: so far below zero a covariance is
 
 
 def error_shapes(
-    estimates: Sequence[LevelEstimate], points_m: np.ndarray, across: np.ndarray, radii: np.ndarray
+    estimates: Sequence[LevelEstimate],
+    points_m: np.ndarray,
+    across: np.ndarray,
+    radii: np.ndarray,
 ) -> np.ndarray:
     """(M, 2, 2) matrices that take the unit circle to the 95 % ellipse of the error at each point;
     their columns are its semi-axes.
@@ -29,13 +32,17 @@ def error_shapes(
             metres there to the picture. radii: (M,) the circles of `predicted_tre_mm`.
     """
     shapes = radii[:, None, None] * np.eye(2)
-    told = [i for i, e in enumerate(estimates) if _has_covariance(e)]
+    usable = {
+        id(e): usable_covariance(e.covariance) for e in {id(e): e for e in estimates}.values()
+    }
+    told = [
+        i
+        for i, e in enumerate(estimates)
+        if usable[id(e)] is not None and e.anchor_camera_m is not None
+    ]
     if not told:
         return shapes
-    covariances = np.array([estimates[i].covariance for i in told])
-    covariances = 0.5 * (covariances + covariances.transpose(0, 2, 1))
-    values = np.linalg.eigvalsh(covariances)
-    good = (values[:, -1] > 0.0) & (values[:, 0] >= -_ROUNDING * values[:, -1])
+    covariances = np.array([usable[id(estimates[i])] for i in told])
     arms = points_m[told] - np.array([estimates[i].anchor_camera_m for i in told])
     x, y, z = arms.T
     moves = np.zeros((len(told), 3, 6))  # a point moves by d + w x arm
@@ -47,20 +54,11 @@ def error_shapes(
     squares, ways = np.linalg.eigh(seen @ covariances @ seen.transpose(0, 2, 1))
     axes = CHI_2D_95 * np.sqrt(np.maximum(squares, 0.0))
     longest, wanted = axes[:, 1], radii[told]
-    good &= longest > 0.0
+    good = longest > 0.0
     grown = np.maximum(1.0, wanted / np.where(good, longest, 1.0))
     own = ways * (axes * grown[:, None])[:, None]
     shapes[told] = np.where(good[:, None, None], own, shapes[told])
     return shapes
-
-
-def _has_covariance(estimate: LevelEstimate) -> bool:
-    covariance = estimate.covariance
-    return (
-        covariance is not None
-        and estimate.anchor_camera_m is not None
-        and bool(np.isfinite(covariance).all())
-    )
 
 
 def error_shapes_px(

@@ -153,7 +153,10 @@ def _pieces(found: Shaft, plan: ScrewPlan) -> _Pieces:
 
 
 def margin_notes(
-    sheet: Sheet, plans: Sequence[ScrewPlan], pixels: np.ndarray, found: Sequence[Shaft | Rejected]
+    sheet: Sheet,
+    plans: Sequence[ScrewPlan],
+    pixels: np.ndarray,
+    found: Sequence[Shaft | Rejected],
 ) -> None:
     """The numbers, what 95 % of poses leave, beyond the outer ends of axes: pixels (M, 3, 2) of
     entry, target and outer end. Those of a level stand away from its middle."""
@@ -170,12 +173,18 @@ def margin_notes(
             if least < 0.0:
                 text += f" ({100 * shaft.draws.p_breach:.0f} %)"
             at_x, at_y = pixels[i, 2].tolist()
-            length = max(math.hypot(at_x - x, at_y - y), 1e-9)
-            away = (at_x - x) / length, (at_y - y) / length
-            w, h = text_size(text, sheet.text, True)
-            reach = 0.5 * (abs(away[0]) * w + abs(away[1]) * h) + 4 * sheet.scale
-            at = (at_x + reach * away[0], at_y + reach * away[1])
-            note(sheet.image, text, at, sheet.text, band(least))
+            _note_beyond(sheet, text, (at_x, at_y), (at_x - x, at_y - y), band(least))
+
+
+def _note_beyond(
+    sheet: Sheet, text: str, at: tuple[float, float], way: tuple[float, float], colour: Colour
+) -> None:
+    """A text beside a pixel, as far along a way that it leaves the pixel free."""
+    length = max(math.hypot(*way), 1e-9)
+    x, y = way[0] / length, way[1] / length
+    w, h = text_size(text, sheet.text, True)
+    reach = 0.5 * (abs(x) * w + abs(y) * h) + 4 * sheet.scale
+    note(sheet.image, text, (at[0] + reach * x, at[1] + reach * y), sheet.text, colour)
 
 
 def paint_screws(sheet: Sheet, poses: np.ndarray, screws: Sequence[PlacedScrew]) -> None:
@@ -243,8 +252,8 @@ def paint_tool(
     sheet.ink.ring(along[1], radius, TOOL, sheet.scale)
     sheet.ink.flush(sheet.image)  # the number stands over it
     if deviation is not None:
-        at = (float(along[2, 0]), float(along[2, 1]))
-        note(sheet.image, tool_words(deviation), at, sheet.text, TOOL)
+        (tip_x, tip_y), (x, y) = along[1:].tolist()
+        _note_beyond(sheet, tool_words(deviation), (x, y), (x - tip_x, y - tip_y), TOOL)
 
 
 def tool_words(deviation: ToolDeviation) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from .brush import draw_strokes
-from .text import draw_text, shade_box, text_size
+from .text import draw_text, rows_of, shade_box, text_size
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
@@ -22,7 +22,7 @@ _FARTHEST_PX = 20_000.0  # nobody has a use for strokes beyond
 _SOFT_PX = (
     0.25  # a line is this much wider either way: between two rows of pixels one of a pixel fades
 )
-_CHORD_PX = 0.15  # a circle's chords stay this near to it
+_CHORD_PX = 0.2  # a circle's chords stay this near to it
 
 
 def usable_px(points: np.ndarray) -> bool:
@@ -99,7 +99,12 @@ class Ink:
         self.lines(points[None], colour, width, rim, nearest_m)
 
     def dashes(
-        self, points: np.ndarray, colour: Colour, width: float, every: int, nearest_m: float = 0.0
+        self,
+        points: np.ndarray,
+        colour: Colour,
+        width: float,
+        every: int,
+        nearest_m: float = 0.0,
     ) -> None:
         """A dashed line through many points, `every` of them a dash."""
         count = max((len(points) + 2 * every - 2) // (2 * every), 0)
@@ -122,7 +127,12 @@ class Ink:
         self.lines(circles, colour, width, rim, nearest_m)
 
     def ring(
-        self, middle: np.ndarray, radius: float, colour: Colour, width: float, rim: float = 1.0
+        self,
+        middle: np.ndarray,
+        radius: float,
+        colour: Colour,
+        width: float,
+        rim: float = 1.0,
     ) -> None:
         """A circle."""
         self.rings(middle[None], np.array([radius]), colour, width, rim)
@@ -159,7 +169,7 @@ class Ink:
         if not self._points:
             return
         draw_strokes(
-            image,
+            rows_of(image),
             np.concatenate(self._points).astype(float, copy=False),
             np.cumsum(self._counts),
             0.5 * np.array(self._widths, float) + _SOFT_PX,
@@ -189,7 +199,11 @@ def table_height(lines: int, size: int) -> int:
 
 
 def table(
-    image: np.ndarray, x: int, y: int, lines: Sequence[tuple[str, Colour, bool]], size: int
+    image: np.ndarray,
+    x: int,
+    y: int,
+    lines: Sequence[tuple[str, Colour, bool]],
+    size: int,
 ) -> None:
     """Lines of text on a darkened box with its corner at (x, y); x < 0: at the right edge."""
     if not lines:

@@ -109,7 +109,10 @@ def silhouette(
     surface, lens = _surface(mesh), as_lens(camera)
     count = len(surface.vertices_m)
     points, inverse_z, along = np.empty((count, 3)), np.empty(count), np.empty(count)
-    R, t = np.ascontiguousarray(T_camera_mesh[:3, :3]), np.ascontiguousarray(T_camera_mesh[:3, 3])
+    R, t = (
+        np.ascontiguousarray(T_camera_mesh[:3, :3]),
+        np.ascontiguousarray(T_camera_mesh[:3, 3]),
+    )
     if facing(surface.vertices_m, surface.normals, R, t, points, inverse_z, along) < NEAR_M:
         return None
     pixels = lens.project(points)
@@ -122,6 +125,8 @@ def silhouette(
         return None
     nearness = np.zeros((y1 - y0, x1 - x0), np.float32)
     shade = np.zeros_like(nearness)
-    rasterise(pixels - (x0, y0), inverse_z, along, surface.faces, surface.closed, nearness, shade)
+    corners = np.empty((count, 4), np.float32)
+    corners[:, :2], corners[:, 2], corners[:, 3] = pixels - (x0, y0), inverse_z, along
+    rasterise(corners, surface.faces, surface.closed, nearness, shade)
     far_m = 1.0 / max(float(inverse_z.min()), 1e-9)
     return Silhouette(x0, y0, nearness, shade, pixels[surface.corners], far_m)

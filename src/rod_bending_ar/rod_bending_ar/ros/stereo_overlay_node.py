@@ -21,7 +21,7 @@ from sensor_msgs.msg import CameraInfo
 from visualization_msgs.msg import Marker, MarkerArray
 
 from rod_bending_ar.core.planned import PlannedRod, motion_of_heads
-from rod_bending_ar.stereo_overlay import View, draw_stereo, result_of, steady_view
+from rod_bending_ar.stereo_overlay import View, draw_stereo, prepare, result_of, steady_view
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.images import decode_image
 from spine_nav_common.core.types import Rejected, StereoFrame, StereoResult
@@ -92,6 +92,7 @@ class StereoOverlayNode(PictureNode):
         self._rigs = RigCache("image_raw" in self.config.left_topic)
         self._view: View | None = None
         self._viewed_ns = 0  # stamp of the last picture with heads
+        prepare()
 
     def forget(self) -> None:
         super().forget()
