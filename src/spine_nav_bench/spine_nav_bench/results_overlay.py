@@ -48,6 +48,11 @@ def overlay_table(r: Record) -> list[str]:
     return table(("what", "median", "p95", "p99", "most", "n"), rows)
 
 
+def _range(r: Record) -> str:
+    low, high = r.get("loop_range_ms", (None, None))
+    return "" if low is None else f" ({low:.0f} to {high:.0f})"
+
+
 def overlay_section(r: Record) -> list[str]:
     """The part of docs/results.md."""
     drawn = ", ".join(f"{count} {what}" for what, count in r["drawn"].items())
@@ -55,7 +60,7 @@ def overlay_section(r: Record) -> list[str]:
         "## The overlay", "", *provenance(r), "",
         (f"{r['size'][0]}×{r['size'][1]}, depth and a lens with distortion, one core, everything warm: "
          f"{drawn}, margins, words; the poses are other ones in every picture. A loop of plain Python (300 000 sums of squares) took "
-         f"{r['loop_ms']:.0f} ms in this run; this machine's speed changes from minute to minute. Open3D draws the same meshes, "
+         f"{r['loop_ms']:.0f} ms{_range(r)} beside the pictures; this machine's speed changes by a factor of two within seconds. Open3D draws the same meshes, "
          f"planned screws and rods over the same image, without words or margins: {r['open3d_note']}. "
          "Exact: every vertex of the whole mesh by cv2.projectPoints, its outline on a grid eight "
          f"times as fine, over {len(r['seeds'])} random views and anatomies."),
