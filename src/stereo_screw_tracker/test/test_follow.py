@@ -12,7 +12,7 @@ from screw_support import CAMERA, NO_SEEDS, SECOND, World, frame, rod_m
 
 from spine_nav_common.core.types import RodFit, StereoResult
 from stereo_screw_tracker.core.confidence import ConfidenceModel
-from stereo_screw_tracker.core.config import StereoConfig
+from stereo_screw_tracker.core.config import RodConfig, StereoConfig
 from stereo_screw_tracker.core.follow import picture_shift, rough_curve, thumbnail, unknown
 from stereo_screw_tracker.core.looks import SETTLED_PAIRS
 from stereo_screw_tracker.core.rod_group import SeedCurve
@@ -144,7 +144,7 @@ def test_a_rod_that_was_taken_away_is_gone() -> None:
 def test_a_known_rod_that_the_finder_overlooks_stays_where_it_is_measured() -> None:
     over_the_wound = rod_m("left") - (0.0, 0.0, 0.06)  # no head tells of it
     world = World(sigma_px=0.1, rods=[over_the_wound])
-    t = tracker(world)
+    t = tracker(world, rods=RodConfig(lone_beyond=9.0))  # no picture of it
     assert len(rows(t, 0).rods) == 1
     find = world.find
     world.find = lambda *args: replace(find(*args), rod_seeds=NO_SEEDS)

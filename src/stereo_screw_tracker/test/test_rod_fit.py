@@ -417,15 +417,25 @@ class TestNoHeadHoldsIt:
     def test_heads_vouch_for_it(self, sure: float) -> None:
         assert good(fitted([rod_m()], held=screws(heads_m(("left",))), sure=sure)).seen.any()
 
-    def test_one_eye_that_sees_it_surely_is_enough(self) -> None:
+    @pytest.mark.parametrize(("hidden_share", "reported"), [(0.3, True), (0.9, False)])
+    def test_the_other_eye_must_see_most_of_it_too(
+        self, hidden_share: float, reported: bool
+    ) -> None:
+        """What one eye alone takes for a rod all along may be a tube that is out of the other's view."""
         rod, rng = rod_m(), np.random.default_rng(4)
+        y = np.sort(rod[:, 1])
+        until = y[int(hidden_share * len(y))]
 
         def half_hidden(points: np.ndarray, tangents: np.ndarray) -> RodMeasurements:
             m = measure_rods([rod], points, tangents, rng)
-            return replace(m, confidence_right=np.minimum(m.confidence_right, 0.6))
+            doubted = np.where(points[:, 1] < until, 0.6, 1.0)
+            return replace(m, confidence_right=np.minimum(m.confidence_right, doubted))
 
         start = SeedCurve(rod[10:-10:6] + (1e-3, -1e-3, 6e-3), 1.0)
-        assert good(fit_rod(CAMERA, start, half_hidden, [], CONFIG)).seen.any()
+        answer = fit_rod(CAMERA, start, half_hidden, [], CONFIG)
+        assert isinstance(answer, Rejected) != reported
+        held = fit_rod(CAMERA, start, half_hidden, screws(heads_m(("left",))), CONFIG)
+        assert good(held).seen.any()  # where heads hold it, one eye is enough
 
 
 class TestToTheSaddle:

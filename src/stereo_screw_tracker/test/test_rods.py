@@ -18,7 +18,8 @@ LEFT_HEADS = set(range(5))
 
 def tracker(world: World, **rods: object) -> StereoTracker:
     refiner_alone = ConfidenceModel(0.0, 1.0, 0.0)
-    config = StereoConfig(cranial="up", rods=RodConfig(**rods))
+    # no picture shows a rod's silhouettes here
+    config = StereoConfig(cranial="up", rods=RodConfig(**{"lone_beyond": 9.0, **rods}))
     return StereoTracker(config, world, world, world, confidence=refiner_alone)
 
 

@@ -410,7 +410,7 @@ def test_many_rods_that_no_head_holds_are_shanks_in_a_tray() -> None:
     middle = held[len(held) // 2]
     along = np.linspace(-0.03, 0.03, 121)[:, None] * (0, 1, 0)  # each as long as a shank
     lying = [middle + (0.07 + 0.018 * k, 0.0, -0.04) + along for k in range(4)]
-    config = RodConfig(lone_log_odds=0.0, lone_outline=0.0)
+    config = RodConfig(lone_log_odds=0.0, lone_outline=0.0, lone_beyond=9.0)
 
     def seen(rods: list[np.ndarray]) -> StereoResult:
         return shown(tracker(World(rods=rods, sigma_px=0.1), rods=config).process(frame(0)))
@@ -426,7 +426,7 @@ def test_a_mirror_rod_alone_is_that_rod_and_no_head() -> None:
     rod = rod_m("left")
     glint = observe(rod[len(rod) // 2])
     glint = replace(glint, right_px=glint.right_px + (0.0, 4.0))
-    config = RodConfig(lone_log_odds=0.0, lone_outline=0.0)
+    config = RodConfig(lone_log_odds=0.0, lone_outline=0.0, lone_beyond=9.0)
     world = World(heads=np.zeros((0, 3)), rods=[rod], ghosts=[glint], sigma_px=0.1)
     world.now = lambda: np.array([[0.0, 0.0, 5.0]])  # nothing near
     t = tracker(world, rods=config)

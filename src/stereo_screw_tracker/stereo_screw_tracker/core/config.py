@@ -144,13 +144,21 @@ class RodConfig:
         1,
         9,
     )
+    # lone rods of 52 `calibrate` operations: true ones from 5.1 and 3.6 on, false ones to 6.5 and 5.8
     lone_log_odds: float = param(
-        4.8, "a rod that no head holds is seen so surely by its surer eye (mean log odds): shafts of"
+        5.0, "a rod that no head holds is seen so surely by its surer eye (mean log odds): shafts of"
         " instruments are not", "", 0.0, 9.0,
     )  # fmt: skip
+    lone_weaker_log_odds: float = param(
+        3.1, "and so surely by the other eye, over the same length", "", -7.0, 9.0
+    )
     lone_outline: float = param(
         0.5, "and the edges where a rod's silhouettes lie are this strong to those within: thin"
         " shafts have none there", "", 0.0, 1.0,
+    )  # fmt: skip
+    lone_beyond: float = param(
+        0.43, "and edges farther apart than a rod's are weaker than this to its own: thick handles"
+        " have theirs there", "", 0.0, 9.0,
     )  # fmt: skip
     hold_s: float = param(
         1.5, "a rod that is covered together with the heads that hold it stays this long", "s", 0.0,
@@ -179,6 +187,10 @@ class RodConfig:
     seat_mm: float = param(
         0.7, "1 sigma of a seated rod's axis about the saddle point", "mm", 0.01, 5.0
     )
+    head_log_odds: float = param(
+        2.0, "a rod that other heads hold adds this to the log odds of a head that it passes through",
+        "", 0.0, 9.0,
+    )  # fmt: skip
     seat_heads: bool = param(True, "a seated rod makes the saddles that hold it more certain")
     most_sigma_mm: float = param(
         2.5,

@@ -13,16 +13,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.types import Head3D, Rejected, StereoFrame
 
-from .confidence import ConfidenceModel, joint_confidence
+from .confidence import ConfidenceModel, joint_confidence, logit
 from .config import StereoConfig
 from .finder_look import Look, close_look, whole
 from .follow import picture_shift, thumbnail
 from .ghosts import screen
 from .pair_geometry import check_geometry
+from .rod_support import supported
 from .stages import Candidate, FindsScrews, Found, RefinesHeads, StageClock
-from .tracks import NS, Tracks, align, predict
+from .tracks import NS, Tracks, align, predict, probability
 from .triangulate import project_pair
 from .types import HeadObservation, StereoCamera
 
@@ -41,13 +43,15 @@ SAME_HEAD_M = 6e-3  # the finder's places are some pixels off, and no two heads 
 @dataclass(frozen=True)
 class Pair:
     """A pair and what is known when it comes: tracks of the pair before, their motion as the
-    texture tells it (None: not asked), and whether the images' rows have been seen to agree."""
+    texture tells it (None: not asked), whether the images' rows have been seen to agree, and proven
+    rods (N, 3) of the pair before."""
 
     frame: StereoFrame
     camera: StereoCamera
     tracks: Tracks
     T_seen: np.ndarray | None
     rows_agree: bool
+    rods_m: tuple[np.ndarray, ...] = ()
 
 
 class HeadLooks:
@@ -147,7 +151,7 @@ class HeadLooks:
         """Heads that are where they should be; None where the picture has to be searched."""
         config = self.config.tracks
         scores = [score for *_, score in places.values()]
-        observations = self._judged(known, scores, config.least_confidence)
+        observations = self._supported(pair, self._judged(known, scores, self._least(pair)))
         screened = screen(pair.camera, observations, self.config.ghosts, pair.rows_agree)
         if isinstance(screened, Rejected):
             return screened
@@ -168,8 +172,9 @@ class HeadLooks:
         known: Sequence[HeadObservation],
         candidates: Sequence[Candidate],
     ) -> tuple[Head3D, ...] | Rejected:
-        """Known heads (`numbers` of their tracks) with the finder's opinion of them, what it sees besides, and what both miss."""
-        config = self.config.tracks
+        """Known heads (`numbers` of their tracks) with the finder's opinion of them, what it sees
+        besides, and what both miss."""
+        config, least = self.config.tracks, self._least(pair)
         likely = sorted(candidates, key=lambda c: -c.score)[: self.config.most_candidates]
         own = [_at(known, c, pair.camera) for c in likely]
         score: dict[int, float] = {}
@@ -180,13 +185,10 @@ class HeadLooks:
         self._scores = {pair.tracks.tracks[numbers[i]].track_id: v for i, v in score.items()}
         fresh = [c for i, c in zip(own, likely, strict=True) if i is None]
         observations = [
-            *self._judged([known[i] for i in score], list(score.values()), config.least_confidence),
-            *self._looked(
-                pair.frame,
-                [(c.left_px, c.right_px, c.score) for c in fresh],
-                config.least_confidence,
-            ),
+            *self._judged([known[i] for i in score], list(score.values()), least),
+            *self._looked(pair.frame, [(c.left_px, c.right_px, c.score) for c in fresh], least),
         ]
+        observations = self._supported(pair, observations)
         screened = screen(pair.camera, observations, self.config.ghosts, pair.rows_agree)
         if isinstance(screened, Rejected):
             return screened
@@ -222,6 +224,30 @@ class HeadLooks:
             for o, score in zip(observations, scores, strict=True)
         ]
         return [o for o in judged if o.confidence >= least_confidence]
+
+    def _least(self, pair: Pair) -> float:
+        """Least confidence of a place that counts, or may with a rod's support."""
+        least = self.config.tracks.least_confidence
+        if not pair.rods_m:
+            return least
+        return probability(float(logit(least)) - self.config.rods.head_log_odds)
+
+    def _supported(
+        self, pair: Pair, observations: Sequence[HeadObservation]
+    ) -> list[HeadObservation]:
+        """Those that count, after known rods have spoken for what they pass through."""
+        config = self.config.tracks
+        sure = [o for o in observations if o.confidence >= config.least_confidence]
+        if pair.rods_m and any(o.confidence < config.sure_confidence for o in observations):
+            screened = screen(pair.camera, sure, self.config.ghosts, pair.rows_agree)
+            if not isinstance(screened, Rejected):
+                stamp, T_seen = pair.frame.stamp_ns, pair.T_seen
+                T = align(pair.tracks, screened.heads, stamp, config, T_seen).motion.T_now_before
+                rods = [transform_points(T, rod) for rod in pair.rods_m]
+                more = self.config.rods.head_log_odds
+                observations = supported(observations, rods, pair.camera, more)
+                sure = [o for o in observations if o.confidence >= config.least_confidence]
+        return sure
 
     def _missed(self, pair: Pair, heads: Sequence[Head3D]) -> list[Place]:
         """Where shown tracks should be seen in this frame and no measured head explains them."""

@@ -62,7 +62,7 @@ def fit_rod(
     if holding:
         anchors = tuple(Anchor(s, h.head.point_m, h.head.covariance_m2) for h, s in holding)
         fit = fit_spline(camera, sampled.s_mm, sampled.measured, anchors, config)
-    if not holding and _surest(sampled, config) < config.lone_log_odds:
+    if not holding and not _surely_seen(sampled, config):
         return Rejected("no head holds it and it may be an instrument's shaft; uncover the rod")
     rod = _reported(fit, free, sampled, screws, config, cranial)
     if not isinstance(rod, Rejected):
@@ -74,12 +74,14 @@ def fit_rod(
     return FittedRod(rod, held)
 
 
-def _surest(sampled: Sampled, config: RodConfig) -> float:
-    """Mean log odds of the seen places for the eye that is surer of them: the other may be hidden."""
+def _surely_seen(sampled: Sampled, config: RodConfig) -> bool:
+    """Whether the eye that is surer of the seen places is sure of them (mean log odds), and the other
+    one agrees: what one eye alone takes for a rod all along may be a tube or a shaft."""
     seen = sampled.seen(config)
     eyes = (sampled.measured.confidence_left, sampled.measured.confidence_right)
     p = np.clip(np.nan_to_num(np.stack(eyes)[:, seen], nan=0.0), 1e-3, 1.0 - 1e-3)
-    return float(np.log(p / (1.0 - p)).mean(axis=1).max())
+    weaker, surer = sorted(np.log(p / (1.0 - p)).mean(axis=1))
+    return bool(surer >= config.lone_log_odds and weaker >= config.lone_weaker_log_odds)
 
 
 def _reported(

@@ -19,7 +19,7 @@ from .rod_ghosts import one_place, without_ghosts
 from .rod_group import SeedCurve, group_rods
 from .rod_heads import rods_between_heads
 from .rod_walk import seen_by_both
-from .rod_width import outline_share
+from .rod_width import beyond_share, outline_share
 from .stages import MeasuresRods
 from .triangulate import camera_of
 from .types import RodMeasurements, RodSeeds
@@ -28,6 +28,7 @@ _NS = 1e-9
 _MOST_OF_IT = 0.6  # of a known rod's length; where less is measured, the rest may be covered
 _NEAR_MM = 3.0
 _MOST_LONE = 2  # rods without a head that are believed at a time
+_PROVEN_PAIRS = 2
 _WANDER_MM_PER_SQRT_S = 1.6  # of a covered rod against the heads, as for heads
 
 
@@ -42,11 +43,13 @@ class RodsSeen:
 
 @dataclass(frozen=True)
 class _Known:
-    """A rod as it was last measured, in the camera of the last pair, and the heads that held it."""
+    """A rod as it was last measured, in the camera of the last pair, the heads that held it, and in
+    how many pairs in turn it was measured."""
 
     rod: RodFit
     holders: frozenset[int]
     seen_ns: int
+    pairs: int = 1
 
 
 class Rods:
@@ -56,6 +59,13 @@ class Rods:
         self.config = config
         self._refiner = refiner
         self._known: list[_Known] = []
+
+    def proven(self) -> tuple[np.ndarray, ...]:
+        """Centrelines (N, 3) in the camera of the last pair of rods that heads hold in two pairs and
+        more: where other heads may be."""
+        return tuple(
+            k.rod.centreline_m for k in self._known if k.holders and k.pairs >= _PROVEN_PAIRS
+        )
 
     def step(
         self,
@@ -91,7 +101,10 @@ class Rods:
         covered = self._covered(frame, known, of, rods, screws)
         gone = [own for _, own in covered]
         rods = [r for r in rods if not any(r is g for g in gone)]
-        self._known = [_Known(r.rod, frozenset(r.held), frame.stamp_ns) for r in rods]
+        pairs = {id(own): k.pairs + 1 for k, own in zip(known, of, strict=True)}
+        self._known = [
+            _Known(r.rod, frozenset(r.held), frame.stamp_ns, pairs.get(id(r), 1)) for r in rods
+        ]
         self._known += [k for k, _ in covered]
         lone = [r for r in rods if not r.held]
         if len(lone) > _MOST_LONE:
@@ -146,10 +159,18 @@ class Rods:
         if isinstance(rod, Rejected):
             events.append(f"rod not reported: {rod.reason}")
             return None
-        if not rod.held and outline_share(frame, rod.rod) < self.config.lone_outline:
-            events.append("rod not reported: no head holds it and it is thinner than a rod")
+        wrong = None if rod.held else self._unlike_a_rod(frame, rod.rod)
+        if wrong is not None:
+            events.append(f"rod not reported: no head holds it and it is {wrong} than a rod")
             return None
         return rod
+
+    def _unlike_a_rod(self, frame: StereoFrame, rod: RodFit) -> str | None:
+        if outline_share(frame, rod) < self.config.lone_outline:
+            return "thinner"
+        if beyond_share(frame, rod) > self.config.lone_beyond:
+            return "thicker"
+        return None
 
     def _covered(
         self,

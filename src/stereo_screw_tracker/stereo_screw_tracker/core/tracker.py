@@ -112,7 +112,8 @@ class StereoTracker:
         camera = camera_of(frame)
         self._T_seen = self._by_texture(frame) if self._wound.waiting else None
         found, heads = self._looks.heads(
-            Pair(frame, camera, self._tracks, self._T_seen, self._rows_agree), clock
+            Pair(frame, camera, self._tracks, self._T_seen, self._rows_agree, self._rods.proven()),
+            clock,
         )
         if isinstance(heads, Rejected):
             return heads
