@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from spine_nav_common.core.recording_writer import RecordingWriter
+from spine_nav_common.core.static_frames import StaticTransform
 from spine_nav_common.core.types import (
     Head3D,
     Intrinsics,
@@ -151,21 +152,10 @@ def write_calibration(file: Path, shift_m: float = 0.0) -> Path:
 
 def record_tf_static(writer: RecordingWriter, stamp_ns: int = START_NS) -> None:
     """The fake rig on /tf_static, both cameras under a link of their own."""
-    x, y, z = (float(v) for v in T_LEFT_COLOUR[:3, 3])
-    transforms = []
-    for child, t, q in (("rig", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0)),
-                        (COLOUR, (x, y, z), Q_LEFT_COLOUR)):  # fmt: skip
-        parent = LEFT if child == "rig" else "rig"
-        transform = writer.message(
-            "geometry_msgs/msg/Transform",
-            translation=writer.message("geometry_msgs/msg/Vector3", x=t[0], y=t[1], z=t[2]),
-            rotation=writer.message("geometry_msgs/msg/Quaternion", x=q[0], y=q[1], z=q[2], w=q[3]),
-        )
-        transforms.append(
-            writer.message(
-                "geometry_msgs/msg/TransformStamped", header=writer.header(0, parent),
-                child_frame_id=child, transform=transform,
-            )
-        )  # fmt: skip
-    kind = "tf2_msgs/msg/TFMessage"
-    writer.write("/tf_static", kind, writer.message(kind, transforms=transforms), stamp_ns)
+    writer.write_static(
+        [
+            StaticTransform(LEFT, "rig", np.eye(4), "test"),
+            StaticTransform("rig", COLOUR, T_LEFT_COLOUR, "test"),
+        ],
+        stamp_ns,
+    )

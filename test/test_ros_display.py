@@ -14,13 +14,14 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
 from aiohttp import ClientSession, WSMsgType
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import PoseArray
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from rclpy.lifecycle import TransitionCallbackReturn
 from ros_world import NAMESPACE, CameraWorld, navigation
 from sensor_msgs.msg import CompressedImage, TimeReference
 from std_msgs.msg import String
 
 from spine_nav_bringup.live_options import LiveOptions, configure
+from spine_nav_common.core.case import load_case
 from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.types import LevelEstimate, NavigationResult, Rejected, Status
 from spine_nav_common.parameters import ParameterError
@@ -30,9 +31,11 @@ from spine_nav_common.ros.implants import Implants
 from spine_nav_common.ros.results import key_values
 from spine_nav_display.pictures import unpack
 from spine_nav_display.ros.display_node import DisplayNode
+from spine_nav_display.ros.tool_watch import ToolWatch
 
 pytestmark = pytest.mark.ros
 WORLD = CameraWorld
+OPTICAL = "camera_color_optical_frame"
 JPEG = b"\xff\xd8 no picture, and passed on as it is"
 
 
@@ -284,6 +287,45 @@ def test_a_screw_is_compared_by_the_pose_of_its_own_moment(display):
     assert reason(1100) == "no pose of the same moment" and len(asked) == 1
     result(1300, 0.0, Status.LOST)
     assert reason(1200) == "L2 is not tracked" and len(asked) == 1
+
+
+def tool_message(case, stamp_ns, off_m, sigma_m=5e-4):
+    """A tool that points at the planned entry of L2 left from `off_m` beside it, 0.5 m away."""
+    entry = next(p.entry_m for p in case.plan if (p.level, p.side) == ("L2", "left"))
+    message = PoseWithCovarianceStamped(header=header(stamp_ns, OPTICAL))
+    p = message.pose.pose.position
+    p.x, p.y, p.z = (float(v) for v in entry + (off_m, 0.0, 0.5))
+    turn = message.pose.pose.orientation  # z of the tool along +y of the mesh: out of the bone
+    turn.x, turn.w = float(-np.sqrt(0.5)), float(np.sqrt(0.5))
+    message.pose.covariance = (sigma_m**2 * np.eye(6)).ravel().tolist()
+    return message
+
+
+def test_a_tool_is_told_by_the_overlays_own_rules(case):
+    T = np.eye(4)
+    T[2, 3] = 0.5
+
+    def result(stamp_ns, status=Status.TRACKED):
+        held = status is Status.TRACKED
+        level = LevelEstimate("L2", status, T if held else None, predicted_tre_mm=1.0)
+        return NavigationResult(stamp_ns, (level,))
+
+    watch, loaded = ToolWatch((), "tool/pose", 150.0, 2.5), load_case(case)
+    assert watch.words(result(0), OPTICAL, loaded) is None, "no tool was ever heard"
+    watch.hear(tool_message(loaded, 0, 0.002))
+    told = watch.words(result(0), OPTICAL, loaded)
+    assert (told["level"], told["side"]) == ("L2", "left")
+    assert told["entry_mm"] == pytest.approx(2.0, abs=0.01) and told["angle_deg"] < 0.1
+    # the pose says nothing of the vertebra's own turn: its bound alone and the tip's are in it
+    assert told["entry95_mm"] >= round(np.hypot(1.0, 0.5 * 2.7955), 2) and told["angle95_deg"] > 0.0
+    assert "200 ms before" in watch.words(result(200_000_000), OPTICAL, loaded)["reason"]
+    watch.hear(tool_message(loaded, 200_000_000, 0.002, sigma_m=2e-3))
+    assert "reason" in watch.words(result(200_000_000), OPTICAL, loaded), "known too badly"
+    watch.hear(tool_message(loaded, 200_000_000, 0.040))
+    assert "no tracked plan" in watch.words(result(200_000_000), OPTICAL, loaded)["reason"]
+    watch.hear(tool_message(loaded, 300_000_000, 0.002))
+    lost = watch.words(result(300_000_000, Status.LOST), OPTICAL, loaded)
+    assert "no level" in lost["reason"]
 
 
 def test_the_traffic_light_is_the_supervisors(world, display):

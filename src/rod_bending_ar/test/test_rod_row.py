@@ -142,9 +142,24 @@ def test_empty_sides_that_do_not_part_are_refused() -> None:
     assert "do not part into two rows" in refusal(one_row)
 
 
-def test_half_filled_side_column_is_refused() -> None:
+def unnamed(rows: list[ScrewRow], level: str) -> list[ScrewRow]:
+    """As the heads of a level are that is not tracked."""
+    return [replace(r, level="", side="") if r.level == level else r for r in rows]
+
+
+def test_heads_of_a_level_that_is_not_tracked_lie_in_their_row_all_the_same() -> None:
     rows = screw_rows()
-    assert "empty for track_id 3" in refusal([*rows[:3], replace(rows[3], side=""), *rows[4:]])
+    for level in {r.level for r in rows}:
+        left, right = saddle_rows(shuffled(unnamed(rows, level)), FILE)
+        assert np.allclose(left.saddles_mm, in_camera(heads_mm("left")))
+        assert np.allclose(right.saddles_mm, in_camera(heads_mm("right")))
+
+
+def test_a_name_that_contradicts_the_rows_is_refused_where_others_have_none() -> None:
+    rows = screw_rows()
+    other = {"left": "right", "right": "left"}
+    wrong = replace(rows[4], side=other[rows[4].side])
+    assert "lies in the" in refusal(unnamed([*rows[:4], wrong, *rows[5:]], rows[0].level))
 
 
 def test_both_sides_merged_are_refused_by_level() -> None:

@@ -47,16 +47,14 @@ def _demo(args: argparse.Namespace) -> int:
 def _simulate(args: argparse.Namespace) -> int:
     from spine_nav_common.core.progress import Progress
     from spine_nav_sim.core.operation import simulate
+    from spine_nav_sim.core.rig import simulate_rig
 
     progress = Progress("simulate")
-    simulate(
-        args.out,
-        anatomy=args.anatomy,
-        seed=args.seed,
-        seconds=args.seconds,
-        scenes=tuple(args.scene.split(",")),
-        progress=progress,
-    )
+    given = {"anatomy": args.anatomy, "seed": args.seed, "seconds": args.seconds}
+    if args.scene == "rig":
+        simulate_rig(args.out, **given, progress=progress)
+    else:
+        simulate(args.out, **given, scenes=tuple(args.scene.split(",")), progress=progress)
     progress.close()
     print(f"wrote {args.out}/case, {args.out}/recording, {args.out}/truth.json")
     return DONE
@@ -263,7 +261,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     simulate.add_argument("--seed", type=_seed, default=0, metavar="N")
     simulate.add_argument("--seconds", type=_positive, default=10.0, metavar="S")
-    simulate.add_argument("--scene", default="rgbd", metavar="rgbd,stereo")
+    simulate.add_argument(
+        "--scene",
+        default="rgbd",
+        metavar="rgbd,stereo|rig",
+        help="cameras, one after the other; rig: both at once, from the opened spine over the screws"
+        " to the rods (default: rgbd)",
+    )
 
     replay = add("replay", _replay, "every frame of a recording, without ROS, deterministic")
     replay.add_argument("recording", type=Path, metavar="RECORDING")

@@ -21,6 +21,7 @@ from rod_bending_ar.core.lens import project_px
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.geometry import transform_points
+from spine_nav_common.core.graph import paced
 from spine_nav_common.core.metrics import evaluate, format_report, mean_distance_mm
 from spine_nav_common.core.outputs import POSES, SUMMARY, PoseRow, read_poses
 from spine_nav_common.core.png import write_png
@@ -59,7 +60,6 @@ CLOSE_UP_PX = 400  # least width of the part of the image that the pictures show
 COVERED_SHARE = 0.8
 PROBE_FRAMES = 9
 NODE_OVERHEAD = 1.5
-FRAME_TIMEOUT_MS = 500.0  # the navigation node's own, at the camera's pace
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,8 @@ def navigate(operation: Path, run: Path) -> str:
     _say(2, f"navigated by the ROS 2 nodes at the camera's pace{slow}")
     print(f"  the surgeon's page, while it lasts: {Exposure().url(port)}")
     progress = Progress("navigating")
-    settings = (
-        f"camera_source.rate={rate:.2f}",
-        # Frames that come slower on purpose are not a camera that fell silent.
-        f"navigation.frame_timeout_ms={min(10_000.0, FRAME_TIMEOUT_MS / rate):.1f}",
-    )
     options = LiveOptions(
-        case, f"replay:{recording}", run, assignments=settings, display=True, port=port
+        case, f"replay:{recording}", run, assignments=paced(rate), display=True, port=port
     )
     run_live(options, progress)
     progress.close()

@@ -17,6 +17,7 @@ from rod_bending_ar.core.plan import RodOrder, RodPlan
 from rod_bending_ar.core.planned import PlannedRod
 from rod_bending_ar.stereo_overlay import draw_stereo, result_of
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.graph import paced
 from spine_nav_common.core.implant_outputs import (
     RODS,
     SCREWS,
@@ -60,7 +61,6 @@ SCENE = StereoConfig(
 PROBE_PAIRS = 3
 NODE_OVERHEAD = 1.5
 STEADY_FRAMES = 4  # of a dozen
-FRAME_TIMEOUT_MS = 500.0  # the node's own, at the camera's pace
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,8 @@ def track_screws(operation: Path, run: Path) -> str:
 
     rate = affordable_rate(recording)
     settings = (
-        f"camera_source.rate={rate:.2f}",
+        *paced(rate),
         f"rod_guidance.steady_frames={STEADY_FRAMES}",
-        # Pairs that come slower on purpose are not a camera that fell silent.
-        f"stereo_tracker.frame_timeout_ms={min(10_000.0, FRAME_TIMEOUT_MS / rate):.1f}",
     )
     port = free_port()
     print(f"  the surgeon's page, while it lasts: {Exposure().url(port)}")

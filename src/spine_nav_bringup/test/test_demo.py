@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import trimesh
@@ -11,6 +13,8 @@ from rosbags.highlevel import AnyReader
 from rod_bending_ar.pictures import write_error_over_time, write_strip, write_update_time
 from spine_nav_bringup.demo import choose_moments, close_up, results_of, traces, verdict
 from spine_nav_bringup.demo_recording import write_foxglove
+from spine_nav_bringup.use_cases import CONFIGS
+from spine_nav_common.core.graph import paced
 from spine_nav_common.core.outputs import PoseRow
 from spine_nav_common.core.truth import Truth, TruthFrame
 from spine_nav_common.core.types import (
@@ -161,3 +165,17 @@ def test_a_level_that_is_not_tracked_has_no_tf_and_no_marker(tmp_path):
     assert {v.key: v.value for v in status[1].values}["pose_index"] == "-1"
     assert len(found["/camera/camera/color/image_raw/compressed"]) == 3
     assert len(found["/camera/camera/color/camera_info"]) == 3
+
+
+def test_at_the_cameras_own_pace_the_limits_of_age_are_the_nodes_own():
+    def limits(rate):
+        pairs = (text.split("=") for text in paced(rate))
+        return {name: float(value) for name, value in pairs}
+
+    own, slow = limits(1.0), limits(0.25)
+    assert own.pop("camera_source.rate") == 1.0 and slow.pop("camera_source.rate") == 0.25
+    for name, value in own.items():
+        node, parameter = name.split(".")
+        default = {f.name: f.default for f in fields(CONFIGS[node])}[parameter]
+        assert value == default, name
+        assert slow[name] == 4.0 * value

@@ -80,6 +80,7 @@ class _Feeder:
             self.feed.tick()
             now = Moment(time.time_ns(), time.monotonic() * 1e3, 0.0)
             self.feed.server.picture("rgbd", pictures[self.sent % 64], now)
+            self.feed.along()
             self.feed.levels(None, None, 1e-3 * math.sin(self.sent / 8))
             if self.sent % 15 == 0:
                 self.feed.health()

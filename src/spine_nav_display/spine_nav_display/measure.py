@@ -99,6 +99,7 @@ def _feed(feed: Feed, end: threading.Event, hz: float, faults: int | None) -> No
         feed.health()
         now = Moment(time.time_ns(), time.monotonic() * 1e3, 0.0)
         feed.server.picture("rgbd", pictures[number % 64], now)
+        feed.along()
         status = _FAULTS[number // (2 * _LASTS) % len(_FAULTS)]
         faulty = bool(faults) and number // _LASTS % 2
         # The patient moves: else nothing were drawn anew in 3D.

@@ -103,6 +103,26 @@ READ_COUNTER = f"""(() => {{
 """The number in the picture that the page shows, read from its pixels."""
 
 
+TILE = 120
+
+
+def tile_grey(level: str, side: str) -> int:
+    """Of the tile of a screw in the view along the trajectories."""
+    return 60 + 60 * LEVELS.index(level) + (30 if side == "right" else 0)
+
+
+def along_jpeg() -> bytes:
+    """A view along the trajectories: plain tiles, a row per level, left and right, and a foot."""
+    rows = [np.repeat([[tile_grey(v, "left"), tile_grey(v, "right")]], TILE, 0) for v in LEVELS]
+    grey = np.repeat(np.vstack([*rows, np.zeros((20, 2))]), TILE, 1).astype(np.uint8)
+    done, data = cv2.imencode(".jpg", grey)
+    assert done
+    return data.tobytes()
+
+
+_ALONG = along_jpeg()
+
+
 class Feed:
     """A server and what a graph would tell it. `asked`: actions that reached the core, with what
     was taken; `heard`: what the record would note; `reply`: what the core says."""
@@ -154,6 +174,14 @@ class Feed:
         self.moment = self.now(age_ms)
         self.server.picture(name, counted_jpeg(self.number), self.moment)
         return self.number
+
+    def along(self, age_ms: float = 5.0) -> None:
+        """The view along the trajectories."""
+        self.server.picture("bulls_eye", _ALONG, self.now(age_ms))
+
+    def tool(self, values: dict) -> None:
+        """What is said of a tracked tool."""
+        self.server.publish("tool", {**values, "arrived_ms": round(time.monotonic() * 1e3, 1)})
 
     def levels(
         self,
@@ -240,4 +268,5 @@ class Feed:
         self.levels()
         self.implants()
         self.bending()
+        self.along()
         self.picture()

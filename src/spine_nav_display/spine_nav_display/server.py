@@ -23,6 +23,7 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from spine_nav_common.core.clock import GUIDANCE_MS
 from spine_nav_common.core.types import Rejected
 from spine_nav_common.parameters import ParameterError
 
@@ -38,19 +39,24 @@ STATIC = Path(__file__).with_name("static")
 CHECK = "check"
 ACTIONS = (*VERBS, "register", "pause", "resume", "snapshot", CHECK)
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}  # fmt: skip
+STEREO_MS = 500.0
+"""Of a stereo picture: its overlay draws screws of pairs up to 400 ms old, which then come here."""
 _MOST_PAGES = 32
 _MESSAGE_BYTES = 4096  # of a page
 _SEND_S, _ACT_S, _STOP_S = 10.0, 8.0, 5.0
 _HEARTBEAT_S = 5.0  # a connection that answers no ping is closed after one and a half
+VIEWS = ("bulls_eye",)
+"""Pictures that are no camera's: a page asks for them by name, beside a camera's."""
 Act = Callable[[str, Taken | None, str], "Future[tuple[bool, str]]"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a page covers what it shows, in ms: picture_ms: age of a picture; silence_ms: nothing
-    came. snapshots: where they go; None: nowhere."""
+    """When a page covers what it shows, in ms: picture_ms: age of the RGB-D camera's picture and of
+    the vertebrae; stereo_ms: of the stereo camera's picture; silence_ms: nothing came. snapshots: where they go; None: nowhere."""
 
-    picture_ms: float = 500.0
+    picture_ms: float = GUIDANCE_MS
+    stereo_ms: float = STEREO_MS
     silence_ms: float = 700.0
     snapshots: Path | None = None
 
@@ -213,6 +219,8 @@ class DisplayServer:
         """Whether a page shows the picture of this name, or pages cannot choose it yet, because none
         has come."""
         viewers = tuple(self._viewers)
+        if name in VIEWS:
+            return any(v.show == name for v in viewers)
         known = name in self._names
         return bool(viewers) and (not known or any(v.show in ("", name) for v in viewers))
 
@@ -264,10 +272,11 @@ class DisplayServer:
     def _picture(self, name: str, jpeg: bytes, moment: Moment) -> None:
         self._number += 1
         packed = self._pictures[name] = pack(name, self._number, jpeg, moment)
-        self._names.add(name)
-        self._publish("pictures", to_text("pictures", {"names": sorted(self._names)}))
+        if name not in VIEWS:
+            self._names.add(name)
+            self._publish("pictures", to_text("pictures", {"names": sorted(self._names)}))
         for viewer in self._viewers:
-            if viewer.show in ("", name):
+            if viewer.show == name or (not viewer.show and name not in VIEWS):
                 viewer.show = name
                 self._send(viewer, viewer.gate.offer(packed))
 
@@ -319,7 +328,7 @@ class DisplayServer:
         socket = web.WebSocketResponse(
             max_msg_size=_MESSAGE_BYTES, compress=False, heartbeat=_HEARTBEAT_S
         )
-        self._room(self._viewers)
+        self._room(self._viewers, 1 + len(VIEWS))
         await socket.prepare(request)
         viewer = _Viewer(socket)
         self._viewers.add(viewer)
@@ -351,6 +360,7 @@ class DisplayServer:
             "page": page.name,
             "session": self.desk.session,
             "picture_ms": self.limits.picture_ms,
+            "stereo_ms": self.limits.stereo_ms,
             "silence_ms": self.limits.silence_ms,
             "snapshots": self.limits.snapshots is not None,
         }
@@ -372,8 +382,8 @@ class DisplayServer:
         return socket
 
     @staticmethod
-    def _room(there: set[Any]) -> None:
-        if len(there) >= _MOST_PAGES:
+    def _room(there: set[Any], each: int = 1) -> None:
+        if len(there) >= each * _MOST_PAGES:
             raise web.HTTPServiceUnavailable(text=f"{_MOST_PAGES} pages are open; close one")
 
     # What pages say.

@@ -74,7 +74,7 @@ def session(tmp_path, monkeypatch):
             messages += [("/spine/screws/poses", m.poses), ("/spine/screws/status", m.status)]
         monkeypatch.setattr(
             session_screws,
-            "_ends",
+            "read_topics",
             lambda _, *suffixes: (m for m in messages if m[0].endswith(suffixes)),
         )
         found = Session(tmp_path, {"started_ns": 0, "session": "s"})
@@ -94,7 +94,7 @@ def test_each_screw_is_compared_at_the_last_pair_that_tells(session):
     assert left.check.entry_mm == pytest.approx(2.0, abs=1e-3) and left.check.grade == "A"
     assert isinstance(right.check, Rejected) and "not seen" in right.check.reason
     page = write_report(found, Verified(1, 1, ()), (), (left, right))
-    assert "Screws against the plan" in page and "L3 left" in page and "2.0 ±" in page
+    assert "Screws against the plan" in page and "L3\u00a0left" in page and "2.0\u00a0±" in page
     assert "not compared: it was not seen" in page
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from spine_nav_common.core.types import LevelEstimate, Status
 
 from .paint import Ink
-from .text import draw_text, shade_box, text_size
+from .text import draw_text, fitted, shade_box, text_size
 
 BANNER = "RESEARCH SOFTWARE · not a medical device"
 STATUS_COLOUR: dict[Status, tuple[int, int, int]] = {
@@ -119,14 +119,6 @@ def _legend_line(estimate: LevelEstimate) -> str:
     return f"{text}: {estimate.reason}" if estimate.reason else text
 
 
-def _ellipsis(text: str, size_px: int, width: int) -> str:
-    if text_size(text, size_px)[0] <= width:
-        return text
-    while text and text_size(text + "…", size_px)[0] > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
 def paint_legend(
     image: np.ndarray, levels: tuple[LevelEstimate, ...], headline: str, scale: int
 ) -> None:
@@ -134,7 +126,7 @@ def paint_legend(
     size, pad = 11 * scale, 6 * scale
     room = int(image.shape[1] * 0.55)
     name_width = max([text_size(e.level, size, True)[0] for e in levels], default=0) + 8 * scale
-    lines = [(e, _ellipsis(_legend_line(e), size, room - name_width - 16 * scale)) for e in levels]
+    lines = [(e, fitted(_legend_line(e), size, room - name_width - 16 * scale)) for e in levels]
     step = text_size("Agl|", size)[1] + 4 * scale
     widths = [name_width + 16 * scale + text_size(t, size)[0] for _, t in lines]
     if headline:

@@ -20,7 +20,7 @@ from .cortex import Shaft
 from .extras import Extras, PlacedScrew, ShownRod, ToolAxis, ToolDeviation
 from .lens import NEAR_M, Lens
 from .paint import TEXT, WHITE, Colour, Ink, Stroke, note, table, table_height
-from .text import text_size
+from .text import text_size, wrapped
 
 SAFE: Colour = (86, 180, 233)
 NARROW: Colour = (240, 228, 66)
@@ -37,6 +37,7 @@ BANDS = (
     ("breach, and in how many poses", BREACH),
 )
 OCCLUDER_MARGIN_M = 0.012  # measured surface this much nearer than what is drawn hides it
+_WORDS_SHARE, _WORDS_LINES = 0.44, 3  # of the width, for a note
 _AXIS_M = 0.018
 _TOOL_M = 0.06
 _ROD_POINTS = 48  # of a curve: enough for its bends
@@ -266,7 +267,10 @@ def paint_words(sheet: Sheet, extras: Extras, margins_shown: bool) -> None:
     size = sheet.text
     lines = screw_lines(extras.screws)
     lines += [(n, UNKNOWN, False) for n in extras.notes]
-    table(sheet.image, -1, 0, lines, size)
+    # Beside the levels' own words, which begin at the left edge.
+    width = _WORDS_SHARE * sheet.image.shape[1]
+    parts = [(t, c, b) for text, c, b in lines for t in wrapped(text, size, width, _WORDS_LINES)]
+    table(sheet.image, -1, 0, parts, size)
     if not margins_shown:
         return
     from .annotation import banner_height

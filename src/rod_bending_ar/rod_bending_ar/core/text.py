@@ -47,6 +47,28 @@ def text_size(text: str, size_px: int, bold: bool = False) -> tuple[int, int]:
     return width, height
 
 
+def fitted(text: str, size_px: int, width: float) -> str:
+    """The text, or what of it fits into `width` pixels, with an ellipsis."""
+    if text_size(text, size_px)[0] <= width:
+        return text
+    while text and text_size(text + "…", size_px)[0] > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def wrapped(text: str, size_px: int, width: float, most: int) -> list[str]:
+    """The text in lines of at most `width` pixels; what is longer than `most` lines is cut."""
+    lines: list[str] = []
+    words = text.split(" ")
+    while words and len(lines) < most - 1:
+        n = 1
+        while n < len(words) and text_size(" ".join(words[: n + 1]), size_px)[0] <= width:
+            n += 1
+        lines.append(fitted(" ".join(words[:n]), size_px, width))
+        words = words[n:]
+    return [*lines, fitted(" ".join(words), size_px, width)] if words else lines
+
+
 def draw_text(
     image: np.ndarray,
     text: str,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rod_bending_ar.core.cortex import DIAMETER_MM
 from rod_bending_ar.core.extras import Limits
 from rod_bending_ar.core.screw_check import PLAY_DEG
+from spine_nav_common.core.clock import GUIDANCE_MS
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
 
@@ -29,7 +30,7 @@ class OverlayConfig:
         "best_effort", qos.IMAGE_RELIABILITY_DOC, choices=qos.IMAGE_RELIABILITIES
     )
     max_image_age_ms: float = param(
-        300.0, "guidance computed from an older image is wiped", "ms", 50.0, 10000.0
+        GUIDANCE_MS, "guidance computed from an older image is wiped", "ms", 50.0, 10000.0
     )
     jpeg_quality: int = param(85, "of the compressed overlay", "%", 10, 100)
     calibration: str = param(

@@ -66,7 +66,7 @@ class OverlayInputs:
         ]
         if self._tool_topic:
             wanted.append(
-                (PoseWithCovarianceStamped, self._tool_topic, self._on_tool, qos.SENSOR_IN)
+                (PoseWithCovarianceStamped, self._tool_topic, self.on_tool, qos.SENSOR_IN)
             )
         return tuple(wanted)
 
@@ -131,7 +131,8 @@ class OverlayInputs:
         curves = {r.side: r.curve_m for r in rods if r.curve_m is not None}
         self._curves = (stamp_ns, top.frame_id, curves) if top is not None and curves else None
 
-    def _on_tool(self, message: PoseWithCovarianceStamped) -> None:
+    def on_tool(self, message: PoseWithCovarianceStamped) -> None:
+        """The tool's newest pose."""
         self._tool = message
 
     def _tool_of(self, message: PoseWithCovarianceStamped) -> Tool:

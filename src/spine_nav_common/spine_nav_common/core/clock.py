@@ -19,6 +19,9 @@ EPOCH_NS = 1_000_000_000_000_000_000
 """Clocks that show a smaller number (before 2001) count from a start, not from 1970."""
 STEP_NS = 500_000_000
 """A clock that is off by more at one stroke was set."""
+GUIDANCE_MS = 300.0
+"""Guidance of an older image is shown nowhere. At 15 Hz a picture is replaced at an age of 67 ms plus
+its way (p99 115 ms, the browser included), so that one that is lost on the way raises no alarm."""
 DRIFT = 2e-4
 """Two clocks may run apart by so much without one of them being late."""
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .clock import GUIDANCE_MS
+
 # Scene (what a camera can show) to its nodes, in order of start: who consumes comes first.
 SCENES = {
     "rgbd": ("navigation", "case_server", "overlay"),
@@ -37,6 +39,24 @@ USE_CASE_SCENES = {
     "ros": ("rgbd", "stereo"),
     "stereo": ("stereo",),
 }
+
+# Limits of age at a camera's own pace, ms.
+_PACED_MS = {
+    "navigation.frame_timeout_ms": 500.0,
+    "stereo_tracker.frame_timeout_ms": 500.0,
+    "rod_guidance.silence_ms": 1000.0,
+    "overlay.max_image_age_ms": GUIDANCE_MS,
+    "stereo_overlay.max_image_age_ms": 400.0,
+    "display.max_picture_age_ms": GUIDANCE_MS,
+    "display.max_stereo_age_ms": 500.0,
+}
+
+
+def paced(rate: float) -> tuple[str, ...]:
+    """Assignments for a recording that is played at `rate` (0.05 to 1) of its cameras' own pace: what
+    comes slower on purpose is no camera that fell silent, and no picture of before."""
+    slow = [f"{name}={min(10_000.0, ms / rate):.1f}" for name, ms in _PACED_MS.items()]
+    return (f"camera_source.rate={rate:.3f}", *slow)
 
 
 def use_case_values(

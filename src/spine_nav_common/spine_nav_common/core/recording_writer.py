@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from .closing import Closing
+from .geometry import q_xyzw_from_rotation
 from .images import encode_image
+from .static_frames import StaticTransform
 from .types import Intrinsics, RgbdFrame, StereoFrame
 
 COLOUR = "/camera/camera/color"
@@ -112,6 +115,25 @@ class RecordingWriter(Closing):
         header = self.header(frame.stamp_ns, frame.frame_id)
         msg = self.message(_INFO, header=header, **self._camera(frame.intrinsics, baseline_m))
         self.write(topic, _INFO, msg, frame.stamp_ns)
+
+    def write_static(self, transforms: Iterable[StaticTransform], stamp_ns: int) -> None:
+        """Append fixed transforms between frames, on /tf_static; all of them in one call."""
+        stamped = []
+        for item in transforms:
+            x, y, z = (float(v) for v in item.T_parent_child[:3, 3])
+            qx, qy, qz, qw = (float(v) for v in q_xyzw_from_rotation(item.T_parent_child[:3, :3]))
+            transform = self.message(
+                "geometry_msgs/msg/Transform",
+                translation=self.message("geometry_msgs/msg/Vector3", x=x, y=y, z=z),
+                rotation=self.message("geometry_msgs/msg/Quaternion", x=qx, y=qy, z=qz, w=qw),
+            )
+            kind = "geometry_msgs/msg/TransformStamped"
+            top = self.header(0, item.parent)
+            stamped.append(
+                self.message(kind, header=top, child_frame_id=item.child, transform=transform)
+            )
+        kind = "tf2_msgs/msg/TFMessage"
+        self.write("/tf_static", kind, self.message(kind, transforms=stamped), stamp_ns)
 
     def _camera(self, camera: Intrinsics, baseline_m: float) -> dict[str, Any]:
         fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy

@@ -178,14 +178,6 @@ def _check_rows(rows: Sequence[ScrewRow], source: str | Path) -> None:
             raise RodError(
                 source, f"{where}: level", f"{row.level!r} is no level", "T1 to T12, L1 to L6, S1"
             )
-    unsided = [row.track_id for row in rows if not row.side]
-    if unsided and len(unsided) < len(rows):
-        raise RodError(
-            source,
-            "side",
-            f"empty for track_id {unsided[0]} but given for others",
-            "fill in every side of the frame, or none",
-        )
 
 
 def _first_twice(values: Iterable[object]) -> object | None:
@@ -288,8 +280,9 @@ def _along_rows(
 def _with_sides(
     rows: Sequence[ScrewRow], source: str | Path, direction: np.ndarray
 ) -> list[ScrewRow]:
-    """The rows with sides: as given, or split across the spine where the column is empty."""
-    if rows[0].side:
+    """The rows with sides: as given, or split across the spine where some are empty, as those of a
+    level that is not tracked are."""
+    if all(row.side for row in rows):
         return list(rows)
     heads = _heads_mm(rows)
     apart = lies_apart(heads, np.array([row.axis for row in rows]))
@@ -308,14 +301,23 @@ def _with_sides(
         raise RodError(
             source,
             "side",
-            "it is empty and the heads do not part into two rows across the spine",
+            "it is empty for some heads, and they do not part into two rows across the spine",
             "fill in the side column (left or right, the patient's)",
         )
     is_left = np.zeros(len(rows), dtype=bool)
     is_left[order[cut:]] = True
-    return [
+    found = [
         replace(r, side="left" if own else "right") for r, own in zip(rows, is_left, strict=True)
     ]
+    for given, by_place in zip(rows, found, strict=True):
+        if given.side and given.side != by_place.side:
+            raise RodError(
+                source,
+                "side",
+                f"the head {given.level} {given.side} lies in the {by_place.side} row",
+                "look whether every level is the right one, and register anew",
+            )
+    return found
 
 
 def _sorted_row(

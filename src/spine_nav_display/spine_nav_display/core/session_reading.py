@@ -113,6 +113,14 @@ def stream(
         cut(str(error))
 
 
+def read_topics(session: Session, *suffixes: str) -> Iterator[tuple[str, Any]]:
+    """(topic, message) of the topics that end so, in the order of receipt, as far as they read."""
+    storage = open_storage(session.folder)
+    wanted = [t for t in storage.topics if t.endswith(suffixes)]
+    for raw in stream(storage, wanted, lambda _: None):
+        yield raw.topic, deserialise(raw)
+
+
 def open_session(folder: str | Path) -> Session:
     """Read all but the pictures of a session. Raises SessionError, RecordingError."""
     folder = Path(folder)

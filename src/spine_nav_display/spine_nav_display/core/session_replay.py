@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.cpu import cpu_name
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.frames import rgbd_frame
-from spine_nav_common.core.journal import JournalError, code_sha256
+from spine_nav_common.core.journal import JournalError
 from spine_nav_common.core.rectify import RgbdRectifier
 from spine_nav_common.core.shown import as_shown
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame
-from spine_nav_common.parameters import ParameterError, build
 from spine_perception.core.segmenter import Segmenter
 from spine_registration.core.answers import Answer, Question
 from spine_registration.core.config import NavigatorConfig
@@ -28,6 +26,7 @@ from spine_registration.core.navigator import Navigator
 from spine_registration.core.nothing import refused, withdrawn
 
 from .session_folder import SessionError
+from .session_life import Life
 from .session_reading import Noted, PictureReader, Session
 
 
@@ -115,16 +114,14 @@ def compute_again(
     pictures.close()
 
 
-class _Life:
-    """One navigator from its beginning to its end."""
+class _Life(Life[FrameEntry, Again]):
+    """A navigator's."""
 
     def __init__(
         self, entries: list[Noted], means: Means, pictures: PictureReader, complete: set[int]
     ) -> None:
-        self._entries, self._means, self._pictures = entries, means, pictures
-        frames = [e.frame for e in entries if e.frame is not None]
-        # A process that was killed may have noted its last frame, and not published it any more.
-        self._unpublished = frames[-1] if frames and frames[-1].stamp_ns not in complete else None
+        super().__init__(entries, means, pictures, complete)
+        self._means = means
         self._navigator: Navigator | None = None
         self._rectify = RgbdRectifier()
         self._questions: dict[tuple[int, int], Question] = {}
@@ -133,47 +130,26 @@ class _Life:
             for e in entries
             if e.frame is not None and e.frame.took is not None and e.frame.took.answer is not None
         }
-        self._sure = True
-        self._last = -1
 
-    def run(self) -> Iterator[Again]:
-        for noted in self._entries:
-            if noted.values["n"] != self._last + 1:
-                self._sure = False
-            self._last = noted.values["n"]
-            if noted.op == "begin":
-                self._begin(noted.values)
-            elif noted.op == "recall":
-                self._recall(noted.values)
-            elif noted.frame is not None:
-                yield self._frame(noted, noted.frame)
+    @staticmethod
+    def worked(noted: Noted) -> FrameEntry | None:
+        return noted.frame
 
-    def _begin(self, values: dict[str, Any]) -> None:
+    def told(self, noted: Noted) -> None:
+        if noted.op == "recall":
+            self._recall(noted.values)
+
+    def begin(self, values: dict[str, Any]) -> None:
         means = self._means
-        try:
-            config = build(NavigatorConfig, values["navigator"], "the record's settings")
-        except ParameterError as error:
-            raise ParameterError(f"{error}; replay with the program that recorded it") from error
-        if means.config is not None:
-            changed = means.config(config)
-            self._sure &= changed == config
-            config = changed
-        for what, now in (
-            ("model", means.segmenter.model_sha256),
-            ("provider", means.segmenter.provider),
-            ("code", code_sha256(CORES)),
-            ("cpu", cpu_name()),
-        ):
-            if values.get(what) != now:
-                self._sure = False
-                note = f"recorded with the {what} {values.get(what)}, computed again with {now}"
-                if note not in means.notes:
-                    means.notes.append(note)
-        self._navigator = Navigator(means.case, means.segmenter, config, model=means.model)
+        config = self.settings(NavigatorConfig, values["navigator"])
+        segmenter = means.segmenter
+        now = {"model": segmenter.model_sha256, "provider": segmenter.provider}
+        self.compare(values, now, CORES)
+        self._navigator = Navigator(means.case, segmenter, config, model=means.model)
 
     def _core(self) -> Navigator:
         if self._navigator is None:  # its begin is lost
-            self._sure = False
+            self.sure = False
             self._navigator = Navigator(
                 self._means.case, self._means.segmenter, model=self._means.model
             )
@@ -183,11 +159,11 @@ class _Life:
         memory = from_json(values["memory"], len(self._means.case.meshes))
         self._core().recall(memory, float(values["within_s"]), memory.boot)
 
-    def _frame(self, noted: Noted, entry: FrameEntry) -> Again:
+    def again(self, noted: Noted, entry: FrameEntry) -> Again:
         pictures = self._pictures.fetch(noted)
         frame, result, problem = None, None, ""
         if isinstance(pictures, str):
-            problem, self._sure = pictures, False
+            problem, self.sure = pictures, False
         else:
             try:
                 frame = rgbd_frame(
@@ -195,17 +171,17 @@ class _Life:
                 )
                 result = self._solve(frame, entry)
             except JournalError as error:
-                problem, self._sure = str(error), False
+                problem, self.sure = str(error), False
             except Exception as error:  # noqa: BLE001 - what the live node does with it too
                 result, problem = self._on_error(error, entry)
         if result is not None and entry.trouble and not problem:
             result = self._refused(entry) if entry.took is None else result
             problem = "" if entry.took is None else f"it was refused then: {entry.trouble}"
-        self._sure &= not problem
+        self.sure &= not problem
         published = None
-        if result is not None and entry.published and entry is not self._unpublished:
+        if result is not None and entry.published and self.published(entry):
             published = as_shown(withdrawn(result, entry.shown) if entry.shown else result)
-        return Again(noted, frame, result, published, self._sure, problem)
+        return Again(noted, frame, result, published, self.sure, problem)
 
     def _refused(self, entry: FrameEntry) -> NavigationResult:
         return refused(entry.stamp_ns, self._means.case.exposed_levels, entry.trouble)

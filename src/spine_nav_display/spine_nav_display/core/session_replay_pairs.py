@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from spine_nav_common.core.cpu import cpu_name
 from spine_nav_common.core.frames import RigCache, stereo_frame
-from spine_nav_common.core.journal import code_sha256
 from spine_nav_common.core.shown_implants import Implants, implants_as_shown
 from spine_nav_common.core.types import Case, Rejected, StereoFrame, StereoResult
-from spine_nav_common.parameters import ParameterError, build
 from stereo_screw_tracker.core.config import StereoConfig
 from stereo_screw_tracker.core.journal import CORES, PairEntry
 from stereo_screw_tracker.core.load import StereoCore
 from stereo_screw_tracker.core.named import NamedTracker
 from stereo_screw_tracker.core.output import implants_of
 
+from .session_life import Life
 from .session_reading import STEREO, Noted, PictureReader, Session
 
 
@@ -80,58 +78,34 @@ def compute_pairs_again(session: Session, means: PairMeans) -> Iterator[PairAgai
     pictures.close()
 
 
-class _Life:
-    """One tracker from its beginning to its end."""
+class _Life(Life[PairEntry, PairAgain]):
+    """A tracker's."""
+
+    about = "screws: "
 
     def __init__(
         self, entries: list[Noted], means: PairMeans, pictures: PictureReader, complete: set[int]
     ) -> None:
-        self._entries, self._means, self._pictures = entries, means, pictures
-        pairs = [e.pair for e in entries if e.pair is not None]
-        # A process that was killed may have noted its last pair, and not published it any more.
-        self._unpublished = pairs[-1] if pairs and pairs[-1].stamp_ns not in complete else None
+        super().__init__(entries, means, pictures, complete)
+        self._means = means
         self._tracker: NamedTracker | None = None
         self._rigs = RigCache(False)
-        self._sure = True
-        self._last = -1
 
-    def run(self) -> Iterator[PairAgain]:
-        for noted in self._entries:
-            if noted.values["n"] != self._last + 1:
-                self._sure = False
-            self._last = noted.values["n"]
-            if noted.op == "begin":
-                self._begin(noted.values)
-            elif noted.op == "reset":
-                self._core().reset()
-            elif noted.pair is not None:
-                yield self._pair(noted, noted.pair)
+    @staticmethod
+    def worked(noted: Noted) -> PairEntry | None:
+        return noted.pair
 
-    def _begin(self, values: dict[str, Any]) -> None:
-        means = self._means
-        try:
-            config = build(StereoConfig, values["tracker"], "the record's settings")
-        except ParameterError as error:
-            raise ParameterError(f"{error}; replay with the program that recorded it") from error
-        if means.config is not None:
-            changed = means.config(config)
-            self._sure &= changed == config
-            config = changed
+    def told(self, noted: Noted) -> None:
+        if noted.op == "reset":
+            self._core().reset()
+
+    def begin(self, values: dict[str, Any]) -> None:
+        config = self.settings(StereoConfig, values["tracker"])
         self._rigs = RigCache(bool(values["raw"]))
         self._tracker = self._load(config)
-        case = means.case.sha256 if means.case is not None else ""
-        for what, now in (
-            ("case", case),
-            ("model", means.core.model_sha256),
-            ("provider", means.core.provider),
-            ("code", code_sha256(CORES)),
-            ("cpu", cpu_name()),
-        ):
-            if values.get(what) != now:
-                self._sure = False
-                note = f"screws: recorded with the {what} {values.get(what)}, computed again with {now}"
-                if note not in means.notes:
-                    means.notes.append(note)
+        case, core = self._means.case, self._means.core
+        now = {"case": case.sha256 if case is not None else ""}
+        self.compare(values, now | {"model": core.model_sha256, "provider": core.provider}, CORES)
 
     def _load(self, config: StereoConfig) -> NamedTracker:
         self._means.core = self._means.load(config)
@@ -141,14 +115,14 @@ class _Life:
 
     def _core(self) -> NamedTracker:
         if self._tracker is None:  # its begin is lost
-            self._sure = False
+            self.sure = False
             self._tracker = self._load(StereoConfig())
         return self._tracker
 
-    def _pair(self, noted: Noted, entry: PairEntry) -> PairAgain:
+    def again(self, noted: Noted, entry: PairEntry) -> PairAgain:
         messages = self._pictures.messages(noted)
         if isinstance(messages, str):
-            self._sure = False
+            self.sure = False
             return PairAgain(noted, None, None, None, False, messages)
         frames: list[StereoFrame] = []
 
@@ -162,11 +136,11 @@ class _Life:
         tried = self._core().tried(decode, entry.transforms())
         implants, problem = implants_of(tried.result, entry.stamp_ns), ""
         published = None
-        if entry.published and entry is not self._unpublished:
+        if entry.published and self.published(entry):
             shown = Implants(entry.stamp_ns, reason=entry.shown) if entry.shown else implants
             published = implants_as_shown(shown)
         if bool(entry.trouble) != bool(implants.reason) and (published is None or entry.shown):
             problem = f"then: {entry.trouble or 'tracked'}; now: {implants.reason or 'tracked'}"
-        self._sure &= not problem and tried.fault == entry.fault
+        self.sure &= not problem and tried.fault == entry.fault
         frame = frames[-1] if frames else None
-        return PairAgain(noted, frame, tried.result, published, self._sure, problem)
+        return PairAgain(noted, frame, tried.result, published, self.sure, problem)

@@ -7,17 +7,19 @@ import base64
 import html
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from rod_bending_ar.core.cortex import Shaft
 from rod_bending_ar.core.screw_check import grade_words
 from spine_nav_common.core.png import png_bytes
 from spine_nav_common.core.types import NavigationResult, Rejected, Status
 
 from .session_audit import Moment, head, timeline
 from .session_reading import Session
+from .session_rods import RodLast, draw_rod
 from .session_screws import PlacedLast
 from .session_verify import Verified
 
@@ -100,8 +102,10 @@ def write_report(
     verified: Verified,
     pictures: Sequence[Picture],
     placed: Sequence[PlacedLast] = (),
+    rods: Mapping[str, RodLast | Rejected] | None = None,
 ) -> str:
-    """The page as text. placed: the planned screws as they were placed, where the case is known."""
+    """The page as text. placed: the planned screws as they were placed, where the case is known;
+    rods: those that were planned, by side."""
     start_ns = int(session.manifest["started_ns"])
     moments = timeline(session)
     parts = [
@@ -117,6 +121,7 @@ def write_report(
         *_checks(session, start_ns),
         *_screws(session),
         *_placed(placed, start_ns),
+        *_rods(rods or {}, start_ns),
         "<h2>Questions and answers</h2>",
         _moments(moments, ("asked", "answer", "page"), start_ns, "Nobody was asked."),
         "<h2>Faults and withdrawals</h2>",
@@ -140,12 +145,13 @@ def write_report(
     ]
     if pictures:
         parts.append("<h2>Pictures</h2>")
-    for picture in pictures:
-        data = base64.b64encode(png_bytes(picture.image)).decode("ascii")
-        parts.append(
-            f"<p><img alt='' src='data:image/png;base64,{data}'><br>{_text(picture.caption)}</p>"
-        )
+    parts += [_picture(p) for p in pictures]
     return "\n".join([*parts, "</body></html>"]) + "\n"
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(png_bytes(picture.image)).decode("ascii")
+    return f"<p><img alt='' src='data:image/png;base64,{data}'><br>{_text(picture.caption)}</p>"
 
 
 def _text(value: object) -> str:
@@ -211,12 +217,23 @@ def _screws(session: Session) -> list[str]:
         for x in best.screws
     ]
     rods = ", ".join(best.rods) or "none"
-    last = f"<p>Bends, last said: {_text(session.bending[-1][2])}</p>" if session.bending else ""
+    said = [words for _, _, words in session.bending if not words.startswith("withdrawn")]
+    last = f"<p>Bends, last said: {_text(said[-1])}</p>" if said else ""
     return [
         "<h2>Screws and rods</h2>",
         _table(("screw", "95 % bound, mm", "then"), rows),
         f"<p>Rods: {_text(rods)}; stereo pair {best.stamp_ns}.</p>{last}",
     ]
+
+
+def _at(log_ns: int | None, start_ns: int) -> str:
+    return "" if log_ns is None else f"; at {(log_ns - start_ns) * 1e-9:.1f}\u00a0s"
+
+
+def _margin(shaft: Shaft | Rejected | None) -> str:
+    if not isinstance(shaft, Shaft):
+        return "–"
+    return f"{shaft.least_mm:.1f} ({shaft.draws.least95_mm:.1f})"
 
 
 def _placed(placed: Sequence[PlacedLast], start_ns: int) -> list[str]:
@@ -225,29 +242,62 @@ def _placed(placed: Sequence[PlacedLast], start_ns: int) -> list[str]:
         return []
     rows = []
     for p in placed:
-        name, c = f"{p.level} {p.side}", p.check
+        name, c = f"{p.level}\u00a0{p.side}", p.check
         if isinstance(c, Rejected):
-            rows.append((name, "–", "–", "–", "–", f"not compared: {c.reason}"))
+            rows.append((name, "–", "–", "–", _margin(p.planned), "–", f"not compared: {c.reason}"))
             continue
         rows.append(
             (
                 name,
-                f"{c.entry_mm:.1f} ± {c.entry95_mm:.1f}",
-                f"{c.tip_mm:.1f} ± {c.tip95_mm:.1f}",
-                f"{c.angle_deg:.0f} ± {c.angle95_deg:.0f}",
+                f"{c.entry_mm:.1f}\u00a0±\u00a0{c.entry95_mm:.1f}",
+                f"{c.tip_mm:.1f}\u00a0±\u00a0{c.tip95_mm:.1f}",
+                f"{c.angle_deg:.0f}\u00a0±\u00a0{c.angle95_deg:.0f}",
+                f"{_margin(p.planned)} / {_margin(c.shaft)}",
                 c.grade or "–",
-                f"{grade_words(c.shaft)}; {(p.stamp_ns - start_ns) * 1e-9:.1f} s",
+                f"{grade_words(c.shaft)}{_at(p.log_ns, start_ns)}",
             )
         )
-    names = ("screw", "entry, mm", "tip, mm", "angle, °", "grade", "grade by the predicted error")
+    names = (
+        "screw", "entry, mm", "tip, mm", "angle, °", "margin to the cortex, mm: plan / placed",
+        "grade", "grade by the predicted error",
+    )  # fmt: skip
     return [
         "<h2>Screws against the plan</h2>",
         _table(names, rows),
         (
             "<p class='small'>Each by the last pair in which it was measured while its vertebra was"
-            " tracked. ±: 95 % of what the predicted error allows. Grade: Gertzbein-Robbins of the"
-            " whole shaft, its depth taken from the plan.</p>"
+            " tracked. ±: 95 % of what the predicted error allows. Margin: the least along the"
+            " shaft, negative outside; what 95 % of the poses that the predicted error allows leave"
+            " in brackets. Grade: Gertzbein-Robbins of the whole shaft, its depth taken from the"
+            " plan.</p>"
         ),
+    ]
+
+
+def _rods(rods: Mapping[str, RodLast | Rejected], start_ns: int) -> list[str]:
+    """Rods as planned against rods as found."""
+    if not rods:
+        return []
+    rows, pictures = [], []
+    for side, rod in rods.items():
+        if isinstance(rod, Rejected):
+            rows.append((side, "–", "–", "–", f"not compared: {rod.reason}"))
+            continue
+        sigma = float(np.median(rod.sigma_mm[rod.seen]))
+        at = f"stereo pair {rod.stamp_ns}"
+        rows.append(
+            (side, f"{rod.mean_mm:.1f}", f"{rod.most_mm:.1f}", f"{1.96 * sigma:.1f}", rod.words)
+        )
+        pictures.append(_picture(Picture(draw_rod(rod), f"{side} rod, {at}")))
+    names = ("rod", "from its plan, mean, mm", "largest, mm", "known within (95 %), mm", "guidance")
+    return [
+        "<h2>Rods against the plan</h2>",
+        _table(names, rows),
+        (
+            "<p class='small'>Each by the last pair in which the rod was seen in its screws while its"
+            " plan held: distance of its seen points from the planned curve, as both lay then.</p>"
+        ),
+        *pictures,
     ]
 
 

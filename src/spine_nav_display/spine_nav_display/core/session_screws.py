@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rod_bending_ar.core.cortex import DIAMETER_MM, Margins
+from rod_bending_ar.core.cortex import DIAMETER_MM, Margins, Shaft
 from rod_bending_ar.core.extras import SAME_NS
 from rod_bending_ar.core.screw_check import PLAY_DEG, ScrewCheck, check_row, comparable
 from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.shown import stamp_ns_of
 from spine_nav_common.core.shown_implants import implants_from_messages
 from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
-from spine_nav_common.core.storage import open_storage
-from spine_nav_common.core.types import Case, NavigationResult, Rejected
+from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Rejected, Status
 
-from .session_reading import Session, deserialise, stream
+from .session_reading import Session, read_topics
 
 _POSES, _SCREWS, _SCREW_POSES = "/vertebra_poses", "/screws/status", "/screws/poses"
 _STATIC = "/tf_static"
@@ -27,18 +26,23 @@ _STATIC = "/tf_static"
 
 @dataclass(frozen=True)
 class PlacedLast:
-    """A screw of the plan: its last comparison and the stamp of its pair, or why there is none."""
+    """A screw of the plan: its last comparison and the stamp of its pair, or why there is none.
+    planned: the margin of the plan itself, under the error predicted last; estimate: of its level;
+    log_ns: when the pair was recorded, by this machine's clock."""
 
     level: str
     side: str
     stamp_ns: int
     check: ScrewCheck | Rejected
+    planned: Shaft | Rejected | None = None
+    estimate: LevelEstimate | None = None
+    log_ns: int | None = None
 
 
 def placed_screws(
     session: Session, case: Case, play_deg: float = PLAY_DEG, diameter_mm: float = DIAMETER_MM
 ) -> list[PlacedLast]:
-    """Every planned screw in the order of the case. play_deg: see check_screw."""
+    """Every planned screw of an exposed level in the order of the case. play_deg: see check_screw."""
     plans = {(p.level, p.side): p for p in case.plan}
     frames, camera, stereo = _frames(session)
     T = frames.lookup(camera, stereo) if camera and stereo else Rejected("no screw was recorded")
@@ -60,16 +64,28 @@ def placed_screws(
         else:
             last[key] = row, result
     margins = Margins(case, diameter_mm)
+    tracked = {
+        e.level: e
+        for stamp_ns in sorted(session.shown)
+        for e in session.shown[stamp_ns][1].levels
+        if e.status is Status.TRACKED
+    }
     placed = []
-    for key in plans:
+    log_ns = {s.stamp_ns: s.log_ns for s in session.screws}
+    for key in [k for k in plans if k[0] in case.exposed_levels]:
+        newest = tracked.get(key[0])
+        bound = newest.predicted_tre_mm if newest is not None else None
+        planned = margins.planned(*key, bound)
         if key not in last:
             reason = why.get(key, Rejected("it was not seen"))
-            placed.append(PlacedLast(*key, 0, reason))
+            placed.append(PlacedLast(*key, 0, reason, planned, newest))
             continue
         row, result = last[key]
         levels = {e.level: e for e in result.levels}
         check = check_row(row, margins, plans, levels, result.stamp_ns, T, play_deg)
-        placed.append(PlacedLast(*key, row.stamp_ns, check))
+        placed.append(
+            PlacedLast(*key, row.stamp_ns, check, planned, newest, log_ns.get(row.stamp_ns))
+        )
     return placed
 
 
@@ -89,20 +105,13 @@ class _ByStamp:
         return self._shown[best][1]
 
 
-def _ends(session: Session, *suffixes: str) -> Iterator[tuple[str, Any]]:
-    storage = open_storage(session.folder)
-    wanted = [t for t in storage.topics if t.endswith(suffixes)]
-    for raw in stream(storage, wanted, lambda _: None):
-        yield raw.topic, deserialise(raw)
-
-
 def _frames(session: Session) -> tuple[StaticFrames, str, str]:
     """What joins the cameras, and the frames of the RGB-D and the stereo camera."""
     frames, camera, stereo = StaticFrames(), "", ""
     for path in sorted(session.folder.glob("calibration_*.yaml")):
         for edge in load_calibration(path):
             frames.add(edge)
-    for topic, message in _ends(session, _STATIC, _POSES, _SCREW_POSES):
+    for topic, message in read_topics(session, _STATIC, _POSES, _SCREW_POSES):
         if topic.endswith(_STATIC):
             for item in message.transforms:
                 t, q = item.transform.translation, item.transform.rotation
@@ -126,7 +135,7 @@ def _rows(session: Session) -> Iterator[ScrewRow]:
     """Heads as they were published."""
     poses: dict[int, Any] = {}
     statuses: dict[int, Any] = {}
-    for topic, message in _ends(session, _SCREWS, _SCREW_POSES):
+    for topic, message in read_topics(session, _SCREWS, _SCREW_POSES):
         stamp_ns = stamp_ns_of(message.header.stamp)
         mine, others = (poses, statuses) if topic.endswith(_SCREW_POSES) else (statuses, poses)
         mine[stamp_ns] = message

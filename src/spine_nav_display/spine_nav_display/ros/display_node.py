@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import PoseArray
+from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
 from std_msgs.msg import String
 
@@ -63,9 +63,14 @@ from spine_nav_display.server import DisplayServer, Limits
 
 from .core_requests import CoreRequests, hypothesis_question
 from .display_config import DisplayConfig
+from .tool_watch import ToolWatch
 
-PICTURES = {"rgbd": topics.OVERLAY_COMPRESSED, "stereo": topics.SCREW_OVERLAY_COMPRESSED}
-"""Name of a camera on the page and the topic of its picture, encoded."""
+PICTURES = {
+    "rgbd": topics.OVERLAY_COMPRESSED,
+    "stereo": topics.SCREW_OVERLAY_COMPRESSED,
+    "bulls_eye": topics.BULLS_EYE_COMPRESSED,
+}
+"""Name of a picture on the page and the topic that has it, encoded."""
 _TICK_S, _LOOK_S = 0.1, 0.25
 _GONE_S = 2.0  # nobody has looked for this long: the overlay need not draw
 _AHEAD_MS = 1000.0  # a picture this far in the future is not of the camera's clock
@@ -88,12 +93,14 @@ class DisplayNode(SpineNode):
         c = self.config
         where = exposure(c.host, c.port, c.token_file, c.tls_certificate, c.tls_key)
         files = filter(None, c.calibration.split(","))
-        self._frames = StaticFrames(t for file in files for t in load_calibration(file.strip()))
+        fixed = [t for file in files for t in load_calibration(file.strip())]
+        self._frames = StaticFrames(fixed)
+        self._tool = ToolWatch(fixed, c.tool_topic, c.tool_age_ms, c.tool_bound_mm)
         self._case: Case | None = load_case(c.case) if c.case else None
         self._checks: ScrewChecks | None = None
         self._events = self.advertise(String, topics.DISPLAY_EVENTS, qos.RESULT)
         snapshots = Path(c.snapshots) if c.snapshots else None
-        limits = Limits(c.max_picture_age_ms, c.silence_ms, snapshots)
+        limits = Limits(c.max_picture_age_ms, c.max_stereo_age_ms, c.silence_ms, snapshots)
         self.server = DisplayServer(where, self._act, limits, self._note)
         if self._case is not None:
             self.server.case(case_message(self._case, c.faces))
@@ -126,6 +133,11 @@ class DisplayNode(SpineNode):
         self.listen(DiagnosticArray, topics.SCREW_STATUS, screws.status, qos.POSE)
         self.listen(PoseArray, topics.SCREW_POSES, screws.poses, qos.POSE)
         self.listen(DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE)
+        if self.config.tool_topic:
+            self._tool.clear()
+            self.listen(
+                PoseWithCovarianceStamped, self.config.tool_topic, self._tool.hear, qos.SENSOR_IN
+            )
         self.listen(DiagnosticArray, topics.CHECK, self._on_check, qos.LATCHED)
         self.listen(DiagnosticArray, topics.HEALTH, self._on_health, qos.LATCHED)
         self.listen(DiagnosticStatus, topics.HEARTBEAT, self._on_beat, qos.RESULT)
@@ -219,6 +231,9 @@ class DisplayNode(SpineNode):
         self.server.ask(question)
         told = levels_message(result, moment, question, self._levels_frame)
         self.server.publish("levels", told)
+        tool = self._tool.words(result, self._levels_frame, self._case)
+        if tool is not None:
+            self.server.publish("tool", {**tool, "arrived_ms": moment.arrived_ms})
 
     def _withdraw(self, reason: str) -> None:
         self._newest = None
@@ -298,6 +313,7 @@ class DisplayNode(SpineNode):
         self.server.publish("check", check_message(levels))
 
     def _on_tf_static(self, message: Any) -> None:
+        self._tool.on_tf_static(message)
         for edge in static_edges(message):
             self._frames.add(edge)
 

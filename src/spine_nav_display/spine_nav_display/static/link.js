@@ -59,7 +59,8 @@ export class Control {
 
 export class Video {
   // One picture is under way: the server sends the next when this one is acknowledged.
-  constructor(onPicture) { this.onPicture = onPicture; this.name = ""; this.connect(); }
+  // name: what is shown from the beginning on; "" = the first camera whose picture comes.
+  constructor(onPicture, name = "") { this.onPicture = onPicture; this.name = name; this.connect(); }
   connect() {
     this.socket = open("/video", () => { if (this.name) this.show(this.name); });
     this.socket.onmessage = async (event) => {

@@ -16,10 +16,10 @@ const KEPT_DELAYS = 600;
 
 const $ = (id) => document.getElementById(id);
 const state = {
-  session: "", page: "", limits: { picture_ms: 500, silence_ms: 700 }, snapshots: false,
+  session: "", page: "", limits: { picture_ms: 300, stereo_ms: 500, silence_ms: 700 }, snapshots: false,
   levels: null, health: null, implants: null, bending: null, plan: [], camera: null,
   names: [], shownName: "", picture: null, step: 0, screw: 0, checked: 0, check: null, paused: false,
-  question: null, questionAt: 0, byStamp: new Map(), told: null,
+  eye: null, tool: null, question: null, questionAt: 0, byStamp: new Map(), told: null,
 };
 const clock = new Clock();
 const delays = [];        // ms from the camera's stamp to the frame after the picture was drawn
@@ -46,7 +46,8 @@ function pictureTrouble() {
   const came = performance.now() - state.picture.cameAt;
   if (came > state.limits.silence_ms) return ["PICTURE STOPPED", `no new picture for ${(came / 1000).toFixed(1)} s`];
   const age = ageOf(state.picture);
-  if (age > state.limits.picture_ms) return ["PICTURE TOO OLD", `${Math.round(age)} ms, limit ${state.limits.picture_ms} ms`];
+  const limit = state.picture.name === "stereo" ? state.limits.stereo_ms : state.limits.picture_ms;
+  if (age > limit) return ["PICTURE TOO OLD", `${Math.round(age)} ms, limit ${limit} ms`];
   return null;
 }
 
@@ -116,7 +117,8 @@ function draw() {
   requestAnimationFrame(() => {
     due = false;
     drawLevels(state, linkTrouble());
-    drawPanel(state, { guidanceTrouble, implantTrouble, runCheck });
+    lookAlong(STEPS[state.step] === "Trajectory");
+    drawPanel(state, { guidanceTrouble, implantTrouble, eyeTrouble, toolAt, runCheck });
     $("picture").classList.toggle("aim", STEPS[state.step] === "Check" && mayCheck(state, "touch", guidanceTrouble));
     space.draw(state, { guidanceTrouble, implantTrouble });
     drawButtons();
@@ -126,18 +128,28 @@ function draw() {
   });
 }
 
+// A level whose landmark check failed is gone at that word, not with the next result.
+function withheld(m) {
+  for (const l of m?.levels ?? []) {
+    const check = state.check?.levels?.[l.level];
+    if (check?.state !== "failed" || !l.T) continue;
+    Object.assign(l, { status: "rejected", T: null, tre_mm: null, reason: `the landmark check ${check.text}` });
+  }
+  return m;
+}
+
 // What is heard.
 
 const control = new Control(clock, {
   hello(m) {
     Object.assign(state, { page: m.page, session: m.session, snapshots: m.snapshots });
-    state.limits = { picture_ms: m.picture_ms, silence_ms: m.silence_ms };
-    Object.assign(state, { levels: null, implants: null, bending: null, check: null, health: null, question: null, livePlan: null });
+    state.limits = { picture_ms: m.picture_ms, stereo_ms: m.stereo_ms, silence_ms: m.silence_ms };
+    Object.assign(state, { levels: null, implants: null, bending: null, check: null, health: null, question: null, livePlan: null, tool: null });
     load();
   },
   session(m) { state.session = m.session; state.question = null; },
   levels(m) {
-    state.levels = m;
+    state.levels = withheld(m);
     state.byStamp.set(m.stamp_ns, m);
     if (state.byStamp.size > KEPT_LEVELS) state.byStamp.delete(state.byStamp.keys().next().value);
     if (m.question?.id !== state.question?.id) state.questionAt = performance.now();
@@ -146,7 +158,8 @@ const control = new Control(clock, {
   },
   implants(m) { state.implants = m; draw(); },
   bending(m) { state.bending = m; draw(); },
-  check(m) { state.check = m; draw(); },
+  check(m) { state.check = m; state.levels = withheld(state.levels); draw(); },
+  tool(m) { state.tool = m; },
   health(m) { state.health = m; },
   camera(m) { state.camera = m; },
   plan(m) { state.livePlan = m.plan; usePlan(m.plan); },
@@ -154,11 +167,12 @@ const control = new Control(clock, {
   pictures(m) { state.names = m.names; },
   outcome(m) {
     const who = m.page === state.page ? "" : `page ${m.page}: `;
-    state.told = { text: `${who}${m.text || m.action}`, ok: m.ok, at: performance.now() };
+    state.told = { text: `${who}${m.text || (m.ok ? `${m.action}: done` : m.action)}`, ok: m.ok, at: performance.now() };
     draw();
   },
 });
 
+const CAMERAS = { rgbd: "RGB-D" };
 const context = $("picture").getContext("bitmaprenderer");
 const video = new Video((words, bitmap) => {
   if (state.shownName && words.name !== state.shownName) return;
@@ -167,7 +181,7 @@ const video = new Video((words, bitmap) => {
   context.transferFromImageBitmap(bitmap);
   // A picture that only comes again proves nothing.
   state.picture = { ...words, cameAt: fresh ? performance.now() : state.picture.cameAt };
-  $("camera-name").textContent = `${words.name} camera${state.names.length > 1 ? "  (C: the other)" : ""}`;
+  $("camera-name").textContent = `${CAMERAS[words.name] ?? words.name} camera`;
   window.spinenav.pictures += 1;
   watch();
   requestAnimationFrame(() => requestAnimationFrame(() => {
@@ -176,6 +190,37 @@ const video = new Video((words, bitmap) => {
     if (delays.length > KEPT_DELAYS) delays.shift();
   }));
 });
+
+// The view along the trajectories, as the overlay draws it: asked for only where it is looked at.
+const EYE = "bulls_eye";
+let eye = null;
+function lookAlong(wanted) {
+  if (wanted && !eye) eye = new Video((words, bitmap) => {
+    if (words.name !== EYE) return bitmap.close();
+    state.eye?.bitmap.close();
+    state.eye = { ...words, bitmap, cameAt: performance.now() };
+    draw();
+  }, EYE);
+  else if (eye && (eye.name === EYE) !== wanted) eye.show(wanted ? EYE : "none");
+  if (!wanted) state.eye = null;
+}
+
+// Why the view along the trajectories is not shown.
+function eyeTrouble() {
+  if (!state.eye) return "the view along the trajectory has not come yet";
+  const came = performance.now() - state.eye.cameAt;
+  const age = ageOf(state.eye);
+  return came > state.limits.silence_ms || age > state.limits.picture_ms ? "the view along the trajectory has stopped" : "";
+}
+
+// How far the tool is off the plan of a screw, or why nothing is said of it (text).
+function toolAt(screw) {
+  const tool = state.tool;
+  if (!tool) return "No tool is tracked: its deviation is not measured.";
+  if (clock.now() - tool.arrived_ms > state.limits.picture_ms) return "The tool is not tracked any more.";
+  if (tool.reason) return tool.reason;
+  return tool.level === screw.level && tool.side === screw.side ? tool : "The tool is not at this screw.";
+}
 
 async function load() {
   const told = await (await fetch("/case.json")).json();

@@ -33,10 +33,13 @@ const number = (value, unit, words) => h("div", {}, h("b", {}, `${value}${unit ?
 export function drawHealth(state, link) {
   const box = document.getElementById("health");
   const light = link ? { state: "failed", reasons: [link[1]] } : state.health ?? { state: "unknown", reasons: ["no health was told yet"] };
-  box.className = `state-${light.state}`;
+  // Paused is not ready, whatever the supervisor says of the nodes.
+  const paused = state.paused && !link;
+  box.className = `state-${paused && light.state === "ready" ? "degraded" : light.state}`;
   const word = link ? link[0] : state.paused ? "PAUSED" : WORDS[light.state];
   document.getElementById("health-word").textContent = word;
-  document.getElementById("health-why").textContent = light.reasons.join(" · ");
+  const reasons = paused && light.state === "ready" ? ["nothing is guided until P (Resume)"] : light.reasons;
+  document.getElementById("health-why").textContent = reasons.join(" · ");
 }
 
 export function drawLevels(state, link) {
@@ -132,47 +135,49 @@ function magnify(state, screw, at) {
   context.stroke();
 }
 
-function trajectoryPanel(panel, state, { guidanceTrouble }) {
+function trajectoryPanel(panel, state, { guidanceTrouble, eyeTrouble, toolAt }) {
   const screw = chosen(state);
   if (!screw) return noPlan(panel, "trajectory");
   const why = guidanceTrouble(screw.level);
+  const tile = why || eyeTrouble() ? null : tileOf(state, screw);
   const value = why ? null : bound(state, screw);
+  const at = why ? "" : toolAt(screw);
+  const [tool, note] = typeof at === "string" ? [null, at] : [at, ""];
   const turned = (deg, positive, negative) => (Math.abs(deg) < 0.5 ? "0°" : `${Math.abs(deg).toFixed(0)}° ${deg > 0 ? positive : negative}`);
-  say(panel, ["trajectory", screw, why, why || mm(value)], () => [
+  const told = tool ? [mm(tool.entry_mm), mm(tool.entry95_mm), mm(tool.angle_deg), mm(tool.angle95_deg), mm(tool.depth_mm, 0)] : note;
+  say(panel, ["trajectory", screw, why, Boolean(tile), told, why || mm(value)], () => [
     h("h2", {}, `Trajectory ${title(state, screw)}`),
-    why ? hiddenWhy(why) : h("div", { className: "split" },
-      h("canvas", { id: "bull", width: 320, height: 320 }),
+    why ? hiddenWhy(why) : h("div", { className: "split along" },
+      h("canvas", { id: "bull", width: 480, height: 480, hidden: !tile }),
       h("div", {},
         h("div", { className: "numbers" },
-          number(mm(screw.length_mm, 0), "mm", "planned depth"),
-          number(turned(screw.transverse_deg, "medial", "lateral"), "", "transverse"),
-          number(turned(screw.sagittal_deg, "cranial", "caudal"), "", "sagittal"),
-          number(`± ${mm(value)}`, "mm", "95 % bound")),
-        h("div", { className: "note" }, "Along the planned axis. No tool is tracked: its deviation is not measured."))),
+          ...(tool ? [
+            number(`${told[0]} ± ${told[1]}`, "mm", "tool from the entry"),
+            number(`${told[2]} ± ${told[3]}°`, "", "tool off the axis"),
+            number(told[4], "mm", "tip behind the entry"),
+          ] : [
+            number(turned(screw.transverse_deg, "medial", "lateral"), "", "transverse"),
+            number(turned(screw.sagittal_deg, "cranial", "caudal"), "", "sagittal"),
+            number(`± ${mm(value)}`, "mm", "95 % bound"),
+          ]),
+          number(mm(screw.length_mm, 0), "mm", "planned depth")),
+        h("div", { className: "note" }, tile ? (tool ? "Along the planned axis." : `Along the planned axis. ${note}`) : eyeTrouble()))),
   ]);
-  if (!why) bullsEye(value, screw.side);
+  if (tile) drawTile(state.eye.bitmap, tile);
 }
 
-// Seen along the axis: rings of 2 mm, and the 95 % bound.
-function bullsEye(value, side) {
+// Where the tile of a screw lies in the overlay's view along the trajectories: a row per planned level,
+// left and right.
+function tileOf(state, screw) {
+  const rows = state.levels.levels.map((l) => l.level).filter((v) => state.plan.some((p) => p.level === v));
+  const row = rows.indexOf(screw.level);
+  const side = state.eye.bitmap.width / 2;
+  return row < 0 || (row + 1) * side > state.eye.bitmap.height ? null : { x: screw.side === "left" ? 0 : side, y: row * side, side };
+}
+
+function drawTile(bitmap, { x, y, side }) {
   const canvas = document.getElementById("bull");
-  const c = canvas.getContext("2d");
-  const middle = canvas.width / 2;
-  const perMm = middle / 9;
-  c.fillStyle = "#000"; c.fillRect(0, 0, canvas.width, canvas.height);
-  c.strokeStyle = "#44525d"; c.lineWidth = 2; c.fillStyle = "#a9b6c0"; c.font = "24px sans-serif";
-  for (const ring of [2, 4, 6, 8]) {
-    c.beginPath(); c.arc(middle, middle, ring * perMm, 0, 7); c.stroke();
-    if (ring < 8) c.fillText(`${ring}`, middle + ring * perMm - 16, middle + 24);
-  }
-  c.beginPath(); c.arc(middle, middle, value * perMm, 0, 7);
-  c.fillStyle = "#f5e14b44"; c.fill(); c.strokeStyle = "#f5e14b"; c.lineWidth = 4; c.stroke();
-  c.fillStyle = "#a9b6c0"; c.font = "22px sans-serif"; c.textAlign = "center";
-  c.fillText("cranial", middle, 26);
-  c.save(); c.translate(side === "left" ? canvas.width - 12 : 26, middle); c.rotate(-Math.PI / 2);
-  c.fillText("midline", 0, 0); c.restore();
-  c.beginPath(); c.arc(middle, middle, 7, 0, 7);
-  c.fillStyle = side === "left" ? "#6cc3ff" : "#ff9f43"; c.fill();
+  canvas.getContext("2d").drawImage(bitmap, x, y, side, side, 0, 0, canvas.width, canvas.height);
 }
 
 function screws(panel, state, { implantTrouble }) {
@@ -180,6 +185,7 @@ function screws(panel, state, { implantTrouble }) {
   const rows = why ? [] : [...state.implants.screws].sort((a, b) => `${a.level}${a.id}`.localeCompare(`${b.level}${b.id}`, "en", { numeric: true }));
   const named = rows.filter((r) => r.level && r.side);
   const reasons = [...new Set(rows.map((r) => r.check_reason).filter(Boolean))];
+  const unseen = why ? [] : state.plan.filter((p) => !named.some((r) => r.level === p.level && r.side === p.side)).map((p) => `${p.level} ${p.side}`);
   const side = (name) => h("div", {}, h("table", {},
     h("tr", {}, ...[name, "entry, mm", "angle, °", "grade"].map((w) => h("th", {}, w))),
     ...named.filter((r) => r.side === name).slice(0, 7).map((r) => h("tr", { className: r.seen ? "" : "held" },
@@ -187,9 +193,10 @@ function screws(panel, state, { implantTrouble }) {
       h("td", {}, r.entry_mm === null ? "–" : `${mm(r.entry_mm)} ± ${mm(r.entry95_mm)}`),
       h("td", {}, r.angle_deg === null ? "–" : `${mm(r.angle_deg, 0)} ± ${mm(r.angle95_deg, 0)}`),
       h("td", { className: r.grade ? `grade-${r.grade}` : "" }, r.seen ? h("b", {}, r.grade || "–") : "held")))));
-  say(panel, ["screws", why, rows.map((r) => [r.id, r.level, r.side, r.seen, mm(r.entry_mm), mm(r.angle_deg, 0), mm(r.entry95_mm), mm(r.angle95_deg, 0), r.grade, r.check_reason])], () => [
+  say(panel, ["screws", why, rows.map((r) => [r.id, r.level, r.side, r.seen, mm(r.entry_mm), mm(r.angle_deg, 0), mm(r.entry95_mm), mm(r.angle95_deg, 0), r.grade, r.check_reason]), unseen], () => [
     why ? hiddenWhy(why) : rows.length ? h("div", { className: "sides" }, side("left"), side("right")) : h("div", {}, "No screw is seen."),
     rows.length > named.length ? h("div", { className: "note" }, `${rows.length - named.length} heads have no name yet`) : null,
+    rows.length && unseen.length ? h("div", { className: "note clamp one" }, `Planned, not seen: ${unseen.join(", ")}`) : null,
     reasons.length ? h("div", { className: "note clamp" }, reasons.join(" · ")) : null,
   ].filter(Boolean));
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,8 @@ _BETWEEN_S = 1.0  # from the last RGB-D frame to the first pair
 
 _Frame = TypeVar("_Frame")
 _Frame_co = TypeVar("_Frame_co", covariant=True)
+_When = TypeVar("_When")
+_When_contra = TypeVar("_When_contra", contravariant=True)
 
 Progress = Callable[[int, int | None, str], None]
 
@@ -67,12 +69,10 @@ def simulate(
     is not there, for an output that exists, for unusable meshes.
     """
     out_dir = Path(out_dir)
-    _refuse(out_dir, scenes, seconds)
+    _refuse_scenes(scenes)
+    refuse(out_dir, seconds)
     rng = np.random.default_rng(seed)
-    if anatomy is None:
-        anatomy = make_anatomy(rng, ALL_LEVELS, f"virtual-{seed}")
-    elif not isinstance(anatomy, Anatomy):
-        anatomy = load_anatomy(anatomy)
+    anatomy = anatomy_of(anatomy, rng, seed)
     rgbd = stereo = None
     if "rgbd" in scenes:
         config = replace(config or SceneConfig(camera_moves=True, bump=True), seconds=seconds)
@@ -83,8 +83,8 @@ def simulate(
     case = Case(anatomy.name, "LPS", anatomy.meshes, exposed, anatomy.plan, "")
     write_case(out_dir / "case", case)
     truth = truth_document(anatomy, exposed)
-    rgbd_times = _times(seconds, rgbd.config.fps) if rgbd is not None else np.zeros(0)
-    stereo_times = _times(seconds, stereo.scene.config.fps) if stereo is not None else np.zeros(0)
+    rgbd_times = times(seconds, rgbd.config.fps) if rgbd is not None else np.zeros(0)
+    stereo_times = times(seconds, stereo.scene.config.fps) if stereo is not None else np.zeros(0)
     later_s = seconds + _BETWEEN_S if rgbd is not None else 0.0
     frames = len(rgbd_times) + len(stereo_times)
     with RecordingWriter(out_dir / "recording") as writer:
@@ -110,6 +110,13 @@ def simulate(
     return Operation(rgbd, stereo)
 
 
+def anatomy_of(anatomy: Anatomy | Path | None, rng: np.random.Generator, seed: int) -> Anatomy:
+    """The spine itself: as given, of a folder of meshes, or (None) a new one."""
+    if anatomy is None:
+        return make_anatomy(rng, ALL_LEVELS, f"virtual-{seed}")
+    return anatomy if isinstance(anatomy, Anatomy) else load_anatomy(anatomy)
+
+
 def _make_stereo(
     anatomy: Anatomy,
     rng: np.random.Generator,
@@ -126,7 +133,8 @@ def _make_stereo(
         raise InputError("simulate", "stereo", str(error), "choose another seed") from error
 
 
-def _times(seconds: float, fps: float) -> np.ndarray:
+def times(seconds: float, fps: float) -> np.ndarray:
+    """Seconds of every frame of a camera, (N,)."""
     return np.arange(max(1, round(seconds * fps))) / fps
 
 
@@ -140,19 +148,19 @@ def stamp(t_s: float) -> int:
     return START_NS + round(t_s * 1e9)
 
 
-class _Renders(Protocol[_Frame_co]):
-    def render(self, t_s: float) -> _Frame_co: ...
+class _Renders(Protocol[_When_contra, _Frame_co]):
+    def render(self, t_s: _When_contra, /) -> _Frame_co: ...
 
 
 def render_all(
-    scene: _Renders[_Frame], times_s: np.ndarray, workers: int = WORKERS
+    scene: _Renders[_When, _Frame], times_s: Iterable[_When], workers: int = WORKERS
 ) -> Iterator[_Frame]:
-    """Frames in order of time; `workers` are rendered at once (NumPy, OpenCV, Embree drop the
+    """Frames in the order given; `workers` are rendered at once (NumPy, OpenCV, Embree drop the
     GIL). The order of work does not change a frame."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[_Frame]] = deque()
         for t_s in times_s:
-            waiting.append(pool.submit(scene.render, float(t_s)))
+            waiting.append(pool.submit(scene.render, t_s))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -224,7 +232,7 @@ def truth_rods(pair: StereoRendered, stamp_ns: int) -> list[dict[str, Any]]:
     ]
 
 
-def _refuse(out_dir: Path, scenes: tuple[str, ...], seconds: float) -> None:
+def _refuse_scenes(scenes: tuple[str, ...]) -> None:
     for scene in scenes:
         if scene not in ("rgbd", "stereo"):
             raise InputError(
@@ -232,6 +240,10 @@ def _refuse(out_dir: Path, scenes: tuple[str, ...], seconds: float) -> None:
             )
     if not scenes:
         raise InputError("simulate", "scene", "no scene is named", "use rgbd, stereo")
+
+
+def refuse(out_dir: Path, seconds: float) -> None:
+    """Raises InputError for a duration that is none, and where something would be overwritten."""
     if not seconds > 0.0:
         raise InputError("simulate", "seconds", f"{seconds} is not positive", "give a duration")
     for name in ("case", "recording", "truth.json"):

@@ -15,7 +15,7 @@ from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.static_frames import StaticTransform
 from spine_nav_common.core.types import Rejected, RgbdFrame, StereoFrame
 
-_LOOP_GAP_NS = 66_666_667
+LOOP_GAP_NS = 66_666_667
 
 
 class Recorded:
@@ -93,7 +93,7 @@ class Recorded:
             if not self._loop or first_ns is None:
                 return
             if last_ns is not None:
-                self.lap_ns = last_ns - first_ns + _LOOP_GAP_NS
+                self.lap_ns = last_ns - first_ns + LOOP_GAP_NS
             # It may have gone on behind the end of a round whose length is not known.
             offset_ns += self.lap_ns or self._since_ns - first_ns
             self._found = self._open()

@@ -166,7 +166,9 @@ class LandmarkChecks:
     def _click(self, stamp_ns: int, u: float, v: float) -> str | Rejected:
         seen = next((s for s in self._seen if s.result.stamp_ns == stamp_ns), None)
         if seen is None:
-            return Rejected("the picture that was clicked is not kept any more; click again")
+            return Rejected(
+                "the navigation has no poses of the picture that was clicked; click again"
+            )
         u, v = decode_camera_info(seen.info).without_distortion(u, v)
         point = core.clicked(seen.frame.depth_m, seen.frame.intrinsics, u, v)
         if isinstance(point, Rejected):
