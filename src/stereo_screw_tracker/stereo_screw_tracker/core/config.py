@@ -144,7 +144,7 @@ class RodConfig:
         1,
         9,
     )
-    # lone rods of 52 `calibrate` operations: true ones from 5.1 and 3.6 on, false ones to 6.5 and 5.8
+    # lone rods of 53 `calibrate` operations: true ones from 5.1 and 3.6 on, false ones to 6.5 and 5.8
     lone_log_odds: float = param(
         5.0, "a rod that no head holds is seen so surely by its surer eye (mean log odds): shafts of"
         " instruments are not", "", 0.0, 9.0,
