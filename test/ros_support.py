@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,11 @@ import numpy as np
 import trimesh
 
 from spine_nav_common.core.case import load_case, write_case
+from spine_nav_common.core.depth_calibration import (
+    DepthCalibration,
+    DepthField,
+    write_depth_calibration,
+)
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import (
     Case,
@@ -175,6 +182,16 @@ class FakeNavigator:
 
     def reset(self) -> None:
         self.resets += 1
+
+
+def depth_calibration(path: Path, intrinsics: Intrinsics, **values) -> DepthCalibration:
+    """A calibration of this camera, written there: it takes a thousandth of the distance away."""
+    today = date.today()
+    known = DepthCalibration(
+        intrinsics.width, intrinsics.height, intrinsics.fx, DepthField(np.full((4, 4), -1e-3)),
+        2e-4, 1e-4, 0.1, "", today, today + timedelta(days=1),
+    )  # fmt: skip
+    return write_depth_calibration(path, replace(known, **values))
 
 
 def fake_loader(navigators: list[FakeNavigator], **modes) -> Callable[[NavigationConfig], Core]:

@@ -2,6 +2,7 @@
 """The navigation node in a small ROS graph: the test plays camera and surgeon."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,46 @@ def test_silence_of_the_camera_withdraws_and_new_frames_bring_it_back(world, cas
     world.send(1)
     world.until(lambda: len(status) == 3)
     assert statuses(status[2]) == {"L2": "tracked", "L3": "tracked"}
+
+
+def with_depth(world, case, depth):
+    """A navigation whose depth camera is calibrated; the frames that its core solves."""
+    seen = []
+
+    def load(config):
+        core = support.fake_loader([], register_after=0)(config)
+        solve = core.navigator.solve
+        core.navigator.solve = lambda item: seen.append(item.frame) or solve(item)
+        return replace(core, depth=depth)
+
+    world.add(NavigationNode({"case": case, "max_stamp_age_ms": 60_000.0}, NAMESPACE, load))
+    world.matched()
+    return seen
+
+
+def test_depth_is_corrected_before_the_core_sees_it(world, case, tmp_path):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    raw = support.frame(0)
+    seen = with_depth(world, case, support.depth_calibration(tmp_path / "d.yaml", raw.intrinsics))
+    world.send(0)
+    world.until(lambda: status and seen)
+    known = np.isfinite(raw.depth_m)
+    ratio = seen[0].depth_m[known] / raw.depth_m[known]
+    assert np.allclose(ratio, 0.999, atol=2e-3) and abs(np.mean(ratio) - 0.999) < 1e-4
+    assert statuses(status[0]) == {"L2": "tracked", "L3": "tracked"}
+
+
+def test_the_calibration_of_another_camera_shows_nothing_and_says_what_to_do(world, case, tmp_path):
+    status = world.listen(DiagnosticArray, topics.STATUS)
+    raw = support.frame(0)
+    fx = 1.1 * raw.intrinsics.fx
+    seen = with_depth(
+        world, case, support.depth_calibration(tmp_path / "d.yaml", raw.intrinsics, fx=fx)
+    )
+    world.send(0)
+    world.until(lambda: status)
+    assert seen == [] and "tracked" not in statuses(status[0]).values()
+    assert "calibrate this camera and profile" in status_fields(status[0].status[0])["reason"]
 
 
 def test_an_image_that_is_too_old_is_never_shown(world, case):

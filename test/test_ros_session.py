@@ -49,9 +49,11 @@ def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp(NAME)
     operation = folder / NAME
     simulate(operation, None, 400007, 2.0, ("rgbd",))
+    frame = next(open_recording(operation / "recording").rgbd_frames())
+    depth = support.depth_calibration(folder / "depth.yaml", frame.intrinsics)
     ended = support.spinenav(
         "live", "--case", operation / "case", "--source", f"replay:{operation / 'recording'}",
-        "--out", folder / "out", "--session", folder / "session",
+        "--out", folder / "out", "--session", folder / "session", "--calibration", depth.path,
         "--set", "camera_source.rate=0.2", "--set", "navigation.max_stamp_age_ms=60000",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -76,6 +78,18 @@ def test_a_session_replays_to_the_same_bytes(recorded, tmp_path):
     ended = support.spinenav("replay", session, "--case", operation / "case", "--out", tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert support.lines_without_latency(tmp_path) == support.lines_without_latency(out)
+
+
+def test_a_session_without_its_depth_calibration_is_not_computed_again(recorded, tmp_path, capsys):
+    operation, _, session = recorded
+    bare = tmp_path / "session"
+    shutil.copytree(session, bare)
+    shutil.rmtree(bare / "inputs")
+    out = tmp_path / "out"
+    assert (
+        cli.main(["replay", str(bare), "--case", str(operation / "case"), "--out", str(out)]) == 2
+    )
+    assert "depth calibration" in capsys.readouterr().err
 
 
 def test_an_audit_tells_what_was_shown_and_computes_it_again(recorded, capsys):

@@ -31,6 +31,13 @@ def _positive(text: str) -> float:
     return value
 
 
+def _days(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 3650:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 3650 days")
+    return value
+
+
 def _seed(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -114,6 +121,22 @@ def _live(args: argparse.Namespace) -> int:
     progress.close()
     print(outcome.text())
     return outcome.exit_code
+
+
+def _calibrate_depth(args: argparse.Namespace) -> int:
+    from spine_nav_common.core.progress import Progress
+
+    from .calibrate import calibrate_depth, told
+
+    progress = Progress("calibrate")
+    found = calibrate_depth(
+        args.source, args.board, args.out, serial=args.serial, days=args.days, remap=args.remap,
+        progress=progress,
+    )  # fmt: skip
+    progress.close()
+    print(told(found))
+    print(f"{args.out}: use it with --calibration {args.out}")
+    return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -233,7 +256,8 @@ def _model_option(parser: argparse.ArgumentParser) -> None:
 def _calibration_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path, action="append", default=[], metavar="FILE",
-        help="YAML with the transform between RGB-D and stereo camera; repeat for more",
+        help="YAML of `spinenav calibrate`, or with the transform between RGB-D and stereo camera;"
+        " repeat for more",
     )  # fmt: skip
 
 
@@ -295,6 +319,21 @@ def build_parser() -> argparse.ArgumentParser:
     live.add_argument("--session", type=Path, metavar="DIR", help="record the session there")
     live.add_argument("--seed", type=_seed, default=0, metavar="N", help="of a virtual source")
     add_viewer_options(live)
+
+    calibrate = add("calibrate", _calibrate_depth, "what a camera does, measured on a flat board")
+    calibrate.add_argument("what", choices=("depth",), help="depth: the bias of an RGB-D camera")
+    calibrate.add_argument("source", type=Path, metavar="SOURCE", help="a recording of the board")
+    calibrate.add_argument(
+        "--board", required=True, metavar="charuco:COLSxROWS:SQUARE_MM:MARKER_MM:DICT",
+        help="as charuco:10x7:24:17:DICT_5X5_100",
+    )  # fmt: skip
+    calibrate.add_argument("--out", type=Path, required=True, metavar="FILE.yaml")
+    calibrate.add_argument("--serial", default="", help="of the camera, to be told from another")
+    calibrate.add_argument("--days", type=_days, default=180, help="that it is valid (default 180)")
+    calibrate.add_argument(
+        "--remap", type=Path, metavar="FILE",
+        help="YAML: the topic that is looked for, a colon, the topic in the recording",
+    )  # fmt: skip
 
     add_session_commands(add, EXIT_CODES)
 

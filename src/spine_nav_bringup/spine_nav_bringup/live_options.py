@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spine_nav_common.core.calibrations import calibrations
 from spine_nav_common.core.graph import EXTRAS, NODES, USE_CASES, use_case_values
 from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
-from spine_nav_common.core.static_frames import load_calibration
 from spine_nav_common.parameters import ParameterError, load_file, parse_assignment
 from spine_nav_common.ros.topics import (
     COLOUR,
@@ -101,11 +101,12 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     if options.model is not None:
         own["navigation"]["model"] = str(options.model)
     if options.calibration:
-        for calibration in options.calibration:  # refused now rather than by a node
-            load_calibration(calibration)
-        files = ",".join(map(str, options.calibration))
-        for node in ("stereo_tracker", "overlay", "display"):
-            own[node]["calibration"] = files
+        depth, _ = calibrations(options.calibration)  # refused now rather than by a node
+        if depth is not None:
+            own["navigation"]["depth_calibration"] = str(depth.path)
+        edges = [str(f) for f in options.calibration if depth is None or f != depth.path]
+        for node in ("stereo_tracker", "overlay", "display") if edges else ():
+            own[node]["calibration"] = ",".join(edges)
     if options.models is not None:
         own["stereo_tracker"]["models"] = str(options.models)
     if options.backend:

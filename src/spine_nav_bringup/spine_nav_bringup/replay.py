@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from spine_nav_common.core.calibrations import calibrations
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError
 from spine_nav_common.core.implant_outputs import ImplantWriter
@@ -20,7 +21,7 @@ from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recorded_scenes import open_scenes
 from spine_nav_common.core.recording import Recording
 from spine_nav_common.core.run import Progress, core_config, versions
-from spine_nav_common.core.static_frames import StaticFrames, load_calibration
+from spine_nav_common.core.static_frames import StaticFrames
 from spine_nav_common.core.storage import recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult, RgbdFrame, Status
 from spine_nav_common.parameters import digest, flatten
@@ -154,8 +155,9 @@ def replay(
     from its stereo pairs, timings.csv and summary.json; poses.csv is empty without RGB-D.
 
     Args:
-        calibration: files with the transform between the two cameras, beside the recording's own
-            /tf_static; by it registered vertebrae name screws of another camera.
+        calibration: files with the bias of the depth camera, or with the transform between the two
+            cameras, beside the recording's own /tf_static; by it registered vertebrae name screws of
+            another camera.
         confirm: accept the best level hypothesis where one is pending; noted in the summary.
         assignments: `navigation.navigator.NAME=VALUE` or `stereo_tracker.tracker.NAME=VALUE`,
             stronger than the config file.
@@ -192,14 +194,17 @@ def replay(
     stereo_settings = stereo_config(config, mine, command="replay")
     loaded = load_case(case)
     names = load_remap(remap) if remap else None
-    found = open_scenes(recording, names)
-    extrinsics = StaticFrames(t for file in calibration for t in load_calibration(file))
+    depth, transforms = calibrations(calibration)
+    found = open_scenes(recording, names, depth_calibration=depth)
+    extrinsics = StaticFrames(transforms)
     for item in next(iter(found.recordings.values())).static_transforms():
         extrinsics.add(item)
     rgbd, stereo = None, None
     if found.rgbd is not None:
         segmenter = segmenter or load_segmenter(model, backend or AUTO)
-        rgbd = _Rgbd(found.rgbd, Navigator(loaded, segmenter, settings), segmenter)
+        camera = None if depth is None else depth.camera()
+        navigator = Navigator(loaded, segmenter, settings, camera=camera)
+        rgbd = _Rgbd(found.rgbd, navigator, segmenter)
     if found.stereo is not None:
         stereo = stereo_core or load_core(stereo_settings, models, backend or AUTO)
     run, screws, stopped = Run(), StereoRun(), "stopped by an error"
@@ -256,6 +261,7 @@ def replay(
                 **({"stereo_model": stereo.model_sha256} if stereo else {}),
                 "config": digest(settings, stereo_settings) if stereo else digest(settings),
                 "case": loaded.sha256,
+                **({"depth_calibration": depth.sha256} if depth else {}),
                 "recording": recording_sha256(recording),
             },
             drops=_drops(found.recordings.get("rgbd")),

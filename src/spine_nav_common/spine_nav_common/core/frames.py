@@ -18,7 +18,7 @@ STEREO_FRAME_ID = "stereo_left_optical_frame"
 def rgbd_frame(
     stamp_ns: int, colour: Any, depth: Any | None, info: Any, rectify: RgbdRectifier
 ) -> RgbdFrame:
-    """The frame as arrays, without lens distortion; no depth image means all NaN.
+    """The frame as arrays, without lens distortion and measured bias; no depth image means all NaN.
 
     Args:
         stamp_ns: of the frame. colour, depth: Image or CompressedImage messages. info: CameraInfo.
@@ -41,8 +41,7 @@ def rgbd_frame(
         raise ValueError(
             f"depth is {_size(depth_m)} but colour is {_size(pixels)}; align depth to colour"
         )
-    if model.distorted:
-        pixels, depth_m = rectify(model, pixels, depth_m)
+    pixels, depth_m = rectify(model, pixels, depth_m)
     frame_id = colour.header.frame_id or FRAME_ID
     return RgbdFrame(stamp_ns, pixels, depth_m, model.raw_intrinsics(), frame_id)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .depth_calibration import DepthCalibration
 from .errors import RecordingError
 from .graph import SCENES
 from .recording import Recording, open_recording
@@ -56,13 +57,15 @@ def open_scenes(
     remap: dict[str, str] | None = None,
     wanted: Collection[str] = SCENES,
     since_ns: int = 0,
+    depth_calibration: DepthCalibration | None = None,
 ) -> RecordedScenes:
     """Open the wanted scenes of a recording, each checked before its first frame; frames with a
     stamp before `since_ns` are left out.
 
     A recording that holds none of them is asked for the first, which says what is missing.
 
-    Raises RecordingError: the recording, or every wanted scene in it, cannot be used.
+    Raises RecordingError: the recording, or every wanted scene in it, cannot be used. CalibrationError:
+    the depth calibration is not of this camera.
     """
     held = open_recording(path, remap).scenes
     asked = [s for s in held if s in wanted] or [s for s in SCENES if s in wanted][:1]
@@ -71,7 +74,7 @@ def open_scenes(
         recording = open_recording(path, remap)
         try:
             if scene == "rgbd":
-                found.rgbd = recording.rgbd_frames(since_ns)
+                found.rgbd = recording.rgbd_frames(since_ns, depth_calibration)
             else:
                 found.stereo = recording.stereo_frames(since_ns)
         except RecordingError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .depth_calibration import DepthCalibration
 from .errors import RecordingError
 from .frames import STEREO_FRAME_ID
 from .images import (
@@ -96,7 +97,9 @@ class Recording:
         there = {"rgbd": self.has_rgbd, "stereo": self.has_stereo}
         return tuple(scene for scene, has in there.items() if has)
 
-    def rgbd_frames(self, since_ns: int = 0) -> Iterator[RgbdFrame]:
+    def rgbd_frames(
+        self, since_ns: int = 0, depth_calibration: DepthCalibration | None = None
+    ) -> Iterator[RgbdFrame]:
         """All new colour frames in order of arrival, rectified if the camera states distortion;
         those with a stamp before `since_ns` are left out and not decoded.
 
@@ -106,6 +109,7 @@ class Recording:
         Raises:
             RecordingError: at once for missing topics, images or camera_info, sizes that differ,
                 depth that is not aligned; depth in a wrong unit, at the first frame with depth.
+            CalibrationError: at once where the depth calibration is of another camera, or has expired.
         """
         colour = self._held.topic("colour")
         depth = self._held.topic("depth")
@@ -116,8 +120,10 @@ class Recording:
             unit.check(image)
         self._take_clock(choose_clock(self._held, colour, depth))
 
+        rectify = RgbdRectifier(depth_calibration)
+        rectify.check(model)
+
         def frames() -> Iterator[RgbdFrame]:
-            rectify = RgbdRectifier()
             topics = (colour, depth, self._held.topic("colour info"))
             for pair, info in self._pairs(*topics, model, ("colour", "depth")):
                 if pair.stamp_ns < since_ns:
@@ -284,8 +290,7 @@ class Recording:
         except ImageError as error:
             self._bad(str(error))
         self.counts["read"] += 1
-        if model.distorted:
-            colour, depth_m = rectify(model, colour, depth_m)
+        colour, depth_m = rectify(model, colour, depth_m)
         frame_id = pair.first.header.frame_id or "camera_color_optical_frame"
         return RgbdFrame(pair.stamp_ns, colour, depth_m, model.raw_intrinsics(), frame_id)
 

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import cv2
 import numpy as np
 
+from .depth_calibration import DepthCalibration, DepthCorrector
 from .images import CameraModel, ImageError, decode_image
+from .static_frames import CalibrationError
 from .types import Intrinsics
 
 # Principal points closer than this need no resampling: 0.01 px moves a point at 0.5 m, seen with a
@@ -19,16 +22,40 @@ _MOST_BASELINE_M = 0.5  # more is another unit
 
 
 class RgbdRectifier:
-    """Removes lens distortion from colour and aligned depth; keeps the maps while the model stays."""
+    """Takes the measured bias out of aligned depth and the lens distortion out of both images; keeps
+    its tables while the model stays.
 
-    def __init__(self) -> None:
+    Args:
+        depth: the depth camera's calibration, None = not calibrated.
+    """
+
+    def __init__(self, depth: DepthCalibration | None = None) -> None:
         self._model: CameraModel | None = None
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
+        self._correct = None if depth is None else DepthCorrector(depth)
+        self._fits: CameraModel | None = None
+
+    def check(self, model: CameraModel) -> None:
+        """Raises CalibrationError: it is not of this camera, or has expired."""
+        if self._correct is None or model.same_as(self._fits):
+            return
+        if problem := self._correct.calibration.problem(model, date.today()):
+            at = self._correct.calibration.path
+            raise CalibrationError(at, "depth", problem, "or leave --calibration out")
+        self._fits = model
 
     def __call__(
         self, model: CameraModel, colour: np.ndarray, depth_m: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Colour (H, W, 3) and depth (H, W) without distortion, on model.raw_intrinsics()."""
+        """Colour (H, W, 3) and depth (H, W) without distortion, on model.raw_intrinsics().
+
+        Raises CalibrationError as `check`.
+        """
+        if self._correct is not None:
+            self.check(model)
+            depth_m = self._correct(depth_m)
+        if not model.distorted:
+            return colour, depth_m
         if self._maps is None or not model.same_as(self._model):
             self._model, self._maps = model, model.rectify_maps(model.raw_intrinsics())
         colour = cv2.remap(colour, *self._maps, cv2.INTER_LINEAR)

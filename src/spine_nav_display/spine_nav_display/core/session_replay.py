@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.depth_calibration import (
+    DepthCalibration,
+    is_depth_calibration,
+    load_depth_calibration,
+)
 from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.frames import rgbd_frame
 from spine_nav_common.core.journal import JournalError
@@ -25,7 +30,7 @@ from spine_registration.core.model import SpineModel, build_model
 from spine_registration.core.navigator import Navigator
 from spine_registration.core.nothing import refused, withdrawn
 
-from .session_folder import SessionError
+from .session_folder import INPUTS, SessionError
 from .session_life import Life
 from .session_reading import Noted, PictureReader, Session
 
@@ -63,6 +68,24 @@ class Means:
     segmenter: Segmenter
     config: Callable[[NavigatorConfig], NavigatorConfig] | None = None
     notes: list[str] = field(default_factory=list)
+    inputs: Path = Path()
+
+    def depth(self, sha256: str) -> DepthCalibration | None:
+        """The depth calibration that was used, from the copies beside the record.
+
+        Raises SessionError: it is not there.
+        """
+        if not sha256:
+            return None
+        for path in sorted(self.inputs.glob("calibration_*.yaml")):
+            if is_depth_calibration(path):
+                found = load_depth_calibration(path)
+                if found.sha256 == sha256:
+                    return found
+        raise SessionError(
+            self.inputs, "calibration", f"the depth calibration {sha256[:12]} is missing",
+            "copy it there as calibration_1.yaml",
+        )  # fmt: skip
 
 
 def load_means(
@@ -78,7 +101,7 @@ def load_means(
     loaded = check_case(session, case)
     if loaded is None:
         raise SessionError(session.folder, "case", "none is named in it", "its record is damaged")
-    return Means(loaded, build_model(loaded), segmenter, config)
+    return Means(loaded, build_model(loaded), segmenter, config, inputs=session.folder / INPUTS)
 
 
 def check_case(session: Session, case: Path | None) -> Case | None:
@@ -123,7 +146,8 @@ class _Life(Life[FrameEntry, Again]):
         super().__init__(entries, means, pictures, complete)
         self._means = means
         self._navigator: Navigator | None = None
-        self._rectify = RgbdRectifier()
+        self._rectify = RgbdRectifier()  # begun by the journal's first entry
+        self._depth: DepthCalibration | None = None
         self._questions: dict[tuple[int, int], Question] = {}
         self._asked = {
             (e.frame.epoch, e.frame.took.answer.asked_ns)
@@ -145,7 +169,12 @@ class _Life(Life[FrameEntry, Again]):
         segmenter = means.segmenter
         now = {"model": segmenter.model_sha256, "provider": segmenter.provider}
         self.compare(values, now, CORES)
-        self._navigator = Navigator(means.case, segmenter, config, model=means.model)
+        self._depth = means.depth(values.get("depth_calibration", ""))
+        self._rectify = RgbdRectifier(self._depth)
+        camera = None if self._depth is None else self._depth.camera()
+        self._navigator = Navigator(
+            means.case, segmenter, config, model=means.model, camera=camera
+        )
 
     def _core(self) -> Navigator:
         if self._navigator is None:  # its begin is lost

@@ -12,12 +12,14 @@ from typing import Any
 from rod_bending_ar.core.cortex import DIAMETER_MM, Margins, Shaft
 from rod_bending_ar.core.extras import SAME_NS
 from rod_bending_ar.core.screw_check import PLAY_DEG, ScrewCheck, check_row, comparable
+from spine_nav_common.core.calibrations import calibrations
 from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.shown import stamp_ns_of
 from spine_nav_common.core.shown_implants import implants_from_messages
-from spine_nav_common.core.static_frames import StaticFrames, load_calibration, static_transform
+from spine_nav_common.core.static_frames import StaticFrames, static_transform
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Rejected, Status
 
+from .session_folder import INPUTS
 from .session_reading import Session, read_topics
 
 _POSES, _SCREWS, _SCREW_POSES = "/vertebra_poses", "/screws/status", "/screws/poses"
@@ -108,9 +110,8 @@ class _ByStamp:
 def _frames(session: Session) -> tuple[StaticFrames, str, str]:
     """What joins the cameras, and the frames of the RGB-D and the stereo camera."""
     frames, camera, stereo = StaticFrames(), "", ""
-    for path in sorted(session.folder.glob("calibration_*.yaml")):
-        for edge in load_calibration(path):
-            frames.add(edge)
+    for edge in calibrations(sorted((session.folder / INPUTS).glob("calibration_*.yaml")))[1]:
+        frames.add(edge)
     for topic, message in read_topics(session, _STATIC, _POSES, _SCREW_POSES):
         if topic.endswith(_STATIC):
             for item in message.transforms:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spine_nav_common.core.depth_camera import DEPTH_CAMERAS
+from spine_nav_common.core.depth_camera import DEPTH_CAMERAS, DepthCamera
 from spine_nav_common.core.journal import JournalError
 from spine_nav_common.core.types import (
     Case,
@@ -86,13 +86,15 @@ class Navigator:
         config: NavigatorConfig | None = None,
         error_model: ErrorModel | None = None,
         model: SpineModel | None = None,
+        camera: DepthCamera | None = None,
     ):
         self.case = case
         self.config = config or NavigatorConfig()
         self.error_model = error_model or load_error_model()
         self.model = model or build_model(case)
         warm_up(self.model)
-        self._camera = DEPTH_CAMERAS[self.config.camera]
+        # What a calibration has measured of this very camera is better than what its class has.
+        self._camera = camera or DEPTH_CAMERAS[self.config.camera]
         self._segmenter = segmenter
         self._looking = threading.Lock()  # `solve` looks again where `segment` looked elsewhere
         # Set to a list to collect what each prediction was made of (training/calibration/fit_error.py).

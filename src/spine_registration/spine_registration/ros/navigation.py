@@ -63,7 +63,7 @@ class NavigationNode(WorkerNode):
         self.provider, self.model_sha256 = self.core.provider, self.core.model_sha256
         self._last: NavigationResult | None = None
         self._asked, self._replaced = None, float("-inf")
-        self._rectify = RgbdRectifier()
+        self._rectify = RgbdRectifier(self.core.depth)
         self._memory = MemoryFile(memory_path(self.get_namespace()))
         self._before = self._memory.read(len(self.core.case.meshes))
         self._answered, self._fell = 0, False

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from spine_nav_common.core.depth_calibration import DepthCalibration, load_depth_calibration
 from spine_nav_common.core.types import Case
 from spine_nav_common.parameters import param
 from spine_nav_common.ros import qos, topics
@@ -21,6 +23,9 @@ class NavigationConfig:
     case: str = param("", "folder of the case")
     model: str = param("", "ONNX network; empty = the one that is shipped")
     backend: str = param(AUTO, BACKEND_DOC, choices=BACKENDS)
+    depth_calibration: str = param(
+        "", "file of `spinenav calibrate depth` for this camera; empty = what its class has"
+    )
     colour_topic: str = param(topics.COLOUR, "colour image; compressed where the name ends so")
     depth_topic: str = param(topics.DEPTH, "depth image on the colour image's pixel grid")
     info_topic: str = param(topics.COLOUR_INFO, "camera_info of the colour image")
@@ -72,12 +77,14 @@ class NavigationConfig:
 
 @dataclass(frozen=True)
 class Core:
-    """What the node drives: the case, the core Navigator, and what computes (for diagnostics)."""
+    """What the node drives: the case, the core Navigator, what computes (for diagnostics), and the depth
+    camera's calibration."""
 
     case: Case
     navigator: Any
     provider: str = ""
     model_sha256: str = ""
+    depth: DepthCalibration | None = None
 
 
 def load_core(config: NavigationConfig) -> Core:
@@ -90,5 +97,9 @@ def load_core(config: NavigationConfig) -> Core:
     case = load_case(config.case)
     segmenter = Segmenter.load(config.model or None, config.backend)
     segmenter.warm_up()
-    navigator = Navigator(case, segmenter, config.navigator, model=prepared(case))
-    return Core(case, navigator, segmenter.provider, segmenter.model_sha256)
+    depth, camera = None, None
+    if config.depth_calibration:
+        depth = load_depth_calibration(Path(config.depth_calibration))
+        camera = depth.camera()
+    navigator = Navigator(case, segmenter, config.navigator, model=prepared(case), camera=camera)
+    return Core(case, navigator, segmenter.provider, segmenter.model_sha256, depth)

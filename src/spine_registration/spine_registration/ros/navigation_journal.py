@@ -29,6 +29,7 @@ class NavigationJournal(JournalTopic):
             model=core.model_sha256,
             provider=core.provider,
             navigator=flatten(config.navigator),
+            depth_calibration=core.depth.sha256 if core.depth is not None else "",
             config=digest(config.navigator),
         )
 
