@@ -178,7 +178,7 @@ def test_no_name_of_a_person_gets_into_the_record(recorded):
     storage = open_storage(session)
     for raw in storage.messages(storage.topics):
         assert NAME.encode() not in raw.data, raw.topic
-    for path in session.iterdir():
+    for path in (p for p in session.rglob("*") if p.is_file()):
         assert NAME.encode() not in path.read_bytes(), path.name
 
 
