@@ -172,9 +172,7 @@ class _Life(Life[FrameEntry, Again]):
         self._depth = means.depth(values.get("depth_calibration", ""))
         self._rectify = RgbdRectifier(self._depth)
         camera = None if self._depth is None else self._depth.camera()
-        self._navigator = Navigator(
-            means.case, segmenter, config, model=means.model, camera=camera
-        )
+        self._navigator = Navigator(means.case, segmenter, config, model=means.model, camera=camera)
 
     def _core(self) -> Navigator:
         if self._navigator is None:  # its begin is lost
