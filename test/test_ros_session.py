@@ -143,7 +143,7 @@ def test_another_decision_than_the_recorded_one_is_called_different(recorded, ca
 def test_other_code_that_gives_other_bits_proves_nothing(recorded, tmp_path, capsys, monkeypatch):
     operation, _, session = recorded
     arguments = ["replay", str(session), "--case", str(operation / "case"), "--out", str(tmp_path)]
-    monkeypatch.setattr("spine_nav_display.core.session_replay.code_sha256", lambda _: "other")
+    monkeypatch.setattr("spine_nav_display.core.session_life.code_sha256", lambda _: "other")
     assert cli.main(arguments) == 0, "the same bits are the same, whatever made them"
     assert "recorded with the code" in capsys.readouterr().out
     move_poses(monkeypatch)
