@@ -66,7 +66,8 @@ def session(tmp_path, monkeypatch):
 
     def make(rows, results, calibrated=True):
         if calibrated:
-            (tmp_path / "calibration_1.yaml").write_text(CALIBRATION)
+            (tmp_path / "inputs").mkdir()
+            (tmp_path / "inputs" / "calibration_1.yaml").write_text(CALIBRATION)
         messages = [("/spine/registration/vertebra_poses", PoseArray(header=header(0, CAMERA)))]
         for r in rows:
             hidden = frozenset() if r.seen else frozenset({r.track_id})
