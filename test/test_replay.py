@@ -43,7 +43,7 @@ class FakeNavigator:
 
     asks = False
 
-    def __init__(self, case, segmenter, config):
+    def __init__(self, case, segmenter, config, camera=None):
         self.case, self.pending, self.count = case, "L3-L4? (thin lead)" if self.asks else None, 0
 
     def confirm(self, accept: bool) -> str:

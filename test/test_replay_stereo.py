@@ -31,7 +31,9 @@ class FakeSegmenter:
 @pytest.fixture
 def case(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(
-        replay, "Navigator", lambda case, *_: ros_support.FakeNavigator(case.exposed_levels, 0)
+        replay,
+        "Navigator",
+        lambda case, *_, camera=None: ros_support.FakeNavigator(case.exposed_levels, 0),
     )
     monkeypatch.setattr(replay, "load_segmenter", lambda *_: FakeSegmenter())
     return ros_support.write_small_case(tmp_path / "case")

@@ -130,7 +130,7 @@ def test_words_out_of_place_are_refused_and_change_nothing(graph):
     stamp = shown(world, status, 0)
     for text, why in (
         (f"touch L3 1 {stamp} 10 20", "begin one"),
-        (f"touch L2 1 {stamp - 1} 10 20", "not kept"),
+        (f"touch L2 1 {stamp - 1} 10 20", "no poses of the picture"),
         (f"touch L2 1 {stamp} 10 1", "no depth"),
         (f"touch L2 1 {stamp} 9999 20", "outside"),
         (f"touch L2 1 {stamp} nan 20", "outside"),
