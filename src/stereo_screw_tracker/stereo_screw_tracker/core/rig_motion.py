@@ -26,7 +26,10 @@ CHECK_NS = 300_000_000
 LEAST_CHANGE = 0.004  # of a head's disparity, and so of its depth: 2 mm at half a metre
 LEAST_ROWS_PX = 1.0  # as ghosts.systematic_row_px
 _SIGMAS = 5.0
-_LEAST_POINTS = 24  # that agree; where a hand leaves fewer, nothing is said
+_LEAST_POINTS = 24  # that a glance needs; where a hand leaves fewer, nothing is said
+_LEAST_TO_JUDGE = 40
+"""That a look needs. With fewer a hand's own points may be most of them: on a near wound 27 of 45 that
+agreed had put the rows of a rig that stood still 1.1 px apart, and with that the rest of an operation."""
 _KEPT = 0.6  # of a reference's points; with fewer a new one is begun
 _LOST_NS = 5_000_000_000  # without an answer; then a new one is begun, and nothing links them
 _ROW_REACH_PX = 6.0
@@ -69,9 +72,10 @@ def rig_change(
         then = replace(
             then, points_m=then.points_m[half], left=then.left[half], right=then.right[half]
         )
+    least = _LEAST_TO_JUDGE if thorough else _LEAST_POINTS
     seen, kept = followed(then, now, T_guess, _ROW_REACH_PX, back=thorough)
-    if len(kept) < _LEAST_POINTS:
-        return Rejected(f"{len(kept)} points could be followed, {_LEAST_POINTS} are needed")
+    if len(kept) < least:
+        return Rejected(f"{len(kept)} points could be followed, {least} are needed")
     points = then.points_m[kept].astype(np.float64)
     T = _by_left_eye(now.camera, points, seen[:, :2])
     if isinstance(T, Rejected):
@@ -79,8 +83,8 @@ def rig_change(
     base = _base(now.camera, seen[:, :2])
     T, q, covariance, weight = _settled(now.camera, points, seen[:, :3], base, T)
     agree = weight > 0.3
-    if agree.sum() < _LEAST_POINTS:
-        return Rejected(f"{int(agree.sum())} points agree, {_LEAST_POINTS} are needed")
+    if agree.sum() < least:
+        return Rejected(f"{int(agree.sum())} points agree, {least} are needed")
     was = then.right[kept, 1] - then.left[kept, 1]
     rows, rows_covariance = _line(base[agree], (seen[:, 3] - seen[:, 1] - was)[agree])
     return RigChange(
@@ -272,6 +276,6 @@ class RigWatch:
     ) -> None:
         """Compare later pairs with this one, where it shows enough."""
         seen = texture(now, heads_m)
-        if not isinstance(seen, Rejected) and len(seen.points_m) >= _LEAST_POINTS:
+        if not isinstance(seen, Rejected) and len(seen.points_m) >= _LEAST_TO_JUDGE:
             self._reference = _Reference(seen, heads_m, moved, covariance)
             self._T, self._answered_ns = np.eye(4), stamp_ns
