@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 # Shared cores: one thread per numerical library keeps runs repeatable.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test browser lint results school lock clean
+.PHONY: help setup demo test operation browser lint results school lock clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -37,6 +37,9 @@ school:      ## train the networks beside other work, until ctrl-C (training/REA
 
 lock:        ## rewrite requirements/lock-py3*.txt (needs uv)
 	sh scripts/lock.sh
+
+operation: setup  ## a surgeon follows a whole operation on the page; on a machine with nothing else to do
+	SPINENAV_QUIET=1 $(PY) -m pytest -q test/test_ros_operation_page.py
 
 clean:       ## remove what builds and runs leave behind (not .venv)
 	rm -rf build install log out demo_out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -201,7 +201,7 @@ def test_a_report_is_one_page_that_needs_nothing_else(recorded, tmp_path):
     told = page.read_text()
     assert "every byte is as it was written" in told and "not a medical device" in told
     assert "<td>L1</td>" in told and "Nobody was asked." in told
-    assert 1 <= told.count("<img ") == told.count("src='data:image/png;base64,") <= 3
+    assert 1 <= told.count("<img ") == told.count("src='data:image/png;base64,")
     assert "://" not in told and NAME not in told
 
 
