@@ -48,22 +48,25 @@ def shown(world: World, pairs: int = 6, **rods: object) -> list[int]:
 
 
 def test_a_doubted_head_on_a_rod_that_others_hold_is_shown() -> None:
-    counts = shown(Doubting(rods=[rod_m("left")], sigma_px=0.1))
+    counts = shown(Doubting(rods=[rod_m("left")], sigma_px=0.1), head_log_odds=2.0)
     assert counts[0] == 9  # the rod itself is new
     assert counts[-2:] == [10, 10]
 
 
 def test_without_that_rod_it_waits() -> None:
-    assert shown(Doubting(sigma_px=0.1)) == [9] * 6
-    assert shown(Doubting(rods=[rod_m("right")], sigma_px=0.1)) == [9] * 6
-    assert shown(Doubting(rods=[rod_m("left")], sigma_px=0.1), head_log_odds=0.0) == [9] * 6
+    assert shown(Doubting(sigma_px=0.1), head_log_odds=2.0) == [9] * 6
+    assert shown(Doubting(rods=[rod_m("right")], sigma_px=0.1), head_log_odds=2.0) == [9] * 6
+    assert shown(Doubting(rods=[rod_m("left")], sigma_px=0.1)) == [9] * 6
 
 
 def test_a_rod_that_no_head_holds_speaks_for_none() -> None:
     """Held in a hand over the wound: 30 mm before the saddles, and no second opinion."""
     over = rod_m("left") * (0.47 / 0.5)
     world = Doubting(rods=[over], sigma_px=0.1)
-    assert shown(world, lone_log_odds=0.0, lone_outline=0.0, lone_beyond=9.0) == [9] * 6
+    assert (
+        shown(world, head_log_odds=2.0, lone_log_odds=0.0, lone_outline=0.0, lone_beyond=9.0)
+        == [9] * 6
+    )
 
 
 @pytest.mark.parametrize(
