@@ -14,6 +14,7 @@ from board_scene import BoardScene, bias_image, board_camera, board_frames
 from spine_nav_common.core.depth_calibration import DepthCorrector
 from spine_nav_common.core.types import Rejected
 from spine_nav_common.parameters import ParameterError
+from spine_perception.core import calibrate_depth
 from spine_perception.core.boards import BoardFinder, board_spec
 from spine_perception.core.calibrate_depth import Trouble, calibrate, covered, look, missing
 
@@ -84,6 +85,15 @@ def test_a_part_of_the_image_alone_is_refused_with_where_to_show_it(views):
     found = [v for v in left if len(v.uv)]
     assert missing(covered(found)) == "right"
     refused(judged(found), "show it at the right too")
+
+
+def test_a_bias_that_nothing_checks_is_not_given(views, monkeypatch):
+    """Views that overlap nowhere: each place is told by one alone."""
+    real = calibrate_depth._left_out
+    monkeypatch.setattr(
+        calibrate_depth, "_left_out", lambda *given: [fold[:1] for fold in real(*given)]
+    )
+    refused(judged(views), "take more views")
 
 
 def test_a_board_of_another_square_size_is_told_by_the_depth(views):

@@ -348,8 +348,13 @@ def calibrate(
         float(theta[-1]) if surface.offset else 0.0,
     )
     remaining, with_noise = _remaining(left)
+    if np.isnan(remaining):
+        return Rejected(
+            "no part of the image was shown the board by two of the views that check the others, so that"
+            " nothing tells what is left: take more views"
+        )
     known_share = _known(surface, covariance, views)
-    field_share = max(known_share, 0.0 if np.isnan(remaining) else remaining, 1e-5)
+    field_share = max(known_share, remaining, 1e-5)
     flat = _left_out(cells, Surface(1, 1e6))
     told = {
         "board": board,
