@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import rclpy
@@ -77,6 +78,10 @@ class World:
         self.executor.shutdown()
         for node in reversed(self.mine):
             node.destroy_node()
+        self.mine.clear()
+        # A lifecycle node is part of a cycle: until it is collected its name and its rosout
+        # publisher stay, and the next node of that name loses its log with it.
+        gc.collect()
 
 
 class CameraWorld(World):

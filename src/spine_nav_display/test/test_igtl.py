@@ -291,26 +291,26 @@ def test_a_wrong_checksum_costs_one_message(served: Served) -> None:
     assert "checksum" in served.notes[0]
 
 
-def test_who_never_reads_is_let_go_and_costs_nobody_else_anything(served: Served) -> None:
+def test_who_never_reads_is_let_go_and_costs_nobody_else_anything() -> None:
+    served = Served(send_s=3.0)
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect(("127.0.0.1", served.server.port))
     reader = served.slicer()
     points, triangles = np.zeros((3000, 3)), np.zeros((6000, 3), int)
     body = ours.polydata_body(points, triangles)
-    slowest, number = 0.0, 0
-    while not served.server.counts["dropped"]:
-        number += 1
-        assert number < 1000
+    for number in range(1, 100):  # 13 MB, more than any socket holds for the deaf one
         served.server.state("POLYDATA", "M", body, STAMP_NS, keep=False)
-        begun = time.monotonic()
         served.pose(float(number))
         until(lambda n=number: reader.of("P") and reader.of("P")[-1].matrix[0, 3] == n)
-        slowest = max(slowest, time.monotonic() - begun)
-    assert slowest < 0.4, "less than the patience with the deaf one"
+        if served.server.counts["dropped"]:
+            break
+    assert number > 30, "others got theirs while the deaf one was waited for"
+    until(lambda: served.server.counts["dropped"])
     assert "did not read" in served.notes[0]
     assert len(served.server.clients) == 1
     deaf.close()
+    served.close()
 
 
 def test_a_slow_reader_gets_the_newest_and_not_what_was_taken_back(served: Served) -> None:
