@@ -158,6 +158,9 @@ def test_compressed_depth_of_metres_is_inverse_depth():
         ("16UC1; compressedDepth png", b"123456789012"),
         ("16UC1; compressedDepth png", png(RGB)),
         ("32FC1; compressedDepth png", png(MM)),
+        ("16UC1; compressedDepth rvl", b"123456789012"),
+        ("16UC1; compressedDepth rvl", b"123456789012" + struct.pack("<II", 5, 6) + bytes(4)),
+        ("16UC1; compressedDepth rvl", b"123456789012" + struct.pack("<II", 1 << 20, 1 << 20)),
     ],
 )
 def test_compressed_image_that_cannot_be_decoded(form, data):
@@ -244,3 +247,39 @@ def test_a_pixel_without_distortion_lies_where_the_maps_have_it(d, name):
 def test_camera_without_projection_has_no_rectified_image():
     with pytest.raises(ImageError, match="P is zero"):
         decode_camera_info(info(p=[0.0] * 12)).rectified_intrinsics()
+
+
+def test_binning_and_region_of_interest_change_the_model():
+    """A point's pixel in the sent image is the mean of the sensor's pixels that were joined."""
+    K = np.array([600.0, 0, 320, 0, 601, 240, 0, 0, 1])
+    roi = SimpleNamespace(x_offset=100, y_offset=60, width=400, height=300, do_rectify=False)
+    model = decode_camera_info(info(k=K, binning_x=2, binning_y=3, roi=roi))
+    assert (model.width, model.height) == (200, 100)
+    point = np.array([0.03, -0.02, 0.5])
+    u, v = (K.reshape(3, 3) @ point)[:2] / point[2]
+    sent = (model.K @ point)[:2] / point[2]
+    # the sent pixel (i, j) joins the sensor's 100 + 2i, 100 + 2i + 1 and 60 + 3j ... 60 + 3j + 2
+    assert 100 + 2 * sent[0] + 0.5 == pytest.approx(u)
+    assert 60 + 3 * sent[1] + 1.0 == pytest.approx(v)
+    assert model.P[0, 3] == pytest.approx(-35.4 / 2), "the baseline stays what it was"
+    assert -model.P[0, 3] / model.P[0, 0] == pytest.approx(35.4 / 590)
+
+
+def test_a_region_that_is_the_whole_image_changes_nothing():
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=640, height=480, do_rectify=False)
+    none = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0, do_rectify=False)
+    for more in ({"roi": roi, "binning_x": 1, "binning_y": 1}, {"roi": none, "binning_x": 0}):
+        assert decode_camera_info(info(**more)).same_as(decode_camera_info(info()))
+
+
+@pytest.mark.parametrize("place", [(300, 0, 400, 480), (0, 1, 640, 480), (0, 0, 1, 480)])
+def test_a_region_outside_of_the_image_is_refused(place):
+    x, y, w, h = place
+    roi = SimpleNamespace(x_offset=x, y_offset=y, width=w, height=h, do_rectify=False)
+    with pytest.raises(ImageError, match="region"):
+        decode_camera_info(info(roi=roi, binning_x=2))
+
+
+def test_binned_camera_without_projection_has_none_still():
+    model = decode_camera_info(info(p=[0.0] * 12, binning_x=2, binning_y=2))
+    assert not model.P.any()

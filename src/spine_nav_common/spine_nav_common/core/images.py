@@ -8,14 +8,16 @@ made the object (rosbags, rclpy), so that the core needs no ROS.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 
+from .rvl import decode_rvl
 from .types import Intrinsics
 
+_DEPTH_HEADER = 12  # bytes before the image in compressedDepth
 _ROTATION_TOLERANCE = 1e-2  # calibrations are written with as few as three digits
 
 
@@ -67,7 +69,7 @@ def decode_image(msg: Any) -> np.ndarray:
 
     Args:
         msg: has encoding, height, width, step, is_bigendian, data (Image), or format and data
-            (CompressedImage: jpeg, png, tiff, and image_transport's compressedDepth).
+            (CompressedImage: jpeg, png, tiff, and image_transport's compressedDepth, PNG or RVL).
 
     YUV is taken as video range BT.601, as cameras send it; Bayer colour is interpolated.
 
@@ -121,7 +123,7 @@ def _bytes(data: Any) -> np.ndarray:
 def _decode_compressed(form: str, data: np.ndarray) -> np.ndarray:
     encoding, _, transport = form.partition(";")
     if "compressedDepth" in transport:
-        return _decode_compressed_depth(encoding.strip(), data)
+        return _decode_compressed_depth(encoding.strip(), "rvl" in transport, data)
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None:
         raise ImageError(f"compressed image ({form!r}, {data.size} bytes) cannot be decoded")
@@ -138,21 +140,28 @@ def _decode_compressed(form: str, data: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, known.to_rgb)
 
 
-def _decode_compressed_depth(encoding: str, data: np.ndarray) -> np.ndarray:
-    """image_transport's compressedDepth: int32 format and two float32, then a PNG.
+def _decode_compressed_depth(encoding: str, rvl: bool, data: np.ndarray) -> np.ndarray:
+    """image_transport's compressedDepth: int32 format and two float32, then a PNG or RVL.
 
-    16UC1 is stored as it is; 32FC1 as inverse depth: a / (png - b), png 0 for none. librealsense's
+    16UC1 is stored as it is; 32FC1 as inverse depth: a / (value - b), 0 for none. librealsense's
     recorder names the transport but leaves the 12 bytes out.
     """
-    png = data.tobytes().find(b"\x89PNG", 0, 64)
-    image = cv2.imdecode(data[png:], cv2.IMREAD_UNCHANGED) if png >= 0 else None
+    begin = _DEPTH_HEADER if rvl else data[:64].tobytes().find(b"\x89PNG")
+    image: Any = None
+    try:
+        if rvl:
+            image = decode_rvl(data[begin:])
+        elif begin >= 0:
+            image = cv2.imdecode(data[begin:], cv2.IMREAD_UNCHANGED)
+    except ValueError as error:
+        raise ImageError(f"compressedDepth: {error}") from error
     if image is None or image.ndim != 2 or image.dtype != np.uint16:
         raise ImageError(f"compressedDepth image ({data.size} bytes) cannot be decoded")
     if encoding != "32FC1":
         return image
-    if png < 12:
+    if begin < _DEPTH_HEADER:
         raise ImageError("compressedDepth image of 32FC1 lacks its depth quantisation")
-    a, b = struct.unpack("<ff", data[4:12].tobytes())
+    a, b = struct.unpack("<ff", data[4:_DEPTH_HEADER].tobytes())
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = a / (image.astype(np.float32) - np.float32(b))
     depth[image == 0] = np.nan
@@ -282,10 +291,11 @@ _POLYNOMIAL = ("", "plumb_bob", "rational_polynomial", "radial")
 
 
 def decode_camera_info(msg: Any) -> CameraModel:
-    """The camera model of a CameraInfo message (fields k, d, r, p or K, D, R, P).
+    """The camera model of a CameraInfo message (fields k, d, r, p or K, D, R, P), of the image that
+    is sent: binning and region of interest are worked in.
 
     Raises ImageError: K is zero or not finite (an uncalibrated camera), the size is zero, or
-    distortion or R are none that are known here.
+    distortion or R are none that are known here, or the region does not lie in the image.
     """
 
     def matrix(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -323,4 +333,35 @@ def decode_camera_info(msg: Any) -> CameraModel:
     off = np.abs(np.clip(model.R, -2.0, 2.0) @ np.clip(model.R, -2.0, 2.0).T - np.eye(3)).max()
     if model.R.any() and off > _ROTATION_TOLERANCE:
         raise ImageError("camera_info's R is no rotation: calibrate again")
-    return model
+    return _of_sent_image(model, msg)
+
+
+def _of_sent_image(model: CameraModel, msg: Any) -> CameraModel:
+    """The model of the image that is sent; width, height, K and P of the message are the sensor's.
+
+    Binning joins pixels, so that the first one's centre lies at (b - 1) / 2 of the sensor's.
+    """
+    bx, by = (max(1, int(getattr(msg, f"binning_{axis}", 0))) for axis in "xy")
+    roi = getattr(msg, "roi", None)
+    x, y, w, h = (
+        int(getattr(roi, name, 0)) for name in ("x_offset", "y_offset", "width", "height")
+    )
+    w, h = w or model.width, h or model.height
+    if (x, y, w, h, bx, by) == (0, 0, model.width, model.height, 1, 1):
+        return model
+    if x + w > model.width or y + h > model.height or w < bx or h < by:
+        raise ImageError(
+            f"camera_info has a region of {w}x{h} at ({x}, {y}), binned {bx}x{by}, in an image of"
+            f" {model.width}x{model.height}"
+        )
+
+    def sent(matrix: np.ndarray) -> np.ndarray:
+        out = matrix.copy()
+        for row, first, binned in ((0, x, bx), (1, y, by)):
+            out[row, 2] -= first + 0.5 * (binned - 1)
+            out[row] /= binned
+        return out
+
+    # a P of zeros stays one
+    P = sent(model.P) if model.P.any() else model.P
+    return replace(model, width=w // bx, height=h // by, K=sent(model.K), P=P)
