@@ -12,6 +12,7 @@ from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.recorded_messages import load_remap
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.types import Rejected
+from spine_nav_sim.core.board import BoardScene, simulate_board
 from spine_perception.core.boards import BoardFinder, board_spec
 from spine_perception.core.calibrate_depth import (
     DepthView,
@@ -21,6 +22,16 @@ from spine_perception.core.calibrate_depth import (
     look,
     missing,
 )
+
+BOARD = "charuco:10x7:24:17:DICT_5X5_100"
+"""The board of `spinenav simulate --scene board`."""
+
+
+def simulated_board(out_dir: Path, seed: int, progress: Progress | None = None) -> None:
+    """Write out_dir/recording: thirty views of BOARD before a D415 of its own bias. Raises InputError."""
+    spec = board_spec(BOARD)
+    size = (spec.columns, spec.rows)
+    simulate_board(out_dir, BoardScene(spec.board, spec.square_m, size, seed=seed), progress)
 
 
 def calibrate_depth(

@@ -57,6 +57,13 @@ def _simulate(args: argparse.Namespace) -> int:
     from spine_nav_sim.core.rig import simulate_rig
 
     progress = Progress("simulate")
+    if args.scene == "board":
+        from .calibrate import BOARD, simulated_board
+
+        simulated_board(args.out, args.seed, progress)
+        progress.close()
+        print(f"wrote {args.out}/recording, for `spinenav calibrate depth` with --board {BOARD}")
+        return DONE
     given = {"anatomy": args.anatomy, "seed": args.seed, "seconds": args.seconds}
     if args.scene == "rig":
         simulate_rig(args.out, **given, progress=progress)
@@ -288,9 +295,9 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument(
         "--scene",
         default="rgbd",
-        metavar="rgbd,stereo|rig",
+        metavar="rgbd,stereo|rig|board",
         help="cameras, one after the other; rig: both at once, from the opened spine over the screws"
-        " to the rods (default: rgbd)",
+        " to the rods; board: thirty views of a calibration board alone (default: rgbd)",
     )
 
     replay = add("replay", _replay, "every frame of a recording, without ROS, deterministic")

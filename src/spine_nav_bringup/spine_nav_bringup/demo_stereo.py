@@ -6,14 +6,14 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rod_bending_ar.core.plan import RodOrder, RodPlan
+from rod_bending_ar.core.plan import RodPlan
 from rod_bending_ar.core.planned import PlannedRod
 from rod_bending_ar.stereo_overlay import draw_stereo, result_of
 from spine_nav_common.core.case import load_case
@@ -34,30 +34,13 @@ from spine_nav_common.core.truth import load_truth
 from spine_nav_common.core.types import StereoResult
 from spine_nav_display.core.binding import Exposure, free_port
 from spine_nav_sim.core.operation import simulate
-from spine_nav_sim.core.stereo_config import StereoConfig
+from spine_nav_sim.core.rig import MOUNTED
 from stereo_screw_tracker.core.load import load_core
 
 from .rod import describe
 from .screws import OVERLAY, find_screws, rod_plans, stereo_config
 
 SECONDS = 1.2
-# A rig as one would mount it for this: 10 cm baseline across the spine, because two eyes do not tell
-# the depth of a rod that runs along the line between them, 45 cm above the wound, which fills the
-# picture's height. The rods have the planned overhang, so that they can be the planned rods.
-OVERHANG_M = 1e-3 * RodOrder().overhang_mm
-SCENE = StereoConfig(
-    scene=replace(
-        StereoConfig().scene, distance_m=(0.43, 0.47), roll_deg=(80.0, 100.0), off_centre=0.1
-    ),
-    sizes=((640, 480),),
-    filled=(0.55, 0.6),
-    baseline_m=(0.1, 0.1),
-    screws=(10, 10),
-    missing_share=0.0,
-    rods="seated",
-    one_rod_share=0.0,
-    overhang_m=(OVERHANG_M, OVERHANG_M),
-)
 PROBE_PAIRS = 3
 NODE_OVERHEAD = 1.5
 STEADY_FRAMES = 4  # of a dozen
@@ -78,7 +61,7 @@ def run_stereo(out: Path, seed: int) -> StereoDemo:
     """Render, track through the nodes, judge, plan the rods, draw. Raises what a stage raises."""
     operation, run = out / "operation", out / "run"
     progress = Progress("rendering pairs")
-    simulate(operation, None, seed, SECONDS, ("stereo",), progress=progress, stereo_config=SCENE)
+    simulate(operation, None, seed, SECONDS, ("stereo",), progress=progress, stereo_config=MOUNTED)
     progress.close()
     way = track_screws(operation, run)
     summary = read_json(run / SUMMARY)

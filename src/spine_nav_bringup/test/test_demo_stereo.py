@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rod_bending_ar.core.plan import RodOrder
 from spine_nav_bringup.demo_stereo import guidance_lines, last_result, picture, stereo_verdict
 from spine_nav_bringup.screws import rod_plans
 from spine_nav_common.core.implant_outputs import ImplantWriter, RodCurve, ScrewRow
 from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import Intrinsics, StereoFrame
+from spine_nav_sim.core.rig import MOUNTED
 
 K = Intrinsics(320, 240, 300.0, 300.0, 159.5, 119.5)
 GOOD = {"screws": {"found": 8, "side_wrong": 0, "level_wrong": 0}}
@@ -88,3 +90,7 @@ def test_what_the_guidance_said_last_is_told():
     summary = {"stereo": {"guidance": {"left": {"state": "good", "text": "rod is good"}}}}
     assert guidance_lines(summary) == ["left rod, good: rod is good"]
     assert guidance_lines({}) == []
+
+
+def test_the_simulated_rods_can_be_the_planned_ones():
+    assert MOUNTED.overhang_m == (1e-3 * RodOrder().overhang_mm,) * 2

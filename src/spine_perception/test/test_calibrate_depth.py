@@ -9,11 +9,11 @@ from datetime import date
 import cv2
 import numpy as np
 import pytest
-from board_scene import BoardScene, bias_image, board_camera, board_frames
 
 from spine_nav_common.core.depth_calibration import DepthCorrector
 from spine_nav_common.core.types import Rejected
 from spine_nav_common.parameters import ParameterError
+from spine_nav_sim.core.board import BoardScene, bias_image, board_camera, board_frames
 from spine_perception.core import calibrate_depth
 from spine_perception.core.boards import BoardFinder, board_spec
 from spine_perception.core.calibrate_depth import Trouble, calibrate, covered, look, missing

@@ -38,16 +38,11 @@ METAL = np.array([0.42, 0.41, 0.40])
 
 # As one would mount it: 10 cm baseline across the spine, because two eyes do not tell the depth of a
 # rod that runs along the line between them, 45 cm above the wound, which fills the picture's height.
-SCENE = StereoConfig(
+# The rods have the overhang that is planned (`rod_bending_ar.core.plan.RodOrder`), so that they can
+# be the planned rods.
+MOUNTED = StereoConfig(
     scene=replace(
-        StereoConfig().scene,
-        exposed=("L2", "L3", "L4"),
-        fps=5.0,
-        hardness=HARDNESS,
-        tool_passes=False,
-        distance_m=(0.43, 0.47),
-        roll_deg=(80.0, 100.0),
-        off_centre=0.1,
+        StereoConfig().scene, distance_m=(0.43, 0.47), roll_deg=(80.0, 100.0), off_centre=0.1
     ),
     sizes=((640, 480),),
     filled=(0.55, 0.6),
@@ -56,7 +51,17 @@ SCENE = StereoConfig(
     missing_share=0.0,
     rods="seated",
     one_rod_share=0.0,
-    overhang_m=(0.01, 0.01),  # as a rod is planned
+    overhang_m=(0.01, 0.01),
+)
+SCENE = replace(
+    MOUNTED,
+    scene=replace(
+        MOUNTED.scene,
+        exposed=("L2", "L3", "L4"),
+        fps=5.0,
+        hardness=HARDNESS,
+        tool_passes=False,
+    ),
 )
 
 

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A flat ChArUco board before a simulated RGB-D camera: what `spinenav calibrate` is tried on."""
+"""A flat ChArUco board before a simulated RGB-D camera: a recording for `spinenav calibrate depth`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from spine_nav_common.core.errors import InputError
 from spine_nav_common.core.geometry import exp_so3
+from spine_nav_common.core.recording_writer import RecordingWriter
 from spine_nav_common.core.types import Intrinsics, RgbdFrame
+from spine_nav_sim.core.operation import Progress
 from spine_nav_sim.core.sensor import (
     CAMERAS,
     DepthNoise,
@@ -31,10 +35,12 @@ class BoardScene:
     """How a board is shown.
 
     Attributes:
-        board: an OpenCV CharucoBoard. size_m: (columns, rows) times the square. square_m: its square.
+        board: an OpenCV CharucoBoard. square_m: its square. size: columns and rows of squares.
         camera: name of a model in `sensor.CAMERAS`. views: how many.
         near_m, far_m: range of distances. bend_m: how far the board's middle stands out.
         blur_px: sigma of the lens. seed: of camera, poses and noise.
+        individual: the camera of another scene (`Scene.intrinsics`, `Scene.depth_noise`), to which
+            `camera`, `width` and `height` must belong; None: one is drawn from `seed`.
     """
 
     board: Any
@@ -49,10 +55,13 @@ class BoardScene:
     width: int = 640
     height: int = 480
     seed: int = 0
+    individual: tuple[Intrinsics, DepthNoise] | None = None
 
 
 def board_camera(scene: BoardScene) -> tuple[Intrinsics, DepthNoise]:
     """The individual camera of a scene."""
+    if scene.individual is not None:
+        return scene.individual
     rng = np.random.default_rng([scene.seed, 0])
     model = CAMERAS[scene.camera]
     intrinsics = camera_intrinsics(model, scene.width, scene.height, rng)
@@ -74,6 +83,18 @@ def board_frames(scene: BoardScene) -> Iterator[tuple[RgbdFrame, np.ndarray]]:
         )  # fmt: skip
         rgb = np.repeat(image[..., None], 3, axis=2)
         yield RgbdFrame((number + 1) * _FRAME_NS, rgb, measured, intrinsics, "camera"), depth
+
+
+def simulate_board(out_dir: Path, scene: BoardScene, progress: Progress | None = None) -> None:
+    """Write out_dir/recording (MCAP) with the views of a board. Raises InputError: it is there already."""
+    recording = Path(out_dir) / "recording"
+    if recording.exists():
+        raise InputError(recording, "", "is already there", "name another folder")
+    with RecordingWriter(recording) as writer:
+        for done, (frame, _) in enumerate(board_frames(scene), 1):
+            writer.write_rgbd(frame)
+            if progress is not None:
+                progress(done, scene.views, "")
 
 
 def bias_image(scene: BoardScene, distance_m: float) -> np.ndarray:
