@@ -17,8 +17,8 @@ setup:       ## prepare .venv: system packages, locked wheels, ROS 2, this proje
 demo: setup  ## the virtual operation through the ROS 2 nodes, with table and pictures
 	$(VENV)/bin/spinenav demo
 
-test: setup browser  ## the whole test suite
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: setup browser  ## the whole test suite, by two workers (see conftest.py)
+	$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 browser: setup
 	@SPINENAV_BROWSER=1 sh scripts/setup.sh

@@ -80,6 +80,13 @@ def test_a_transition_that_its_state_does_not_have_is_refused_and_survived(world
     assert not node.active
 
 
+def test_a_beat_that_was_due_when_its_node_was_destroyed_harms_nobody(world):
+    """The events executor calls a timer that was in its queue."""
+    node = world.add(Plain("quiet", []), active=False)
+    world.remove(node)
+    node._beat()
+
+
 def test_a_node_that_refuses_is_named(world):
     world.add(Plain("bad", [], refuse=True), active=False)
     supervisor = Supervisor({"nodes": ("bad",)}, NAMESPACE)

@@ -49,7 +49,7 @@ class SpineNode(LifecycleNode):
         self._service_change_state.callback = self._refusing(self._service_change_state.callback)
         declare(self, self.config_type)
         self.config: Any = None
-        self.active = False
+        self.active = self._destroyed = False
         self.problem = ""  # why the last transition was refused, or what keeps data away
         self.error: Exception | None = None
         self.notes: tuple[str, ...] = ()  # what was mended in the input; see `tell`
@@ -189,6 +189,7 @@ class SpineNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Stop threads and free resources also when no transition asked for it."""
         self._guarded(GOODBYE, self._release)
+        self._destroyed = True
         super().destroy_node()
 
     def _configure(self) -> None:
@@ -247,8 +248,8 @@ class SpineNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _beat(self, busy: str = "") -> None:
-        if not self.context.ok():
-            return
+        if self._destroyed or not self.context.ok():
+            return  # it was due before
         beat = Beat(
             self.get_name(),
             self._machine,
