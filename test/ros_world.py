@@ -53,7 +53,7 @@ class World:
         self.node.create_subscription(kind, topic, self.got[topic].append, profile)
         return self.got[topic]
 
-    def until(self, condition, timeout_s=30.0):
+    def until(self, condition, timeout_s=120.0):
         end = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end, "the condition did not come true"

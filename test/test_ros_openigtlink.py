@@ -140,7 +140,7 @@ def test_a_navigation_that_falls_silent_leaves_nothing_to_be_seen(world, bridge,
     client = bridge.slicer()
     poses(*BOTH)
     world.until(lambda: client.draws("L2"))
-    world.until(lambda: "silent" in client.text("VertebraL2Status"), timeout_s=5.0)
+    world.until(lambda: "silent" in client.text("VertebraL2Status"))
     world.until(lambda: not client.draws("L2") and not client.draws("L3"))
 
 
@@ -271,9 +271,8 @@ def test_pictures_have_a_connection_of_their_own_and_a_stopped_one_is_covered(wo
     world.until(overlay.get_subscription_count)
     shown = np.full((48, 64, 3), (10, 20, 200), np.uint8)  # BGR: red in RGB
     data = cv2.imencode(".jpg", shown)[1].tobytes()
-    end = time.monotonic() + 1.2
-    sent = 0
-    while time.monotonic() < end:
+    begun, sent = time.monotonic(), 0
+    while time.monotonic() < begun + 1.2:
         sent += 1
         overlay.publish(jpeg_message(data, support.START_NS, "camera"))
         world.spin(0.02)
@@ -282,9 +281,10 @@ def test_pictures_have_a_connection_of_their_own_and_a_stopped_one_is_covered(wo
     assert client.kept["Overlay"].image[0, 20, 30].astype(int) == pytest.approx(
         [200, 20, 10], abs=6
     )
-    assert client.count["Overlay"] <= 4 < sent, "two a second"
+    most = 2 + 2 * (time.monotonic() - begun)
+    assert client.count["Overlay"] <= most < sent, "two a second"
     assert "Overlay" not in words.kept
-    world.until(lambda: client.kept["Overlay"].image.shape == (1, 480, 640, 3), timeout_s=5.0)
+    world.until(lambda: client.kept["Overlay"].image.shape == (1, 480, 640, 3))
 
 
 def test_a_bridge_that_would_be_open_to_others_refuses_to_start(world, case):

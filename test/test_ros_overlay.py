@@ -133,7 +133,7 @@ def until_shown(graph, index, wanted, states=(Status.TRACKED, Status.TRACKED)):
         graph.world.spin(0.1)
         return False
 
-    graph.world.until(shows, timeout_s=20.0)
+    graph.world.until(shows)
 
 
 def test_a_screw_is_shown_against_its_plan_and_goes_with_its_level(graph):
@@ -256,7 +256,7 @@ def test_the_covariance_of_each_pose_is_drawn_and_none_of_another_pose(graph, mo
             graph.world.spin(0.1)
             return False
 
-        graph.world.until(is_drawn, timeout_s=20.0)
+        graph.world.until(is_drawn)
         return drawn[index]
 
     first, second = support.LEVELS

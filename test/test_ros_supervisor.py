@@ -99,7 +99,7 @@ def test_a_node_that_refuses_is_named(world):
 def test_a_node_that_is_not_there_is_a_failure_after_the_time_out(world):
     supervisor = Supervisor({"nodes": ("ghost",), "timeout_s": 1.0}, NAMESPACE)
     world.add(supervisor, active=False)
-    world.until(lambda: supervisor.failure, timeout_s=5.0)
+    world.until(lambda: supervisor.failure)
     assert supervisor.failure == "ghost is not active after 1 s (no heartbeat was ever heard)"
 
 

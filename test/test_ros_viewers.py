@@ -86,7 +86,7 @@ def test_guidance_is_deleted_when_the_navigation_falls_silent(world, case, resul
     world.until(lambda: markers and result_publishers[1].get_subscription_count())
     publish_status(world, result_publishers, 0, (Status.TRACKED, Status.TRACKED))
     world.until(lambda: len(drawn(markers[-1])) == 2)
-    world.until(lambda: drawn(markers[-1]) == set(), timeout_s=2.0)
+    world.until(lambda: drawn(markers[-1]) == set())
 
 
 GUIDED, BARE = 250, 5

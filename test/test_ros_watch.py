@@ -49,7 +49,7 @@ def watched(child, **changes):
 
 
 def until(condition):
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + 120.0
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -181,7 +181,7 @@ class Slicer(pyigtl.OpenIGTLinkClient):
         return [m for m in list(self.came) if m.device_name == device]
 
 
-def until(true: Callable[[], Any], timeout_s: float = 10.0) -> None:
+def until(true: Callable[[], Any], timeout_s: float = 60.0) -> None:
     end = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < end, "the condition did not come true"
