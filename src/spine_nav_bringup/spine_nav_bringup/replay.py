@@ -195,7 +195,7 @@ def replay(
     loaded = load_case(case)
     names = load_remap(remap) if remap else None
     depth, transforms = calibrations(calibration)
-    found = open_scenes(recording, names, depth_calibration=depth)
+    found = open_scenes(recording, names, depth_calibration=depth, transforms=transforms)
     extrinsics = StaticFrames(transforms)
     for item in next(iter(found.recordings.values())).static_transforms():
         extrinsics.add(item)

@@ -27,6 +27,12 @@ ROLES = {
         for transport in ("", "/compressedDepth", "/compressed")
     ),
     "depth info": ("/camera/camera/aligned_depth_to_color/camera_info",),
+    # looked for where there is no aligned depth: it is aligned here
+    "own depth": tuple(
+        f"/camera/camera/depth/image_rect_raw{transport}"
+        for transport in ("", "/compressedDepth", "/compressed")
+    ),
+    "own depth info": ("/camera/camera/depth/camera_info",),
     **{
         eye: tuple(
             f"/stereo/{eye}/{name}{transport}"
@@ -145,6 +151,11 @@ class RecordedMessages:
                 yield raw.topic, message, raw.log_ns
         except StorageCut as cut:
             self.truncated = str(cut)
+
+    def frame_id(self, topic: str) -> str:
+        """The frame that the topic's first message states; empty where it states none."""
+        heads = (m.header.frame_id for _, m in self.messages(topic) if m is not None)
+        return str(next(heads, ""))
 
     def camera_info(self, role: str) -> CameraModel:
         """The first usable camera_info, wherever it comes: its image may come before it."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from .depth_calibration import DepthCalibration
 from .errors import RecordingError
 from .graph import SCENES
 from .recording import Recording, open_recording
+from .static_frames import StaticTransform
 from .types import RgbdFrame, StereoFrame
 
 _WORDS = {"rgbd": "RGB-D", "stereo": "stereo"}
@@ -58,9 +59,10 @@ def open_scenes(
     wanted: Collection[str] = SCENES,
     since_ns: int = 0,
     depth_calibration: DepthCalibration | None = None,
+    transforms: Sequence[StaticTransform] = (),
 ) -> RecordedScenes:
     """Open the wanted scenes of a recording, each checked before its first frame; frames with a
-    stamp before `since_ns` are left out.
+    stamp before `since_ns` are left out. transforms: of calibration files, beside the recording's own.
 
     A recording that holds none of them is asked for the first, which says what is missing.
 
@@ -74,7 +76,7 @@ def open_scenes(
         recording = open_recording(path, remap)
         try:
             if scene == "rgbd":
-                found.rgbd = recording.rgbd_frames(since_ns, depth_calibration)
+                found.rgbd = recording.rgbd_frames(since_ns, depth_calibration, transforms)
             else:
                 found.stereo = recording.stereo_frames(since_ns)
         except RecordingError as error:

@@ -8,7 +8,7 @@ on nothing stops the stream: what is wrong with a single frame is counted with i
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from .images import (
 )
 from .pairing import STEREO_SLOP_NS, Pair, Pairer
 from .recorded_clock import RecordedClock, choose_clock
+from .recorded_depth import DepthSource, find_depth
 from .recorded_messages import RecordedMessages
-from .recording_checks import UnitCheck, check_aligned, same_size
+from .recording_checks import UnitCheck, same_size
 from .rectify import RgbdRectifier, StereoRig, stereo_rig
 from .static_frames import StaticTransform, static_transform
 from .types import RgbdFrame, StereoFrame
@@ -84,7 +85,8 @@ class Recording:
     @property
     def has_rgbd(self) -> bool:
         """Whether colour and depth topics are there."""
-        return self._held.find("colour") is not None and self._held.find("depth") is not None
+        depth = self._held.find("depth") or self._held.find("own depth")
+        return self._held.find("colour") is not None and depth is not None
 
     @property
     def has_stereo(self) -> bool:
@@ -98,10 +100,14 @@ class Recording:
         return tuple(scene for scene, has in there.items() if has)
 
     def rgbd_frames(
-        self, since_ns: int = 0, depth_calibration: DepthCalibration | None = None
+        self,
+        since_ns: int = 0,
+        depth_calibration: DepthCalibration | None = None,
+        transforms: Iterable[StaticTransform] = (),
     ) -> Iterator[RgbdFrame]:
         """All new colour frames in order of arrival, rectified if the camera states distortion;
-        those with a stamp before `since_ns` are left out and not decoded.
+        those with a stamp before `since_ns` are left out and not decoded. Depth of a camera of its
+        own is aligned to colour with the recording's /tf_static and `transforms`, with a note.
 
         Every colour frame that is neither doubled nor late is given, so that it gets its row: an
         unusable depth image becomes all NaN and an unusable colour image black, both counted.
@@ -112,15 +118,17 @@ class Recording:
             CalibrationError: at once where the depth calibration is of another camera, or has expired.
         """
         colour = self._held.topic("colour")
-        depth = self._held.topic("depth")
         model = self._held.camera_info("colour info")
-        check_aligned(self._held, model, colour, depth)
+        source = find_depth(self._held, model, colour, [*self.static_transforms(), *transforms])
+        depth = source.topic
+        if source.own is not None:
+            self._note(f"{self.path}: {depth}: {source.own.told()}")
         unit = UnitCheck(self.path, depth)
         for image in self._held.probe(depth, decode_depth):
             unit.check(image)
         self._take_clock(choose_clock(self._held, colour, depth))
 
-        rectify = RgbdRectifier(depth_calibration)
+        rectify = RgbdRectifier(depth_calibration, source.own)
         rectify.check(model)
 
         def frames() -> Iterator[RgbdFrame]:
@@ -128,7 +136,7 @@ class Recording:
             for pair, info in self._pairs(*topics, model, ("colour", "depth")):
                 if pair.stamp_ns < since_ns:
                     continue
-                yield self._rgbd_frame(pair, info, rectify, unit)
+                yield self._rgbd_frame(pair, info, rectify, unit, source)
 
         return frames()
 
@@ -270,11 +278,17 @@ class Recording:
         self.reasons[reason] += 1
 
     def _rgbd_frame(
-        self, pair: Pair, model: CameraModel, rectify: RgbdRectifier, unit: UnitCheck
+        self,
+        pair: Pair,
+        model: CameraModel,
+        rectify: RgbdRectifier,
+        unit: UnitCheck,
+        source: DepthSource,
     ) -> RgbdFrame:
         shape = (model.height, model.width)
+        depth_shape = shape if source.own is None else source.shape
         colour = np.zeros((*shape, 3), np.uint8)
-        depth_m = np.full(shape, np.nan, np.float32)
+        depth_m = np.full(depth_shape, np.nan, np.float32)
         try:
             image = decode_colour(pair.first)
             same_size(image, shape, "colour")
@@ -284,7 +298,7 @@ class Recording:
                 self.reasons["colour image without depth"] += 1
             else:
                 depth = decode_depth(pair.second)
-                same_size(depth, shape, "depth")
+                same_size(depth, depth_shape, "depth")
                 unit.check(depth)
                 depth_m = depth
         except ImageError as error:

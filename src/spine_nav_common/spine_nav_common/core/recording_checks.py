@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is checked of a recording's images before they are used: size, alignment, unit of depth."""
+"""What is checked of a recording's images before they are used: size, unit of depth."""
 
 from __future__ import annotations
 
@@ -8,54 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from .errors import RecordingError
-from .images import CameraModel, ImageError, decode_colour, decode_depth
-from .recorded_messages import RecordedMessages
+from .images import ImageError
 
 _DEPTH_RANGE_M = (0.1, 3.0)  # the median depth of a scene on an operating table
-_ALIGNED_PX = 2.0
-
-
-def check_aligned(held: RecordedMessages, model: CameraModel, colour: str, depth: str) -> None:
-    """Refuse a recording whose depth is not aligned to colour, by its first images.
-
-    Raises RecordingError: sizes that differ from camera_info's, or depth of another camera.
-    """
-    size = (model.height, model.width)
-    shape = held.probe(colour, decode_colour)[0].shape[:2]
-    if shape != size:
-        raise RecordingError(
-            held.path,
-            colour,
-            f"images are {shape[1]}x{shape[0]}, camera_info says {size[1]}x{size[0]}",
-            "record image and camera_info of the same mode",
-        )
-    remedy = "record aligned_depth_to_color (align_depth.enable:=true)"
-    shape = held.probe(depth, decode_depth)[0].shape
-    if shape != size:
-        raise RecordingError(
-            held.path,
-            depth,
-            f"depth is {shape[1]}x{shape[0]} but colour {size[1]}x{size[0]}: not aligned",
-            remedy,
-        )
-    if held.find("depth info") is not None:
-        own = held.camera_info("depth info").raw_intrinsics()
-        ours = model.raw_intrinsics()
-        if (
-            max(
-                abs(own.fx - ours.fx),
-                abs(own.fy - ours.fy),
-                abs(own.cx - ours.cx),
-                abs(own.cy - ours.cy),
-            )
-            > _ALIGNED_PX
-        ):
-            raise RecordingError(
-                held.path,
-                depth,
-                "depth has a camera_info of its own: not aligned to colour",
-                remedy,
-            )
 
 
 def same_size(image: np.ndarray, shape: tuple[int, int], name: str) -> None:

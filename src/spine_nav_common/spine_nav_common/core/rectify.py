@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from .align import OwnDepth
 from .depth_calibration import DepthCalibration, DepthCorrector
 from .images import CameraModel, ImageError, decode_image
 from .static_frames import CalibrationError
@@ -27,9 +28,11 @@ class RgbdRectifier:
 
     Args:
         depth: the depth camera's calibration, None = not calibrated.
+        own: brings depth of a camera of its own to colour, None = it is aligned as it comes.
     """
 
-    def __init__(self, depth: DepthCalibration | None = None) -> None:
+    def __init__(self, depth: DepthCalibration | None = None, own: OwnDepth | None = None) -> None:
+        self._own = own
         self._model: CameraModel | None = None
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         self._correct = None if depth is None else DepthCorrector(depth)
@@ -49,8 +52,10 @@ class RgbdRectifier:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Colour (H, W, 3) and depth (H, W) without distortion, on model.raw_intrinsics().
 
-        Raises CalibrationError as `check`.
+        Raises CalibrationError as `check`, ValueError where depth cannot be aligned.
         """
+        if self._own is not None:
+            depth_m = self._own(model, depth_m)
         if self._correct is not None:
             self.check(model)
             depth_m = self._correct(depth_m)
@@ -59,6 +64,8 @@ class RgbdRectifier:
         if self._maps is None or not model.same_as(self._model):
             self._model, self._maps = model, model.rectify_maps(model.raw_intrinsics())
         colour = cv2.remap(colour, *self._maps, cv2.INTER_LINEAR)
+        if self._own is not None:
+            return colour, depth_m  # aligned to the pinhole, not to the lens
         # nearest: a mean over an edge would invent points between bone and background
         depth_m = cv2.remap(
             depth_m,
