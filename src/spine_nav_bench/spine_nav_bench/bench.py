@@ -33,6 +33,7 @@ from .bench_accuracy import accuracy_record
 from .bench_alive import alive_record
 from .bench_bridges import bridges_record
 from .bench_calibration import calibration_sets
+from .bench_cameras import cameras_record
 from .bench_display import display_record
 from .bench_gaps import CASES as GAPS
 from .bench_gaps import gaps_record
@@ -52,7 +53,7 @@ from .results import render, table_text
 
 RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
 STEREO = ("stereo", "stereo_foreign", "stereo_faults", "stereo_timing", "live_stereo")
-PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges", "display", "overlay")
+PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges", "display", "overlay", "cameras")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
 LIVE_STEREO_SMOKE_S = 5.0  # a browser takes some of it to start
@@ -171,6 +172,8 @@ def _measure(
         return {"sets": calibration_sets(args.data)}
     if part == "overlay":
         return overlay_record(args.smoke, progress)
+    if part == "cameras":
+        return cameras_record(args.smoke)
     if part == "stereo_timing":
         return stereo_timing_record(cache, loaded.stereo, smoke=args.smoke, progress=progress)
     if part == "stereo_faults":

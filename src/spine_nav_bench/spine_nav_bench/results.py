@@ -14,6 +14,7 @@ from .bench_gaps import GAPS_TARGETS, gaps_section, gaps_table
 from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
 from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
+from .results_cameras import CAMERAS_TARGETS, cameras_section, cameras_time_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 from .results_display import DISPLAY_TARGETS, display_section
 from .results_live import LIVE_TARGETS, live_table
@@ -185,7 +186,7 @@ def _first_pose(r: Record) -> tuple[str, bool] | None:
 
 MIN_LEVEL_FRAMES = 20
 EASY_CAMERAS = ("d405", "d415")
-SHOWN_TARGETS = (*OVERLAY_TARGETS, *DISPLAY_TARGETS, *BRIDGES_TARGETS)
+SHOWN_TARGETS = (*OVERLAY_TARGETS, *DISPLAY_TARGETS, *BRIDGES_TARGETS, *CAMERAS_TARGETS)
 PARTS = (
     "accuracy",
     "foreign",
@@ -197,6 +198,7 @@ PARTS = (
     "bridges",
     "display",
     "overlay",
+    "cameras",
 )
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
@@ -423,6 +425,8 @@ def render(folder: Path) -> str:
         out += bridges_section(newest["bridges"])
     if "overlay" in newest:
         out += overlay_section(newest["overlay"])
+    if "cameras" in newest:
+        out += cameras_section(newest["cameras"])
     if "precision" in newest:
         out += precision_section(newest["precision"])
     if "display" in newest:
@@ -447,6 +451,8 @@ def table_text(record: Record) -> str:
         body = bridges_table(record)
     elif record["part"] == "overlay":
         body = overlay_table(record)
+    elif record["part"] == "cameras":
+        body = cameras_time_table(record)
     elif record["part"] == "precision":
         body = precision_table(record)
     else:
