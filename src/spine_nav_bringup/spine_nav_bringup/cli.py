@@ -14,6 +14,7 @@ from pathlib import Path
 
 from spine_nav_common.core.runtime import fix_threads
 
+from .cli_import import add_import_command
 from .cli_session import add_session_commands
 from .cli_viewers import add_viewer_options, viewer_values
 
@@ -342,6 +343,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="YAML: the topic that is looked for, a colon, the topic in the recording",
     )  # fmt: skip
 
+    add_import_command(add)
     add_session_commands(add, EXIT_CODES)
 
     evaluate = add("evaluate", _evaluate, "measure a run against the truth")
