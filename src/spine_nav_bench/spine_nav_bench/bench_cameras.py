@@ -86,9 +86,9 @@ def librealsense_align() -> Callable[[], object] | Rejected:
     except ImportError as error:
         return Rejected(f"pyrealsense2 is not there ({error})")
     device = rs.software_device()
-    sensor = device.add_sensor("bench")
+    sensors = [device.add_sensor(name) for name in ("Stereo Module", "RGB Camera")]
 
-    def stream(kind: Any, uid: int, form: Any, bpp: int, k: Intrinsics) -> Any:
+    def stream(sensor: Any, kind: Any, uid: int, form: Any, bpp: int, k: Intrinsics) -> Any:
         inner = rs.intrinsics()
         inner.width, inner.height = k.width, k.height
         inner.fx, inner.fy, inner.ppx, inner.ppy = k.fx, k.fy, k.cx, k.cy
@@ -98,24 +98,25 @@ def librealsense_align() -> Callable[[], object] | Rejected:
         video.width, video.height, video.fps, video.intrinsics = k.width, k.height, 30, inner
         return sensor.add_video_stream(video)
 
-    depth = stream(rs.stream.depth, 0, rs.format.z16, 2, DEPTH)
-    colour = stream(rs.stream.color, 1, rs.format.rgb8, 3, COLOUR)
-    sensor.add_read_only_option(rs.option.depth_units, 0.001)
+    depth = stream(sensors[0], rs.stream.depth, 0, rs.format.z16, 2, DEPTH)
+    colour = stream(sensors[1], rs.stream.color, 1, rs.format.rgb8, 3, COLOUR)
+    sensors[0].add_read_only_option(rs.option.depth_units, 0.001)
     for a, b, x in ((depth, colour, BASELINE_M), (colour, depth, -BASELINE_M)):
         shift = rs.extrinsics()
         shift.rotation, shift.translation = [1, 0, 0, 0, 1, 0, 0, 0, 1], [x, 0, 0]
         a.register_extrinsics_to(b, shift)
     device.create_matcher(rs.matchers.default)
-    sync = rs.syncer()
-    sensor.open([depth, colour])
-    sensor.start(sync)
+    sync = rs.syncer(100)
+    for sensor, profile in zip(sensors, (depth, colour), strict=True):
+        sensor.open(profile)
+        sensor.start(sync)
     images = (
-        (depth, depth_image(DEPTH.width, DEPTH.height, SEED), 2),
-        (colour, np.zeros((COLOUR.height, COLOUR.width, 3), np.uint8), 3),
+        (sensors[0], depth, depth_image(DEPTH.width, DEPTH.height, SEED), 2),
+        (sensors[1], colour, np.zeros((COLOUR.height, COLOUR.width, 3), np.uint8), 3),
     )
     frames = None
     for n in range(5):  # the first ones come singly
-        for profile, image, bpp in images:
+        for sensor, profile, image, bpp in images:
             frame = rs.software_video_frame()
             frame.pixels, frame.stride, frame.bpp = image, image.shape[1] * bpp, bpp
             frame.timestamp, frame.frame_number = 1000.0 + 33.3 * n, n
@@ -124,13 +125,15 @@ def librealsense_align() -> Callable[[], object] | Rejected:
             if bpp == 2:
                 frame.depth_units = 0.001
             sensor.on_video_frame(frame)
-        frames = sync.wait_for_frames()
-    if frames is None or not (frames.get_depth_frame() and frames.get_color_frame()):
+            came = sync.wait_for_frames(1000) if n else None
+            if came is not None and came.get_depth_frame() and came.get_color_frame():
+                frames = came
+    if frames is None:
         return Rejected("its syncer gave no pair")
     frames.keep()
     align = rs.align(rs.stream.color)
 
-    def call(keep: Any = (device, sensor, sync)) -> object:
+    def call(keep: Any = (device, sensors, sync)) -> object:
         return align.process(frames).get_depth_frame()
 
     return call
