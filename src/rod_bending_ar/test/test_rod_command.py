@@ -83,3 +83,17 @@ def test_one_bad_side_writes_nothing(screws: Path) -> None:
         writer.write(rows)
     assert run(screws) == 2
     assert not (screws.parent / "o").exists()
+
+
+def test_the_command_names_its_own_options(
+    screws: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for levels, option in ((False, "--cranial"), (True, "--side")):
+        rows = screw_rows(levels=levels, labelled=levels, stamp_ns=300)
+        if levels:
+            rows = [r for r in rows if r.side == "left" or r.level == "L4"]
+        with ScrewWriter(screws.parent) as writer:
+            writer.write(rows)
+        assert run(screws) == 2
+        error = capsys.readouterr().err
+        assert option in error and error.count("\n") == 1

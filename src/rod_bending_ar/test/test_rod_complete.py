@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from rod_support import LEVELS, heads_mm, saddle_row, screw_rows
 
-from rod_bending_ar.core.complete import ANY, check_complete, parse_without, planned_screws
+from rod_bending_ar.core.complete import (
+    ANY,
+    MissingScrew,
+    check_complete,
+    parse_without,
+    planned_screws,
+)
 from rod_bending_ar.core.guidance import GuidanceOrder, RodGuide, plan_text
 from rod_bending_ar.core.plan import RodOrder, plan_rod
 from spine_nav_bringup.cli import main
@@ -26,14 +32,18 @@ PLANNED = tuple((level, side) for side in ("left", "right") for level in LEVELS)
 
 def row(levels=LEVELS, places=range(5), **changes) -> SaddleRow:
     whole = replace(saddle_row(heads_mm()[list(places)]), **changes)
-    names = tuple(f"{level or 'head'} (track_id {i})" for i, level in enumerate(levels))
+    names = tuple(level or f"head {i}" for i, level in enumerate(levels))
     return replace(whole, levels=tuple(levels), names=names)
 
 
-def refusal(given: SaddleRow, planned=PLANNED, without=()) -> str:
-    with pytest.raises(RodError) as caught:
-        check_complete(given, planned, without)
-    return str(caught.value)
+def asked(given: SaddleRow, planned=PLANNED, without=(), as_they_stand=()) -> MissingScrew:
+    with pytest.raises(MissingScrew) as caught:
+        check_complete(given, planned, without, as_they_stand)
+    return caught.value
+
+
+def refusal(*given, **more) -> str:
+    return str(asked(*given, **more))
 
 
 # -- missing screws
@@ -50,7 +60,8 @@ def test_a_planned_screw_that_is_missing_is_named(gone):
     left = [i for i in range(5) if i != gone]
     text = refusal(row([LEVELS[i] for i in left], left))
     assert f"the planned screw {LEVELS[gone]} is not among its 4 heads" in text
-    assert f"--without {LEVELS[gone]}" in text
+    assert "--" not in text, "the command's words are the command's"
+    assert asked(row([LEVELS[i] for i in left], left)).levels == (LEVELS[gone],)
     check_complete(row([LEVELS[i] for i in left], left), PLANNED, (LEVELS[gone],))
     check_complete(row([LEVELS[i] for i in left], left), PLANNED, (ANY,))
 
@@ -71,16 +82,20 @@ def test_a_plan_for_the_other_side_alone_asks_for_nothing_here():
 
 def test_without_a_plan_a_level_left_out_is_asked_for():
     text = refusal(row(["S1", "L5", "L3", "L2"], (0, 1, 3, 4)), ())
-    assert "is a screw missing between L5 (track_id 1) and L3 (track_id 2)?" in text
-    assert "no screw at L4" in text and "--without L4" in text
+    assert "is a screw missing between L5 and L3?" in text and "no screw at L4" in text
+    assert asked(row(["S1", "L5", "L3", "L2"], (0, 1, 3, 4)), ()).answer == "L4"
     check_complete(row(["S1", "L5", "L3", "L2"], (0, 1, 3, 4)), (), ("L4",))
     check_complete(row(["S1", "L5"], (0, 1)))  # nobody counts L6
 
 
 def test_without_levels_a_gap_twice_the_usual_is_asked_for():
     text = refusal(row([""] * 4, (0, 1, 3, 4)), ())
-    assert "between head (track_id 1) and head (track_id 2)" in text
-    assert "66 mm apart where its neighbours are" in text and "--without any" in text
+    assert "between head 1 and head 2" in text
+    assert "66 mm apart where its neighbours are" in text
+    found = asked(row([""] * 4, (0, 1, 3, 4)), ())
+    assert (found.levels, found.heads, found.answer) == ((), (1, 2), ANY)
+    check_complete(row([""] * 4, (0, 1, 3, 4)), (), (), {(1, 2)})
+    refusal(row([""] * 4, (0, 1, 3, 4)), (), as_they_stand={(0, 1)})
     check_complete(row([""] * 4, (0, 1, 3, 4)), (), (ANY,))
     check_complete(row([""] * 2, (0, 4)))  # one gap alone is no measure
     uneven = np.cumsum([[0, 0, 0], [0, 0, 26.0], [0, 0, 36.0], [0, 0, 38.0]], axis=0)
@@ -118,7 +133,7 @@ def test_a_plan_is_never_made_for_a_part_of_the_row():
 
 
 def test_a_head_that_is_only_held_makes_no_plan():
-    with pytest.raises(RodError, match=r"L4 \(track_id 2\) is held, not seen in this frame"):
+    with pytest.raises(RodError, match=r"L4 is held, not seen in this frame"):
         plan_rod(row(seen=(True, True, False, True, True)))
 
 
@@ -154,7 +169,7 @@ def test_the_predicted_gap_covers_gaps_to_heads_drawn_from_their_bounds():
 def test_heads_known_so_little_that_the_rod_may_miss_them_make_no_plan():
     with pytest.raises(RodError) as caught:
         plan_rod(row(bounds_mm=(1.0, 1.0, 4.9, 1.0, 1.0)))
-    assert "may miss L4 (track_id 2) by 4.3 mm" in str(caught.value)
+    assert "may miss L4 by 4.3 mm" in str(caught.value)
     assert "known within 4.9 mm only" in str(caught.value)
     with pytest.raises(RodError, match="known within nan"):
         plan_rod(row(bounds_mm=(1.0, float("nan"), 1.0, 1.0, 1.0)))
@@ -173,7 +188,7 @@ def test_steady_heads_of_which_one_is_held_are_not_planned_for():
     own = guide()
     sides = [own.observe(held(screw_rows(), 2), [])[0] for _ in range(6)]
     assert {s.state for s in sides} == {"waiting"}
-    assert "L4 (track_id 2) not seen: show it" in sides[-1].text
+    assert "L4 not seen: show it" in sides[-1].text
     with pytest.raises(RodError, match="held, not seen"):
         own.request(held(screw_rows(), 2))
     # held in between: the steady run begins anew
@@ -244,7 +259,7 @@ def test_a_plan_of_an_earlier_frame_says_so(tmp_path, capsys):
     assert main(["rod", "plan", *options]) == 0
     assert "check: planned from 0.4 s before the end" in capsys.readouterr().out
     assert main(["rod", "plan", *options, "--stamp", "500000000"]) == 2
-    assert "L3 (track_id 3) is held, not seen" in capsys.readouterr().err
+    assert "L3 is held, not seen" in capsys.readouterr().err
 
 
 def _case(folder: Path) -> Path:
@@ -275,6 +290,7 @@ def test_the_command_asks_for_a_planned_screw_and_takes_the_answer(tmp_path, cap
     assert run("--case", str(case)) == 2
     error = capsys.readouterr().err
     assert "planned screw S1 is not among its 4 heads" in error and error.count("\n") == 1
+    assert "if there is no screw on purpose, say so with --without S1" in error
     assert not out.exists()
     assert run("--case", str(case), "--without", "nothing") == 2
     assert "is no level" in capsys.readouterr().err

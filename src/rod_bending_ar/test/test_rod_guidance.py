@@ -94,7 +94,7 @@ def test_a_head_that_moved_withdraws_the_plan_with_the_reason():
     guide, _ = planned_guide()
     side = observe(guide, moved_head(2, (0.008, 0.0, 0.0)))
     assert side.state == "refused" and side.plan is None
-    assert "moved by" in side.text and "ask for a new plan" in side.text
+    assert "moved by" in side.text and "hold still" in side.text
 
 
 def test_a_small_wobble_keeps_the_plan():

@@ -102,7 +102,7 @@ def test_one_screw_is_refused() -> None:
 
 
 def test_a_single_head_is_refused() -> None:
-    assert "--cranial" in refusal(screw_rows()[:1])
+    assert "show the heads of both sides" in refusal(screw_rows()[:1])
     assert "one screw" in refusal(screw_rows()[:1], side="left", cranial="up")
 
 
@@ -120,9 +120,13 @@ def test_unknown_side_in_the_file_is_refused() -> None:
     assert "track_id 0: side: 'L' is no side" in refusal(rows)
 
 
-def test_unknown_direction_asks_for_cranial() -> None:
-    assert "give --cranial" in refusal(screw_rows(levels=False, labelled=False))
-    assert "give --cranial" in refusal(screw_rows(sides=("left",), levels=False))
+def test_an_unknown_direction_is_asked_for_in_words_of_the_table() -> None:
+    for rows in (
+        screw_rows(levels=False, labelled=False),
+        screw_rows(sides=("left",), levels=False),
+    ):
+        text = refusal(rows)
+        assert "where the patient's head lies" in text and "--" not in text
     assert "give left, right, up or down" in refusal(screw_rows(), cranial="north")
 
 

@@ -7,10 +7,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from rod_bending_ar.core.complete import parse_without, planned_screws
+from rod_bending_ar.core.complete import MissingScrew, parse_without, planned_screws
 from rod_bending_ar.core.material import Bender
 from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.errors import RodError, RowError
 from spine_nav_common.core.implant_outputs import ScrewRow, read_screws
 from spine_nav_common.core.screw_rows import saddle_rows, select_stamp
 from spine_nav_common.core.tables import write_json
@@ -70,6 +71,25 @@ def _without(given: list[str]) -> tuple[str, ...]:
         raise ParameterError(f"--without: {error}") from error
 
 
+_OPTIONS = {
+    "rows": "run spinenav screws until heads show",
+    "level": "give --cranial left, right, up or down (the head's direction in the image)",
+    "direction": "correct the level and side columns, or --cranial",
+}
+_COLUMNS = "correct the level and side columns, or choose another --side or --stamp"
+
+
+def at_the_command(error: RodError) -> RodError:
+    """The error with what this command's options can do about it."""
+    if isinstance(error, MissingScrew):
+        more = f"if there is no screw on purpose, say so with --without {error.answer}"
+    elif isinstance(error, RowError):
+        more = f"or {_OPTIONS.get(error.field, _COLUMNS)}"
+    else:
+        return error
+    return RodError(error.file, error.field, error.problem, f"{error.remedy}; {more}")
+
+
 def describe(plan: RodPlan) -> str:
     """The plan as lines for a terminal: rod, steps, gaps, what to check."""
     head = (
@@ -99,7 +119,10 @@ def run_rod_plan(args: argparse.Namespace) -> int:
         planned=planned_screws(case),
         without=_without(args.without),
     )
-    files = plan_rods(args.screws, args.out, args.side, args.stamp, args.cranial, order)
+    try:
+        files = plan_rods(args.screws, args.out, args.side, args.stamp, args.cranial, order)
+    except RodError as error:
+        raise at_the_command(error) from error
     for path, plan in files.items():
         print(describe(plan))
         print(f"wrote {path}")

@@ -48,6 +48,8 @@ from stereo_screw_tracker.core.load import StereoCore, TracksScrews, load_core
 from stereo_screw_tracker.core.named import NamedTracker
 from stereo_screw_tracker.core.output import rod_curves, screw_rows
 
+from .rod import at_the_command
+
 OVERLAY = "overlay.png"
 STEREO_NODE = "stereo_tracker"
 STAGE_PREFIX = "stereo_"  # apart from the navigation's stages in the same timings.csv
@@ -343,6 +345,7 @@ def rod_plans(
             for row in saddle_rows(rows, source, side, cranial or None):
                 plans[row.side] = plan_rod(row, order)
         except RodError as error:
+            error = at_the_command(error)
             refusals[side or "rod"] = f"{error.field}: {error.problem}; {error.remedy}"
     return plans, refusals
 

@@ -139,6 +139,7 @@ class Feed:
         self._checks = ScrewChecks(self.case)
         self.server.case(case_message(self.case))
         self.number = 0
+        self.rod: Question | None = None  # what is asked of a rod's screws
         self.moment: Moment | None = None  # of the newest picture, which the levels are of too
 
     def __enter__(self):
@@ -193,7 +194,7 @@ class Feed:
         moment = self.now(age_ms)
         if self.moment is not None:
             moment = replace(moment, stamp_ns=self.moment.stamp_ns)
-        self.server.ask(question)
+        self.server.ask(question or self.rod)
         told = levels_message(
             result(moment.stamp_ns, statuses, moved_m),
             moment,
@@ -239,7 +240,10 @@ class Feed:
             **common,
             **steps,
         }
-        self.server.publish("bending", bending_message([left, right], self.now()))
+        if self.rod is not None:
+            text = "no plan: the planned screw L3 is not among its 2 heads; show the missing heads to both cameras"
+            left = {"side": "left", "state": "refused", "text": text}
+        self.server.publish("bending", bending_message([left, right], self.now(), self.rod))
 
     def check(self, state: str = "open", touched: int = 1) -> None:
         """A landmark check of L3: open with some landmarks touched, or with a verdict."""

@@ -282,6 +282,43 @@ def test_a_change_of_the_plan_is_asked_where_it_is_seen_and_drawn_once_it_holds(
     assert action == "confirm" and taken.question.is_plan
 
 
+def test_a_screw_left_out_is_asked_and_answered_where_the_rods_are_seen() -> None:
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        words = "the planned screw L3 is not among its 2 heads"
+        feed.rod = Question("ROD-1A2B3C", words, ("L3",), 11, side="left")
+        ready = "document.querySelectorAll('#buttons button.asked').length === 2"
+        await tab.until("document.querySelectorAll('#steps button')[4].matches('.asks')")
+        assert not await tab.evaluate("document.querySelector('#steps button').matches('.asks')")
+        await tab.key("1")  # the question is not read there
+        await tab.until("performance.now() - spinenav.state.questionAt > 700")
+        assert words not in await tab.text("#panel")
+        await tab.key("y", held_s=1.0)
+        assert feed.asked == []
+        await tab.key("5")
+        await tab.until(ready)
+        shown = await tab.text("#panel")
+        assert words in shown and "No screw at L3 left, on purpose?" in shown
+        assert "--" not in shown and "RIGHT" not in shown
+        stream.question = ASKED  # which vertebra is which comes first
+        await tab.until("spinenav.state.question.id === 'K7QX'")
+        await tab.until("!document.getElementById('panel').innerText.includes('on purpose')")
+        stream.question = None
+        await tab.until("spinenav.state.question?.id === 'ROD-1A2B3C'")
+        await tab.until(ready)
+        await tab.key("y", held_s=1.0)
+        await tab.until(
+            "document.getElementById('told').innerText.includes('no screw at L3 left confirmed')"
+        )
+        feed.rod = None
+        await tab.until("!document.getElementById('panel').innerText.includes('on purpose')")
+        assert tab.errors == []
+
+    feed = browsed(scenario)
+    ((action, taken),) = feed.asked
+    assert action == "confirm" and taken.question.side == "left"
+    assert taken.question.id == "ROD-1A2B3C" and not taken.question.is_plan
+
+
 def test_a_key_that_is_only_touched_answers_nothing_nor_does_one_for_another_question() -> None:
     async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
         stream.question = ASKED

@@ -73,6 +73,25 @@ def test_screws_and_bends_are_told_where_they_change(tmp_path):
     assert len(timeline(session, every_frame=True)) == 6
 
 
+def test_a_screw_left_out_is_told_once_when_it_is_asked_and_when_it_is_answered(tmp_path):
+    from spine_nav_display.core.session_reading import _note_rods
+
+    def status(**fields):
+        values = [SimpleNamespace(key=k, value=v) for k, v in fields.items()]
+        return SimpleNamespace(status=[SimpleNamespace(values=values)])
+
+    asked = {"question_id": "ROD-1A", "question": "the planned screw L3 is not among its heads"}
+    answered = {"told": "ROD-1A: no screw at L3 left on purpose"}
+    session = Session(tmp_path, {})
+    for at, fields in enumerate((asked, asked, answered, answered, {})):
+        _note_rods(session, at, status(side="left", **fields))
+    found = [(m.log_ns, m.kind, m.text) for m in timeline(session)]
+    assert found == [
+        (0, "asked", "left rod: ROD-1A: the planned screw L3 is not among its heads"),
+        (2, "answer", "left rod: ROD-1A: no screw at L3 left on purpose"),
+    ]
+
+
 def test_verdicts_of_landmark_checks_are_told_once_and_reported(tmp_path):
     """By the code that writes them."""
     pytest.importorskip("rclpy")

@@ -7,7 +7,7 @@ only the surgeon says that there is none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -19,6 +19,26 @@ from spine_nav_common.core.types import LEVELS, Case
 # posterior elements); one screw left out makes 2.
 _WIDE = 1.6
 ANY = "any"  # answer to every question: plan for the heads as they are
+
+
+class MissingScrew(RodError):
+    """A screw that should be there is not in its row; nothing was planned.
+
+    levels: where none is, all of them, as far as the heads' names tell; heads: else the ids of the
+    heads that are asked about, neighbours or the whole row. answer: what `without` takes for it.
+    """
+
+    def __init__(
+        self,
+        row: SaddleRow,
+        problem: str,
+        show: str,
+        levels: Sequence[str],
+        heads: Sequence[int],
+        answer: str,
+    ) -> None:
+        super().__init__(row.source, f"side {row.side}", problem, show)
+        self.levels, self.heads, self.answer = tuple(levels), tuple(heads), answer
 
 
 def planned_screws(case: Case | None) -> tuple[tuple[str, str], ...]:
@@ -38,7 +58,10 @@ def parse_without(text: str) -> tuple[str, ...]:
 
 
 def check_complete(
-    row: SaddleRow, planned: Sequence[tuple[str, str]] = (), without: Sequence[str] = ()
+    row: SaddleRow,
+    planned: Sequence[tuple[str, str]] = (),
+    without: Sequence[str] = (),
+    as_they_stand: Collection[tuple[int, ...]] = (),
 ) -> None:
     """Refuse a row in which a screw is missing.
 
@@ -47,16 +70,19 @@ def check_complete(
         planned: (level, side) of every screw of the case's plan that the surgeon can see; where
             none is of this side, gaps in the row are judged instead.
         without: levels where there is no screw on purpose; `any` for all of them.
+        as_they_stand: ids of heads without names of which the surgeon said that none is missing:
+            two neighbours, or the whole row.
 
-    Raises RodError that names what is missing, or where, and how to answer.
+    Raises MissingScrew that names what is missing, or where.
     """
     if ANY in without:
         return
     own = [level for level, side in planned if side == row.side and level not in without]
     if any(side == row.side for _, side in planned):
-        _against_plan(row, own)
+        if row.ids not in as_they_stand:
+            _against_plan(row, own)
     else:
-        _by_gaps(row, without)
+        _by_gaps(row, without, as_they_stand)
 
 
 def _against_plan(row: SaddleRow, planned: Sequence[str]) -> None:
@@ -69,28 +95,34 @@ def _against_plan(row: SaddleRow, planned: Sequence[str]) -> None:
         what = f"{len(missing) - unnamed} of the planned screws {', '.join(missing)}"
     else:
         what = f"the planned screw{'s' * (len(missing) > 1)} {', '.join(missing)}"
-    raise RodError(
-        row.source,
-        f"side {row.side}",
+    raise MissingScrew(
+        row,
         f"{what} {'is' if len(missing) - unnamed == 1 else 'are'} not among its"
         f" {len(row.names)} heads",
-        _remedy("show the missing heads to both cameras", missing[0]),
+        "show the missing heads to both cameras",
+        () if unnamed else missing,
+        row.ids if unnamed else (),
+        missing[0],
     )
 
 
-def _by_gaps(row: SaddleRow, without: Sequence[str]) -> None:
+def _by_gaps(
+    row: SaddleRow, without: Sequence[str], as_they_stand: Collection[tuple[int, ...]]
+) -> None:
     steps = np.linalg.norm(np.diff(row.saddles_mm, axis=0), axis=1)
     for i, step in enumerate(steps):
         between = _between(row, i)
         if between is not None:
             missing = [level for level in between if level not in without]
             if missing:
-                raise _question(row, i, f"no screw at {', '.join(missing)}", missing[0])
+                raise _question(row, i, f"no screw at {', '.join(missing)}", missing)
+            continue
+        if row.ids[i : i + 2] in as_they_stand:
             continue
         near = np.concatenate([steps[max(i - 1, 0) : i], steps[i + 1 : i + 2]])
         if len(near) and step > _WIDE * near.mean():
             text = f"{step:.0f} mm apart where its neighbours are {near.mean():.0f} mm"
-            raise _question(row, i, text, ANY)
+            raise _question(row, i, text, ())
 
 
 def _between(row: SaddleRow, i: int) -> list[str] | None:
@@ -102,17 +134,12 @@ def _between(row: SaddleRow, i: int) -> list[str] | None:
     return [level for level in between if level != "L6"]  # few people have a sixth
 
 
-def _question(row: SaddleRow, i: int, text: str, answer: str) -> RodError:
-    return RodError(
-        row.source,
-        f"side {row.side}",
+def _question(row: SaddleRow, i: int, text: str, levels: Sequence[str]) -> MissingScrew:
+    return MissingScrew(
+        row,
         f"is a screw missing between {row.names[i]} and {row.names[i + 1]}? They show {text}",
-        _remedy("show all heads to both cameras", answer),
-    )
-
-
-def _remedy(show: str, answer: str) -> str:
-    return (
-        f"{show}; if there is no screw on purpose, say so with --without {answer} (node's"
-        f" parameter: without={answer})"
+        "show all heads to both cameras",
+        levels,
+        () if levels else row.ids[i : i + 2],
+        levels[0] if levels else ANY,
     )

@@ -202,7 +202,7 @@ def place_screws(
     for row in rows:
         if row.level not in levels or not row.side:
             why = f"{row.level} is not tracked" if row.level else "no level and side are known"
-            notes.append(f"screw {row.track_id}: {why}")
+            notes.append(f"head {row.track_id}: {why}")
             continue
         T_ct_camera = invert(levels[row.level].T_camera_ct)  # type: ignore[arg-type]
         T = T_ct_camera @ T_camera_stereo

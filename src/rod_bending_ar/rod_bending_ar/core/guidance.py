@@ -18,7 +18,9 @@ from spine_nav_common.core.screw_rows import SIDES, SaddleRow, saddle_rows
 from spine_nav_common.core.types import Rejected
 
 from .compare import RodComparison, compare_rod, wrong_length
+from .complete import MissingScrew
 from .forward import arc_positions_mm, fit_rigid, point_at, replay_steps
+from .left_out import LeftOut, ScrewQuestion, changed_mm
 from .plan import RodOrder, RodPlan, plan_rod
 
 # Design choices.
@@ -55,6 +57,7 @@ class SideGuidance:
     state: waiting (no plan yet), refused (no plan possible, or it no longer holds), planned (no rod
     in view), bending (rod in view, not good), good. text: one line for the surgeon. plan and
     T_now_plan (4, 4; mm, from the plan's camera frame to the present one) only where it holds.
+    question: that the refusal waits for.
     """
 
     side: str
@@ -65,6 +68,7 @@ class SideGuidance:
     rod: RodCurve | None = None
     steps_done: int = 0
     comparison: RodComparison | None = None
+    question: ScrewQuestion | None = None
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,14 @@ class RodGuide:
         self._refused: dict[str, str] = {}
         self._steady: dict[str, tuple[SaddleRow, int]] = {}
         self._last: dict[str, SideGuidance] = {}
+        self._left_out = LeftOut(order.moved_mm)
 
     def request(self, rows: Sequence[ScrewRow]) -> tuple[str, ...]:
         """Plan for these heads now; one line per side says what came of it.
 
         Raises RodError where no side of them can be planned.
         """
+        self._heed()
         found = self._rows(rows)
         texts = [self._plan(row) for row in found.values()]
         if not any(side in self._planned for side in found):
@@ -104,12 +110,22 @@ class RodGuide:
             compare: whether to measure rods against their plans anew (some 100 ms per rod); else the
                 last comparison stays while its rod is in view.
         """
+        self._heed()
         try:
             found = self._rows(rows) if rows else {}
             reason = "" if rows else "no screw heads in view: show them to both cameras"
         except RodError as error:
             found, reason = {}, f"{error.problem}; {error.remedy}"
         return tuple(self._side(side, found, reason, rods, compare) for side in self._order.sides)
+
+    def answer(self, question: ScrewQuestion, accept: bool) -> None:
+        """The surgeon's word, heeded with the next frame; by any thread. See LeftOut.answer."""
+        self._left_out.answer(question, accept)
+
+    def _heed(self) -> None:
+        for side in self._left_out.take():  # as if these heads were seen for the first time
+            self._refused.pop(side, None)
+            self._steady.pop(side, None)
 
     def _rows(self, rows: Sequence[ScrewRow]) -> dict[str, SaddleRow]:
         wanted = self._order.sides[0] if len(self._order.sides) == 1 else None
@@ -128,12 +144,14 @@ class RodGuide:
             self._steady.pop(side, None)
             text = reason or "no two heads of this side in view"
             return SideGuidance(side, "refused" if side in self._planned else "waiting", text)
+        self._left_out.see(row)
         steady = self._is_steady(row)
         known = self._planned.get(side)
         moved = "" if known is None else self._broken(known, row)
         if moved:
             del self._planned[side]
             self._refused[side] = moved
+            self._left_out.close(side)
             known = None
         if known is None and steady and self._order.steady_frames:
             self._plan(row)
@@ -141,9 +159,10 @@ class RodGuide:
         if known is None:
             refusal = self._refused.get(side, "")
             held = [name for name, seen in zip(row.names, row.seen, strict=True) if not seen]
-            wait = f"{', '.join(held)} not seen: show it" if held else "hold still"
-            text = refusal or f"{len(row.ids)} heads; {wait}, or ask for a plan"
-            return SideGuidance(side, "refused" if refusal else "waiting", text)
+            wait = f"{', '.join(held)} not seen: show it"
+            text = refusal or f"{len(row.ids)} heads; {wait if held else self._again}"
+            state, question = "refused" if refusal else "waiting", self._left_out.question(row)
+            return SideGuidance(side, state, text, question=question)
         return self._compared(known, row, rods, compare)
 
     def _is_steady(self, row: SaddleRow) -> bool:
@@ -151,32 +170,40 @@ class RodGuide:
         first, count = self._steady.get(row.side, (row, 0))
         # a head that is only held keeps its distances because nobody looks
         same = all(row.seen) and first.ids == row.ids
-        same = same and _changed_mm(first, row) <= self._order.steady_mm
+        same = same and changed_mm(first, row) <= self._order.steady_mm
         first, count = (first, count + 1) if same else (row, int(all(row.seen)))
         self._steady[row.side] = first, count
         # asked again only after the next steady run: a refusal stays as long as nothing changes
         return count == self._order.steady_frames
+
+    @property
+    def _again(self) -> str:
+        """What brings a plan."""
+        return "hold still" if self._order.steady_frames else "ask for a plan"
 
     def _broken(self, known: _Planned, row: SaddleRow) -> str:
         if known.row.ids != row.ids:
             gone = sorted(set(known.row.ids) - set(row.ids))
             new = sorted(set(row.ids) - set(known.row.ids))
             parts = [f"head {i} is gone" for i in gone] + [f"head {i} is new" for i in new]
-            return f"the plan no longer holds: {', '.join(parts)}; ask for a new plan"
-        moved = _changed_mm(known.row, row)
+            return f"the plan no longer holds: {', '.join(parts)}; {self._again}"
+        moved = changed_mm(known.row, row)
         if moved > self._order.moved_mm:
             return (
                 f"the plan no longer holds: heads have moved by {moved:.1f} mm against each other;"
-                " ask for a new plan"
+                f" {self._again}"
             )
         return ""
 
     def _plan(self, row: SaddleRow) -> str:
         self._planned.pop(row.side, None)  # never an old plan beside a failed new one
         self._refused.pop(row.side, None)
+        self._left_out.close(row.side)
         try:
-            plan = plan_rod(row, self._order.rod)
+            plan = plan_rod(row, self._left_out.order(row, self._order.rod))
         except RodError as error:
+            if isinstance(error, MissingScrew):
+                self._left_out.ask(row, error)
             text = f"no plan: {error.problem}; {error.remedy}"
             self._refused[row.side] = text
             return f"{row.side}: {text}"
@@ -281,10 +308,3 @@ def oriented(rod: RodCurve, row: SaddleRow) -> RodCurve:
     if far > SEATED_MM or (points[0] - points[-1]) @ cranial > 0.0:
         return rod
     return rod.turned()
-
-
-def _changed_mm(before: SaddleRow, now: SaddleRow) -> float:
-    """Largest distance of a head from its place, the rows laid on each other; equal ids."""
-    T = fit_rigid(before.saddles_mm, now.saddles_mm)
-    moved = before.saddles_mm @ T[:3, :3].T + T[:3, 3]
-    return float(np.linalg.norm(moved - now.saddles_mm, axis=1).max())

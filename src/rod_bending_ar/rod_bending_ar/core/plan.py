@@ -35,7 +35,7 @@ class RodOrder:
     gap_limit_mm: largest gap allowed after bending; plan_gap_mm: largest gap of the plan itself,
     the rest is kept for the hand's error; most_gap95_mm: largest gap that the heads' own
     uncertainty may leave (95 %), the limit at which any pose of this program counts as a failure;
-    saddle_tolerance_mm: of the ideal curve; planned, without: see check_complete."""
+    saddle_tolerance_mm: of the ideal curve; planned, without, as_they_stand: see check_complete."""
 
     material: str = "Ti6Al4V"
     diameter_mm: float = 5.5
@@ -49,6 +49,7 @@ class RodOrder:
     bender: Bender = field(default_factory=Bender)
     planned: tuple[tuple[str, str], ...] = ()
     without: tuple[str, ...] = ()
+    as_they_stand: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def plan_rod(row: SaddleRow, order: RodOrder | None = None) -> RodPlan:
     _check_order(order, row.source)
     saddles = _checked_saddles(row)
     _check_seen(row)
-    check_complete(row, order.planned, order.without)
+    check_complete(row, order.planned, order.without, order.as_they_stand)
     # a lordosis turns tulip and rod alike: their angle is judged as the screws lie now
     warnings = _check_tulips(row, ideal_curve(saddles, order.saddle_tolerance_mm))
     if order.lordosis_deg is not None:
@@ -249,7 +250,7 @@ def _checked_saddles(row: SaddleRow) -> np.ndarray:
     if saddles.ndim != 2 or saddles.shape[1:] != (3,) or len(saddles) < 2:
         raise RodError(row.source, where, "fewer than two saddles", "a rod joins two at least")
     if not (np.isfinite(saddles).all() and np.isfinite(row.axes).all()):
-        raise RodError(row.source, where, "a number is not finite", "run spinenav screws again")
+        raise RodError(row.source, where, "a number is not finite", "show the heads again")
     if not (np.diff(saddles, axis=0) @ (saddles[-1] - saddles[0]) > 0.0).all():
         raise RodError(
             row.source, where, "its heads are not in order", "sort them from caudal to cranial"

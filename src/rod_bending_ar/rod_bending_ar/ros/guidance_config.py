@@ -48,6 +48,13 @@ class RodGuidanceConfig:
     without: str = param(
         "", "levels without a screw on purpose, as T12,L3; any = plan for the heads as they are"
     )
+    confirm_missing: str = param(
+        "",
+        "the surgeon's answer to whether a screw is left out on purpose: '<id> yes' (there is none) "
+        "or '<id> no' (it is asked for still), as guidance/bending/status gives the id; refused "
+        "when something else is asked by now",
+        runtime=True,
+    )
     compare_ms: float = param(300.0, "least time between two comparisons of a rod", "ms", 0.0, 1e4)
     silence_ms: float = param(
         1000.0, "without screws for this long, all guidance is deleted", "ms", 50.0, 10000.0

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Duration
@@ -36,12 +36,18 @@ _SEVERITY = {
 }
 
 
-def guidance_status(guidance: Sequence[SideGuidance], top: Header) -> DiagnosticArray:
-    """One status per side: state, text, the plan's steps, and how far the rod is off."""
-    return DiagnosticArray(header=top, status=[_side_status(g) for g in guidance])
+def guidance_status(
+    guidance: Sequence[SideGuidance], top: Header, told: Mapping[str, str] | None = None
+) -> DiagnosticArray:
+    """One status per side: state, text, the plan's steps, how far the rod is off, the question that
+    is open, and what was answered last (`told`, by side)."""
+    told = told or {}
+    return DiagnosticArray(
+        header=top, status=[_side_status(g, told.get(g.side, "")) for g in guidance]
+    )
 
 
-def _side_status(g: SideGuidance) -> DiagnosticStatus:
+def _side_status(g: SideGuidance, told: str) -> DiagnosticStatus:
     values: dict[str, object] = {"side": g.side, "state": g.state, "text": g.text}
     if g.plan is not None:
         values |= {
@@ -56,6 +62,14 @@ def _side_status(g: SideGuidance) -> DiagnosticStatus:
         values |= {"gap_mm": f"{g.comparison.gaps_mm.max():.2f}", "worst": g.comparison.worst}
         if g.comparison.next_bend is not None:
             values["next"] = step_text(g.comparison.next_bend)
+    if g.question is not None:
+        values |= {
+            "question_id": g.question.id,
+            "question": g.question.text,
+            "question_levels": ",".join(g.question.levels),
+        }
+    if told:
+        values["told"] = told
     return DiagnosticStatus(
         level=_SEVERITY[g.state], name=f"rod: {g.side}", message=g.text, values=key_values(values)
     )

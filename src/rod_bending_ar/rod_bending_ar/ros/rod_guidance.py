@@ -10,16 +10,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
 from rod_bending_ar.core.complete import planned_screws
 from rod_bending_ar.core.guidance import RodGuide, SideGuidance
 from spine_nav_common.core.case import load_case
+from spine_nav_common.core.types import Rejected
 from spine_nav_common.ros import qos, topics
 from spine_nav_common.ros.conversions import header
 from spine_nav_common.ros.implants import Implants, implants_from_messages
@@ -31,6 +35,7 @@ from spine_nav_common.ros.worker_node import WorkerNode
 from .guidance_config import RodGuidanceConfig
 from .guidance_output import guidance_markers, guidance_status
 
+_WORDS = {"yes": True, "no": False}
 WITHDRAWN = "withdrawn: "  # begins the text of a side that nothing is shown of
 
 
@@ -46,6 +51,9 @@ class RodGuidance(WorkerNode):
     ) -> None:
         super().__init__("rod_guidance", values, namespace)
         self.guidance: tuple[SideGuidance, ...] = ()
+        self._told: dict[str, str] = {}  # by side: what was answered last
+        self._answered: set[str] = set()  # ids of questions
+        self.add_on_set_parameters_callback(self._on_parameters)
 
     def configure(self) -> None:
         super().configure()
@@ -107,7 +115,53 @@ class RodGuidance(WorkerNode):
             return
         self._show(guidance)
 
+    # The surgeon's answers.
+
+    def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """`confirm_missing` is an answer that names its question."""
+        said: str | Rejected = ""
+        for text in (str(c.value) for c in changes if c.name == "confirm_missing" and c.value):
+            id_, _, word = text.strip().partition(" ")
+            if word not in _WORDS:
+                said = Rejected(f"'{text}': give the id of the question, then yes or no")
+            elif not self.active:
+                said = Rejected("the rod guidance is not active; nothing waits for an answer")
+            else:
+                said = self._answer(id_.upper(), _WORDS[word])
+        if isinstance(said, Rejected):
+            return SetParametersResult(successful=False, reason=said.reason)
+        return SetParametersResult(successful=True, reason=said)
+
+    def _answer(self, id_: str, accept: bool) -> str | Rejected:
+        """By what is shown now, whatever the frame in work will say."""
+        asked = {g.question.id: g.question for g in self.guidance if g.question is not None}
+        if id_ in self._answered:
+            return Rejected(f"{id_} was answered already")
+        if id_ not in asked:
+            now = (
+                f"{', '.join(asked)} is asked now; look again" if asked else "nothing is asked now"
+            )
+            return Rejected(f"{id_} was answered, {now}")
+        question = asked[id_]
+        self._guide.answer(question, accept)
+        self._answered.add(id_)
+        what = question.what if accept else f"not so, the screw is asked for still: {question.text}"
+        self._told[question.side] = f"{id_}: {what}"
+        self._show(self.guidance)
+        return what
+
     def _show(self, guidance: tuple[SideGuidance, ...]) -> None:
+        guidance = tuple(
+            replace(g, question=None) if g.question and g.question.id in self._answered else g
+            for g in guidance
+        )
+        asked = {g.question.id for g in self.guidance if g.question is not None}
+        for question in (g.question for g in guidance if g.question is not None):
+            if question.id not in asked:
+                self.get_logger().info(
+                    f"{question.side} rod: {question.text}. Answer: confirm_missing"
+                    f" '{question.id} yes' ({question.what}) or no"
+                )
         before = {g.side: g.state for g in self.guidance}
         for g in guidance:
             if before.get(g.side) != g.state:
@@ -115,7 +169,7 @@ class RodGuidance(WorkerNode):
         self.guidance = guidance
         top = header(self._stamp_ns, self.frame_id)
         self._markers.publish(guidance_markers(guidance, top))
-        self._statuses.publish(guidance_status(guidance, top))
+        self._statuses.publish(guidance_status(guidance, top, self._told))
 
     # Silence and refusals: nothing that was planned stays on the screen.
 

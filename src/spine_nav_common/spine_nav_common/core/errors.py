@@ -40,3 +40,8 @@ class TruthError(InputError):
 
 class RodError(InputError):
     """Screws, rod or bender allow no plan; nothing was planned by half."""
+
+
+class RowError(RodError):
+    """Heads that form no row of a side. The remedy is for who stands at the table; a command names
+    its options, by the field."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from .errors import RodError
+from .errors import RodError, RowError
 from .implant_outputs import ScrewRow
 from .types import LEVEL_CODE
 
@@ -91,11 +91,11 @@ def saddle_rows(
         cranial: where the patient's head lies in the image (left, right, up, down), if known.
 
     Raises:
-        RodError: no or one screw, unknown side or direction, duplicate ids or levels, both sides
+        RowError: no or one screw, unknown side or direction, duplicate ids or levels, both sides
             merged in one, heads that form no row, numbers that are not finite.
     """
     if side is not None and side not in SIDES:
-        raise RodError(source, "--side", f"{side!r} is no side", "give left or right")
+        raise RowError(source, "--side", f"{side!r} is no side", "give left or right")
     sided, direction = sided_rows(rows, source, cranial)
     wanted = (side,) if side else tuple(s for s in SIDES if any(r.side == s for r in sided))
     found = []
@@ -103,11 +103,11 @@ def saddle_rows(
         own = [r for r in sided if r.side == name]
         if len(own) < 2:
             count = "no screw" if not own else "one screw"
-            raise RodError(
+            raise RowError(
                 source,
                 f"side {name}",
                 f"it has {count}; a rod joins two at least",
-                "choose another --side or --stamp, or let spinenav screws see more heads",
+                "show its other heads to both cameras",
             )
         found.append(_sorted_row(own, name, source, direction))
     return found
@@ -120,7 +120,7 @@ def sided_rows(
     frame towards the patient's head. Arguments and errors as in saddle_rows, but any number of
     screws per side will do."""
     if cranial is not None and cranial not in CRANIAL:
-        raise RodError(
+        raise RowError(
             source, "--cranial", f"{cranial!r} is no direction", "give left, right, up or down"
         )
     _check_rows(rows, source)
@@ -155,27 +155,27 @@ def lies_apart(heads_mm: np.ndarray, axes: np.ndarray) -> str | None:
 
 def _check_rows(rows: Sequence[ScrewRow], source: str | Path) -> None:
     if not rows:
-        raise RodError(source, "rows", "it holds no screw", "run spinenav screws until heads show")
+        raise RowError(source, "rows", "it holds no screw", "show the heads to both cameras")
     twice = _first_twice(row.track_id for row in rows)
     if twice is not None:
-        raise RodError(
+        raise RowError(
             source,
             "track_id",
             f"{twice} appears twice in one frame",
-            "remove the duplicate row or run spinenav screws again",
+            "show the heads again",
         )
     for row in rows:
         where = f"track_id {row.track_id}"
         if not (np.isfinite(row.head_m).all() and np.isfinite(row.axis).all()):
-            raise RodError(source, where, "a number is not finite", "run spinenav screws again")
+            raise RowError(source, where, "a number is not finite", "show the head again")
         if abs(float(np.linalg.norm(row.axis)) - 1.0) > 0.01:
-            raise RodError(source, where, "its axis is no unit vector", "normalise ax, ay, az")
+            raise RowError(source, where, "its axis is no unit vector", "show the head again")
         if row.side not in ("", *SIDES):
-            raise RodError(
+            raise RowError(
                 source, f"{where}: side", f"{row.side!r} is no side", "write left or right"
             )
         if row.level and row.level not in LEVEL_CODE:
-            raise RodError(
+            raise RowError(
                 source, f"{where}: level", f"{row.level!r} is no level", "T1 to T12, L1 to L6, S1"
             )
 
@@ -218,18 +218,18 @@ def _cranial_direction(
         by_side = _unit(np.cross(apart, _posterior(rows)))  # left x posterior = cranial
     known = [d for d in (by_level, by_side, stated) if d is not None]
     if not known:
-        raise RodError(
+        raise RowError(
             source,
             "level",
             "neither levels nor two labelled sides tell where the patient's head lies",
-            "give --cranial left, right, up or down (the head's direction in the image)",
+            "show the heads of both sides, or two tracked levels",
         )
     if any(d @ known[0] < 0.0 for d in known):
-        raise RodError(
+        raise RowError(
             source,
             "direction",
-            "levels, sides and --cranial contradict each other about the patient's head",
-            "correct the level and side columns, or --cranial",
+            "levels, sides and the stated direction contradict each other about the patient's head",
+            "look whether every level is the right one, and register anew",
         )
     # a direction from the image or from two short rows is rough: follow the rows themselves
     direction = known[0]
@@ -287,7 +287,7 @@ def _with_sides(
     heads = _heads_mm(rows)
     apart = lies_apart(heads, np.array([row.axis for row in rows]))
     if apart is not None:
-        raise RodError(
+        raise RowError(
             source, "side", apart, "take a tray with screws out of the picture, or cover it"
         )
     left = _unit(np.cross(_posterior(rows), direction))
@@ -298,11 +298,11 @@ def _with_sides(
     inner = np.delete(gaps, cut - 1) if cut else gaps
     split = bool(cut) and gaps[cut - 1] > max(ROWS_APART_MM, 2.0 * inner.max(initial=0.0))
     if not split:
-        raise RodError(
+        raise RowError(
             source,
             "side",
             "it is empty for some heads, and they do not part into two rows across the spine",
-            "fill in the side column (left or right, the patient's)",
+            "cover what is no screw of this spine, or let its levels be tracked",
         )
     is_left = np.zeros(len(rows), dtype=bool)
     is_left[order[cut:]] = True
@@ -311,7 +311,7 @@ def _with_sides(
     ]
     for given, by_place in zip(rows, found, strict=True):
         if given.side and given.side != by_place.side:
-            raise RodError(
+            raise RowError(
                 source,
                 "side",
                 f"the head {given.level} {given.side} lies in the {by_place.side} row",
@@ -326,20 +326,20 @@ def _sorted_row(
     along = _heads_mm(rows) @ direction
     rows = [rows[i] for i in np.argsort(along, kind="stable")]
     heads = _heads_mm(rows)
-    names = tuple(f"{r.level or 'head'} (track_id {r.track_id})" for r in rows)
+    names = tuple(r.level or f"head {r.track_id}" for r in rows)
     where = f"side {side}"
-    merged = "label each head left or right and remove duplicates"
+    merged = "cover what is no screw of this side, or let the levels be tracked"
     levels = [r.level for r in rows if r.level]
     twice = _first_twice(levels)
     if twice is not None:
-        raise RodError(
+        raise RowError(
             source, where, f"two screws at {twice}: both sides merged or a duplicate", merged
         )
     step = np.diff(heads, axis=0)
     for i, ahead in enumerate(step @ direction):
         if ahead < CLOSEST_MM:
             aside = float(np.linalg.norm(step[i]))
-            raise RodError(
+            raise RowError(
                 source,
                 where,
                 f"{names[i]} and {names[i + 1]} lie {aside:.0f} mm apart but only {ahead:.0f} mm"
@@ -348,7 +348,7 @@ def _sorted_row(
             )
         steep = np.degrees(np.arccos(min(1.0, ahead / float(np.linalg.norm(step[i])))))
         if steep > STEEPEST_DEG:
-            raise RodError(
+            raise RowError(
                 source,
                 where,
                 f"from {names[i]} to {names[i + 1]} the row runs {steep:.0f} degrees across the"
@@ -357,11 +357,11 @@ def _sorted_row(
             )
     codes = [LEVEL_CODE[level] for level in levels]
     if codes != sorted(codes, reverse=True):
-        raise RodError(
+        raise RowError(
             source,
             where,
             f"levels {', '.join(levels)} do not follow each other from caudal to cranial",
-            "correct the level column",
+            "look whether every level is the right one, and register anew",
         )
     return SaddleRow(
         side,

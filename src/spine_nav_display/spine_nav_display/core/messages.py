@@ -68,14 +68,7 @@ def levels_message(
             }
             for e in result.levels
         ],
-        "question": None
-        if question is None
-        else {
-            "id": question.id,
-            "text": question.text,
-            "levels": list(question.levels),
-            "line": None if question.line is None else dict(question.line),
-        },
+        "question": None if question is None else question.fields(),
     }
 
 
@@ -126,8 +119,11 @@ def implants_message(
     }
 
 
-def bending_message(sides: Sequence[Mapping[str, str]], moment: Moment) -> dict[str, Any]:
-    """The rods to be bent: the texts of guidance/bending/status, steps in their order."""
+def bending_message(
+    sides: Sequence[Mapping[str, str]], moment: Moment, question: Question | None = None
+) -> dict[str, Any]:
+    """The rods to be bent: the texts of guidance/bending/status, steps in their order; question:
+    whether a screw is left out on purpose, where nothing else is asked."""
     told = []
     for fields in sides:
         steps: list[dict[str, Any]] = []
@@ -147,7 +143,8 @@ def bending_message(sides: Sequence[Mapping[str, str]], moment: Moment) -> dict[
                 "warnings": fields.get("warnings", ""),
             }
         )
-    return {**moment.fields(), "sides": told}
+    asked = None if question is None else question.fields()
+    return {**moment.fields(), "sides": told, "question": asked}
 
 
 HEALTH_STATES = ("ready", "degraded", "unsafe", "failed", "unknown")

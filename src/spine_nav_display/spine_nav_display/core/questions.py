@@ -22,18 +22,36 @@ _WORDS = {CONFIRM: "confirmed", REJECT: "rejected"}
 class Question:
     """What the surgeon is asked. id: of the hypothesis; text: as shown; levels: that it names;
     stamp_ns: of the newest frame that showed it; line: the planned screw that is asked about, with
-    level, side, entry and target in metres, where it is one."""
+    level, side, entry and target in metres, where it is one; side: of the rod whose missing screw is
+    asked about, at `levels` (none: its heads have no names), else empty."""
 
     id: str
     text: str
     levels: tuple[str, ...]
     stamp_ns: int
     line: Mapping[str, Any] | None = None
+    side: str = ""
 
     @property
     def is_plan(self) -> bool:
         """Whether it is about the plan, and not about which vertebra is which."""
         return self.line is not None
+
+    @property
+    def name(self) -> str:
+        """What is confirmed or rejected, in words."""
+        levels = ", ".join(self.levels)
+        if self.side:
+            return (
+                f"no screw at {levels} {self.side}" if levels else f"no screw left out {self.side}"
+            )
+        return levels or "hypothesis"
+
+    def fields(self) -> dict[str, Any]:
+        """For a message to the pages."""
+        line = None if self.line is None else dict(self.line)
+        asked = {"id": self.id, "text": self.text, "name": self.name, "side": self.side}
+        return {**asked, "levels": list(self.levels), "line": line}
 
 
 @dataclass(frozen=True)
@@ -110,4 +128,4 @@ class Desk:
 def told(taken: Taken) -> str:
     """An answer in words, for every page."""
     a = taken.answer
-    return f"{', '.join(taken.question.levels) or 'hypothesis'} {_WORDS[a.verb]} by page {a.page}"
+    return f"{taken.question.name} {_WORDS[a.verb]} by page {a.page}"

@@ -92,6 +92,7 @@ def timeline(session: Session, every_frame: bool = False) -> list[Moment]:
     moments += _implants(session, every_frame)
     moments += _plans(session)
     moments += [_of_page(log_ns, text) for log_ns, text in session.events]
+    moments += [Moment(at, kind, words) for at, kind, words in session.rod_words]
     moments += [Moment(at, "check", f"{f['level']} {f['text']}") for at, f in session.checks]
     moments = [replace(m, text=_printable(m.text)) for m in moments]
     return sorted(moments, key=lambda m: m.log_ns)

@@ -12,7 +12,7 @@ from typing import Any
 from spine_nav_common.core.journal import JournalError, read_entry
 from spine_nav_common.core.recorded_messages import ROLES
 from spine_nav_common.core.recording_writer import TYPES
-from spine_nav_common.core.shown import result_from_messages, stamp_ns_of
+from spine_nav_common.core.shown import result_from_messages, stamp_ns_of, status_fields
 from spine_nav_common.core.shown_implants import implants_from_messages
 from spine_nav_common.core.storage import RawMessage, Storage, StorageCut, open_storage
 from spine_nav_common.core.types import NavigationResult
@@ -71,6 +71,7 @@ class Session:
         complete: stamps of results of which every message was published.
         pair_lives, pairs_shown, pairs_complete, pairs_unexplained: the same of the stereo tracker.
         screws: of each stereo pair. bending: (log_ns, stamp, words) of the rod's guidance.
+        rod_words: (log_ns, `asked` or `answer`, words) of screws that are left out on purpose.
         checks: (log_ns, fields) of each verdict on a level's landmarks; see navigation_check.
         plans: (log_ns, content) of the live plan, each time that something was said of it.
         events: (log_ns, content) of what others noted.
@@ -90,6 +91,7 @@ class Session:
     pairs_unexplained: list[int] = field(default_factory=list)
     screws: list[Screws] = field(default_factory=list)
     bending: list[tuple[int, int, str]] = field(default_factory=list)
+    rod_words: list[tuple[int, str, str]] = field(default_factory=list)
     checks: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     plans: list[tuple[int, str]] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
@@ -177,6 +179,7 @@ def open_session(folder: str | Path) -> Session:
         elif raw.topic.endswith(_BENDING):
             words = "; ".join(dict.fromkeys(s.message for s in message.status if s.message))
             session.bending.append((raw.log_ns, stamp_ns_of(message.header.stamp), words))
+            _note_rods(session, raw.log_ns, message)
         elif raw.topic.endswith(_CHECK):
             _note_checks(session, raw.log_ns, message)
         elif raw.topic.endswith(_PLAN):
@@ -222,6 +225,19 @@ def _unexplained(
             f" ({few}): they cannot be computed again"
         )
     return unexplained
+
+
+def _note_rods(session: Session, log_ns: int, message: Any) -> None:
+    """What is asked of each rod's screws and what was answered: each status repeats the last."""
+    known = {(kind, words) for _, kind, words in session.rod_words}
+    for fields in map(status_fields, message.status):
+        side = fields.get("side", "")
+        told = []
+        if fields.get("question_id"):
+            told.append(("asked", f"{side} rod: {fields['question_id']}: {fields.get('question')}"))
+        if fields.get("told"):
+            told.append(("answer", f"{side} rod: {fields['told']}"))
+        session.rod_words += [(log_ns, *t) for t in told if t not in known]
 
 
 def _note_checks(session: Session, log_ns: int, message: Any) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,7 +19,7 @@ from spine_nav_display.server import CHECK
 
 
 class CoreRequests:
-    """Clients of the navigation's and the case server's services.
+    """Clients of the services of navigation, case server and rod guidance.
 
     on_paused: hears, when a pause or its end was done, which of both.
     """
@@ -30,10 +30,11 @@ class CoreRequests:
         self._pause = node.create_client(SetBool, "pause")
         self._navigation = node.create_client(SetParameters, "navigation/set_parameters")
         self._plan = node.create_client(SetParameters, "case_server/set_parameters")
+        self._rods = node.create_client(SetParameters, "rod_guidance/set_parameters")
 
     def close(self) -> None:
         """Destroy the clients."""
-        for client in (self._register, self._pause, self._navigation, self._plan):
+        for client in (self._register, self._pause, self._navigation, self._plan, self._rods):
             self._node.destroy_client(client)
 
     def ask(self, action: str, taken: Taken | None, word: str, future: Future) -> None:
@@ -44,10 +45,12 @@ class CoreRequests:
             future.set_result((False, "the display is not active"))
         elif taken is not None:
             said = "yes" if taken.answer.verb == CONFIRM else "no"
-            plan = taken.question.is_plan
-            name = "confirm_plan" if plan else "confirm_hypothesis"
+            name, client = "confirm_hypothesis", self._navigation
+            if taken.question.is_plan:
+                name, client = "confirm_plan", self._plan
+            elif taken.question.side:
+                name, client = "confirm_missing", self._rods
             request = _set_text(name, f"{taken.question.id} {said}")
-            client = self._plan if plan else self._navigation
             self._call(client, request, _parameter_answer, future)
         elif action == CHECK:
             request = _set_text("landmark_check", word)
@@ -68,8 +71,8 @@ class CoreRequests:
         self, client: Any, request: Any, read: Callable[[Any], tuple[bool, str]], future: Future
     ) -> None:
         if not client.service_is_ready():
-            who = "case server" if client is self._plan else "navigation"
-            future.set_result((False, f"the {who} is not there"))
+            who = {self._plan: "case server", self._rods: "rod guidance"}
+            future.set_result((False, f"the {who.get(client, 'navigation')} is not there"))
             return
 
         def done(asked: Any) -> None:
@@ -90,6 +93,16 @@ def hypothesis_question(status: DiagnosticArray, stamp_ns: int) -> Question | No
         return None
     levels = tuple(f["level"] for f in fields)
     return Question(fields[0]["hypothesis_id"], fields[0].get("hypothesis", ""), levels, stamp_ns)
+
+
+def rod_question(sides: Sequence[Mapping[str, str]], stamp_ns: int) -> Question | None:
+    """What guidance/bending/status asks first: whether a screw is left out on purpose."""
+    for fields in sides:
+        if fields.get("question_id") and fields.get("side"):
+            levels = tuple(filter(None, fields.get("question_levels", "").split(",")))
+            text = fields.get("question", "")
+            return Question(fields["question_id"], text, levels, stamp_ns, side=fields["side"])
+    return None
 
 
 def _set_text(name: str, text: str) -> SetParameters.Request:

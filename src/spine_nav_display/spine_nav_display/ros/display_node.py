@@ -61,7 +61,7 @@ from spine_nav_display.core.questions import Question, Taken
 from spine_nav_display.core.scene import case_message, plan_lines, screw_line
 from spine_nav_display.server import DisplayServer, Limits
 
-from .core_requests import CoreRequests, hypothesis_question
+from .core_requests import CoreRequests, hypothesis_question, rod_question
 from .display_config import DisplayConfig
 from .tool_watch import ToolWatch
 
@@ -73,6 +73,7 @@ PICTURES = {
 """Name of a picture on the page and the topic that has it, encoded."""
 _TICK_S, _LOOK_S = 0.1, 0.25
 _GONE_S = 2.0  # nobody has looked for this long: the overlay need not draw
+_ROD_S = 1.5  # what the rod guidance asks is not asked any more after this long without it
 _AHEAD_MS = 1000.0  # a picture this far in the future is not of the camera's clock
 _OPTICAL = "camera_color_optical_frame"
 
@@ -127,6 +128,8 @@ class DisplayNode(SpineNode):
         self._silent = False
         self._requests = CoreRequests(self, self._tell_paused)
         self._plan_asked: tuple[str, str, ScrewPlan] | None = None
+        self._asked: Question | None = None  # which vertebra is which, or of the plan
+        self._rod_asked, self._rod_at = None, float("-inf")
         self.listen(DiagnosticArray, topics.STATUS, levels.status, qos.POSE)
         self.listen(PoseArray, topics.VERTEBRA_POSES, levels.poses, qos.POSE)
         self.listen(String, topics.PLAN_STATE, self._on_plan, qos.LATCHED)
@@ -163,6 +166,9 @@ class DisplayNode(SpineNode):
 
     def _on_tick(self) -> None:
         self.server.tick()
+        if self._rod_asked is not None and time.monotonic() - self._rod_at > _ROD_S:
+            self._rod_asked = None
+            self._ask()
         silent_ms = self._results.silent_ms()
         if self._results.count and not self._silent and silent_ms > self.config.silence_ms:
             self._silent = True
@@ -227,9 +233,9 @@ class DisplayNode(SpineNode):
         self._silent, self._newest = False, result
         self._moments.note(result)
         self._levels_frame = status.header.frame_id or _OPTICAL
-        question = hypothesis_question(status, result.stamp_ns) or self._plan_question(result)
-        self.server.ask(question)
-        told = levels_message(result, moment, question, self._levels_frame)
+        self._asked = hypothesis_question(status, result.stamp_ns) or self._plan_question(result)
+        self._ask()
+        told = levels_message(result, moment, self._asked, self._levels_frame)
         self.server.publish("levels", told)
         tool = self._tool.words(result, self._levels_frame, self._case)
         if tool is not None:
@@ -240,9 +246,14 @@ class DisplayNode(SpineNode):
         if self.server is None:
             return
         levels = self._case.exposed_levels if self._case is not None else ()
-        self.server.ask(None)
+        self._asked = None
+        self._ask()
         told = withdrawn_message(levels, reason, time.monotonic() * 1e3)
         self.server.publish("levels", told)
+
+    def _ask(self) -> None:
+        """One question at a time: which vertebra is which, then the plan, then the rods."""
+        self.server.ask(self._asked or self._rod_asked)
 
     # The plan.
 
@@ -304,9 +315,12 @@ class DisplayNode(SpineNode):
         self.get_logger().warn(f"screws cannot be read: {why}", throttle_duration_sec=10.0)
 
     def _on_bending(self, message: DiagnosticArray) -> None:
-        now = Moment(stamp_to_ns(message.header.stamp), time.monotonic() * 1e3, None, False)
+        self._rod_at = time.monotonic()
+        now = Moment(stamp_to_ns(message.header.stamp), self._rod_at * 1e3, None, False)
         sides = [status_fields(s) for s in message.status]
-        self.server.publish("bending", bending_message(sides, now))
+        self._rod_asked = rod_question(sides, now.stamp_ns)
+        self._ask()
+        self.server.publish("bending", bending_message(sides, now, self._rod_asked))
 
     def _on_check(self, message: DiagnosticArray) -> None:
         levels = [{**status_fields(s), "message": s.message} for s in message.status]

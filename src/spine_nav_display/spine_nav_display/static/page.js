@@ -92,6 +92,7 @@ function watch() {
   if (trouble) [$("cover-word").textContent, $("cover-why").textContent] = trouble;
   for (const a of $("dead").getAnimations()) a.currentTime = 0;  // this script lives, and covers what is stale by itself
   window.spinenav.covered = Boolean(trouble);
+  asked();
   drawAge(trouble);
   drawHealth({ ...state, health: health() }, link);
   draw();
@@ -138,6 +139,17 @@ function withheld(m) {
   return m;
 }
 
+// One question at a time: of the rods once nothing of the levels is asked.
+function asked() {
+  const rod = state.bending && clock.known && clock.now() - state.bending.arrived_ms < OLD_SCREWS_MS ? state.bending.question : null;
+  const question = state.levels?.question ?? rod ?? null;
+  if (question?.id !== state.question?.id) state.questionAt = performance.now();
+  state.question = question;
+}
+
+// Where a question is read: only there it is answered. "" = anywhere.
+const askedAt = (question) => (question.side ? "Rod" : question.line ? "Verify" : "");
+
 // What is heard.
 
 const control = new Control(clock, {
@@ -147,17 +159,20 @@ const control = new Control(clock, {
     Object.assign(state, { levels: null, implants: null, bending: null, check: null, health: null, question: null, livePlan: null, tool: null });
     load();
   },
-  session(m) { state.session = m.session; state.question = null; },
+  session(m) {
+    state.session = m.session;
+    for (const told of [state.levels, state.bending]) if (told) told.question = null;  // of the session before
+    asked();
+  },
   levels(m) {
     state.levels = withheld(m);
     state.byStamp.set(m.stamp_ns, m);
     if (state.byStamp.size > KEPT_LEVELS) state.byStamp.delete(state.byStamp.keys().next().value);
-    if (m.question?.id !== state.question?.id) state.questionAt = performance.now();
-    state.question = m.question;
+    asked();
     draw();
   },
   implants(m) { state.implants = m; draw(); },
-  bending(m) { state.bending = m; draw(); },
+  bending(m) { state.bending = m; asked(); draw(); },
   check(m) { state.check = m; state.levels = withheld(state.levels); draw(); },
   tool(m) { state.tool = m; },
   health(m) { state.health = m; },
@@ -252,7 +267,7 @@ function may(action) {
   if (linkTrouble()) return false;
   if (action === "snapshot") return state.snapshots;
   // Who answers must see what is asked about, now.
-  if (answers.has(action)) return Boolean(state.question) && !(state.question.line && state.step) && !guidanceTrouble() && performance.now() - state.questionAt > ARM_MS;
+  if (answers.has(action)) return Boolean(state.question) && ["", STEPS[state.step]].includes(askedAt(state.question)) && !(state.question.side ? implantTrouble() : guidanceTrouble()) && performance.now() - state.questionAt > ARM_MS;
   return true;
 }
 
@@ -266,7 +281,7 @@ function run(action) {
   } else if (action === "view") {
     space.next();
   } else {
-    const asked = answers.has(action) ? { question: state.question.id, stamp_ns: state.levels.stamp_ns } : {};
+    const asked = answers.has(action) ? { question: state.question.id, stamp_ns: (state.question.side ? state.bending : state.levels).stamp_ns } : {};
     control.act(action === "pause" && state.paused ? "resume" : action, { session: state.session, ...asked });
   }
   draw();
@@ -299,7 +314,8 @@ function drawButtons() {
     button.disabled = !may(action);
     button.classList.toggle("asked", answers.has(action) && may(action));
   }
-  steps[0].classList.toggle("asks", Boolean(state.question));
+  const at = state.question ? askedAt(state.question) || "Verify" : "";
+  steps.forEach((button, i) => button.classList.toggle("asks", STEPS[i] === at));
   buttons.get("pause").label.textContent = state.paused ? "Resume" : "Pause";
 }
 

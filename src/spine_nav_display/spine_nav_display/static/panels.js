@@ -62,7 +62,7 @@ export function drawPanel(state, trouble) {
 
 function verify(panel, state, { guidanceTrouble }) {
   const why = guidanceTrouble();
-  const question = why ? null : state.question;
+  const question = why || state.question?.side ? null : state.question;
   const levels = state.levels?.levels ?? [];
   const tracked = levels.filter((l) => l.status === "tracked").length;
   const proven = { proven: "The shape of the bone proves the patient", refused: "THE SHAPE IS NOT THIS PATIENT'S", unknown: "The shape has not proven the patient yet" };
@@ -204,8 +204,22 @@ function screws(panel, state, { implantTrouble }) {
 function rod(panel, state, { implantTrouble }) {
   const why = implantTrouble();
   const sides = why ? [] : state.bending?.sides ?? [];
+  const question = !why && state.question?.side ? state.question : null;
+  if (question) return rodQuestion(panel, question, sides);
   say(panel, ["rod", why, sides], () => [
     why ? hiddenWhy(why) : sides.length ? h("div", { className: "sides" }, ...sides.map(rodSide)) : h("div", {}, "No rod is planned yet."),
+  ]);
+}
+
+function rodQuestion(panel, question, sides) {
+  const named = question.levels.length > 0;
+  const others = sides.filter((s) => s.side !== question.side);
+  say(panel, ["rod question", question, others.map((s) => [s.side, s.state, s.text])], () => [
+    h("h2", {}, named ? `No screw at ${question.levels.join(", ")} ${question.side}, on purpose?` : `Is the row on the ${question.side} complete?`),
+    h("div", { className: "question" }, question.text),
+    h("div", {}, named ? "Confirm: there is none. Reject: it is there, show it." : "Confirm: no screw is missing. Reject: one is, show it."),
+    h("div", { className: "note" }, `question ${question.id}`),
+    ...others.map((s) => h("div", { className: "note clamp one" }, `${s.side}: ${s.text}`)),
   ]);
 }
 

@@ -195,7 +195,7 @@ def withheld(verdict: Verdict, case: Case) -> dict[str, str]:
     where the touched points are those of another level, since then the count is wrong."""
     if verdict.passed:
         return {}
-    reason = f"the landmark check of {verdict.level} {verdict.text}; `register` begins anew"
+    reason = f"the landmark check of {verdict.level} {verdict.text}; press Register to begin anew"
     return dict.fromkeys(case.exposed_levels if verdict.resembles else [verdict.level], reason)
 
 

@@ -358,7 +358,7 @@ class Navigator:
             self._refused, self._agreeing = True, None
             return self._all(
                 Status.REJECTED,
-                f"{said.name} ({said.id}) was rejected by the surgeon; `register` asks anew",
+                f"{said.name} ({said.id}) was rejected by the surgeon; press Register to be asked anew",
             )
         if before is Said.SAME and not self._answers.contradicted:
             events.append("the same as before the restart, and the camera stood still")
