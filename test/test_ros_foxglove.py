@@ -161,14 +161,29 @@ def test_every_topic_of_the_layout_is_served_with_its_type(world, bridge):
     client = bridge.client(pictures=True)
     layout = json.loads(LAYOUT.read_text())
     panels = layout["configById"]
-    wanted = {panels["Image!overlay"]["imageMode"]["imageTopic"]}
+    pictures = {v["imageMode"]["imageTopic"] for k, v in panels.items() if k.startswith("Image!")}
+    assert pictures == {
+        f"{NAMESPACE}/{topic}"
+        for topic in (topics.OVERLAY_COMPRESSED, topics.SCREW_OVERLAY_COMPRESSED)
+    }
+    wanted = set(pictures)
     wanted |= set(panels["3D!guidance"]["topics"])
     wanted |= {v["topicPath"] for k, v in panels.items() if k.startswith("RawMessages!")}
     wanted |= {panels["DiagnosticSummary!health"]["topicToRender"]}
     world.until(lambda: wanted <= client.channels.keys())
+    for topic in pictures:
+        assert client.channels[topic]["schemaName"] == "sensor_msgs/msg/CompressedImage"
+    assert placed(layout["layout"]) == panels.keys()
     for channel in client.channels.values():
         assert channel["encoding"] == "cdr" and channel["schemaEncoding"] == "ros2msg"
         assert_complete(channel["schema"], channel["schemaName"])
+
+
+def placed(tree):
+    """The panels that stand somewhere in a layout."""
+    if isinstance(tree, str):
+        return {tree}
+    return placed(tree["first"]) | placed(tree["second"])
 
 
 def assert_complete(schema, name):
