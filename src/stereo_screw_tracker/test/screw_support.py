@@ -140,6 +140,8 @@ class World:
     confidence: float = 0.95
     score: float = 0.7
     measured: int = 0
+    glanced: int = 0
+    rod_places: int = 0
     searched: int = 0
 
     def __post_init__(self) -> None:
@@ -199,10 +201,16 @@ class World:
                 )  # fmt: skip
         return tuple(out)
 
+    def glance(self, frame: StereoFrame, candidates) -> tuple[HeadObservation, ...]:
+        """As `refine`, which counts as one more look."""
+        self.glanced += len(candidates)
+        return self.refine(frame, candidates)
+
     def measure(
         self, frame: StereoFrame, points_m: np.ndarray, tangents: np.ndarray
     ) -> RodMeasurements:
         """Where the nearest true rod lies across each place."""
+        self.rod_places += len(points_m)
         return measure_rods(self.rods_now(), points_m, tangents, self.rng)
 
 

@@ -24,10 +24,11 @@ _LEAST_FOR_SURFACE = 4
 
 @dataclass(frozen=True)
 class Screened:
-    """The heads that remain, and in words what was dropped."""
+    """The heads that remain, in words what was dropped, and which observation each head is."""
 
     heads: tuple[Head3D, ...]
     dropped: tuple[str, ...]
+    of: tuple[int, ...] = ()
 
 
 def screen(
@@ -50,8 +51,9 @@ def screen(
         return bad_pair
     heads: list[Head3D] = []
     dropped: list[str] = []
+    number: dict[int, int] = {}
     too_deep = 0
-    for observation in observations:
+    for i, observation in enumerate(observations):
         head = triangulate_head(
             camera, observation, (config.nearest_m, config.farthest_m), config.row_error_px
         )
@@ -67,13 +69,15 @@ def screen(
             )
             continue
         heads.append(head)
+        number[id(head)] = i
     if len(observations) >= LEAST_FOR_MEDIAN and too_deep == len(observations):
         return Rejected(WRONG_SCALE.format(too_deep, config.nearest_m, config.farthest_m))
     # first depth, then places: a ghost nearer than the others has the smaller standard error and
     # would win the place of the head that it shares an image with
     heads, lone = _without_lone_depths(heads, config)
     heads, twice = _without_duplicates(heads, camera, config)
-    return Screened(tuple(heads), tuple(dropped + lone + twice))
+    of = tuple(number[id(head)] for head in heads)
+    return Screened(tuple(heads), tuple(dropped + lone + twice), of)
 
 
 def uncertainty_m(head: Head3D) -> float:

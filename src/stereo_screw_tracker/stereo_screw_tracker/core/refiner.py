@@ -120,8 +120,9 @@ def refine_heads(
     frame: StereoFrame,
     candidates: Sequence[tuple[np.ndarray, np.ndarray]],
     looks: int = LOOKS,
+    mirrors: bool = True,
 ) -> tuple[HeadObservation, ...]:
-    """One observation per candidate, in their order; see `HeadRefiner.refine`."""
+    """One observation per candidate, in their order; see `HeadRefiner.refine` and `glance`."""
     if not candidates:
         return ()
     camera = StereoCamera(frame.intrinsics, frame.baseline_m)
@@ -151,7 +152,7 @@ def refine_heads(
     plain = _placed(rows, scale, views, np.zeros((count, 4)))
     hopeful = np.flatnonzero((rows[:, -1] > HOPELESS) & (left[:, 0] > right[:, 0]))
     answers = plain
-    if len(hopeful):
+    if mirrors and len(hopeful):
         mirrored = _mirrored(network, scale, images, camera, left[hopeful], right[hopeful])
         answers = _averaged(plain, mirrored, hopeful)
     confidence = 0.5 * (1.0 + np.tanh(0.5 * answers.logit))
@@ -292,6 +293,13 @@ class HeadRefiner:
         above zero.
         """
         return refine_heads(self._network, self._scale, frame, candidates)
+
+    def glance(
+        self, frame: StereoFrame, candidates: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[HeadObservation, ...]:
+        """As `refine`, without the mirrors: a third of the time, for heads that were refined
+        before. Ghosts and wrong depths are told less well."""
+        return refine_heads(self._network, self._scale, frame, candidates, mirrors=False)
 
     def warm_up(self) -> None:
         """One run on an empty crop, so that the first frame is not the slow one."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,15 @@ from spine_nav_common.core.types import Head3D, Rejected, RodFit, ScrewTrack
 
 from .config import RodConfig
 from .rod_group import SeedCurve
-from .rod_saddles import SAMPLE_MM, past_saddles, pulled, seated, to_saddles
+from .rod_saddles import (
+    SAMPLE_MM,
+    Saddle,
+    past_saddles,
+    pulled,
+    saddle_of,
+    seated,
+    to_saddles,
+)
 from .rod_spline import Anchor, SplineFit, fit_spline
 from .rod_walk import Measure, Sampled, arc_mm, even, walked
 from .types import StereoCamera
@@ -22,10 +30,12 @@ _SIDE_MM = 15.0  # a rod belongs to the side of the screws this close to it
 
 @dataclass(frozen=True)
 class FittedRod:
-    """A rod, and by track id the heads that hold it, their saddles made more certain by it."""
+    """A rod, and by track id the heads that hold it, their saddles made more certain by it, and
+    where the rod crosses them."""
 
     rod: RodFit
     held: dict[int, Head3D]
+    saddles: dict[int, Saddle] = field(default_factory=dict)
 
 
 def fit_rod(
@@ -70,8 +80,9 @@ def fit_rod(
     if isinstance(rod, Rejected):
         return rod
     # from the curve that knows nothing of the heads: no head may confirm itself
-    held = {h.track_id: pulled(h.head, free, s, config) for h, s in holding}
-    return FittedRod(rod, held)
+    saddles = {h.track_id: saddle_of(free, s) for h, s in holding}
+    held = {h.track_id: pulled(h.head, saddles[h.track_id], config) for h, _ in holding}
+    return FittedRod(rod, held, saddles)
 
 
 def _surely_seen(sampled: Sampled, config: RodConfig) -> bool:
@@ -109,7 +120,7 @@ def _reported(
     other_end = cranial is not None and (points[0] - points[-1]) @ cranial < 0.0
     way = -1 if other_end else 1
     return RodFit(
-        points[::way], sigma_mm[::way], seen[::way], _side(points, screws), free_m[::way],
+        points[::way], sigma_mm[::way], seen[::way], side_of(points, screws), free_m[::way],
         free_sigma_mm[::way],
     )  # fmt: skip
 
@@ -118,7 +129,7 @@ def _sigma_mm(covariance_m2: np.ndarray) -> np.ndarray:
     return np.asarray(1e3 * np.sqrt(np.trace(covariance_m2, axis1=1, axis2=2)))
 
 
-def _side(points: np.ndarray, screws: Sequence[ScrewTrack]) -> str:
+def side_of(points: np.ndarray, screws: Sequence[ScrewTrack]) -> str:
     """The side that most screws near the rod have; empty without one or with a tie."""
     votes = {"left": 0, "right": 0}
     for screw in screws:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -157,17 +157,32 @@ def seated(
     return near if abs(mean) <= _HOVER_SIGMAS * sigma else []
 
 
-def pulled(head: Head3D, fit: SplineFit, s_mm: float, config: RodConfig) -> Head3D:
-    """The head with the rod's place across itself as one more measurement."""
+@dataclass(frozen=True)
+class Saddle:
+    """Where a rod crosses a head's axis: point_m (3,), tangent (3,) unit, and the covariance of the
+    rod's place there, covariance_m2 (3, 3)."""
+
+    point_m: np.ndarray
+    tangent: np.ndarray
+    covariance_m2: np.ndarray
+
+
+def saddle_of(fit: SplineFit, s_mm: float) -> Saddle:
+    """Of a curve that knows nothing of the head, at arc s_mm."""
     s = np.array([s_mm])
-    U = np.linalg.svd(fit.tangents(s))[2][1:]  # two directions across the rod
-    noise = U @ fit.covariance_across(s)[0] @ U.T + (1e-3 * config.seat_mm) ** 2 * np.eye(2)
+    return Saddle(fit.points(s)[0], fit.tangents(s)[0], fit.covariance_across(s)[0])
+
+
+def pulled(head: Head3D, saddle: Saddle, config: RodConfig) -> Head3D:
+    """The head with the rod's place across itself as one more measurement."""
+    U = np.linalg.svd(saddle.tangent[None])[2][1:]  # two directions across the rod
+    noise = U @ saddle.covariance_m2 @ U.T + (1e-3 * config.seat_mm) ** 2 * np.eye(2)
     gain = np.linalg.solve(U @ head.covariance_m2 @ U.T + noise, U @ head.covariance_m2).T
     keep = np.eye(3) - gain @ U
     covariance = keep @ head.covariance_m2 @ keep.T + gain @ noise @ gain.T
     return replace(
         head,
-        point_m=head.point_m + gain @ (U @ (fit.points(s)[0] - head.point_m)),
+        point_m=head.point_m + gain @ (U @ (saddle.point_m - head.point_m)),
         covariance_m2=0.5 * (covariance + covariance.T),
     )
 

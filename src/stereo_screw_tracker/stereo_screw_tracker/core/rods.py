@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.types import Head3D, Rejected, RodFit, ScrewTrack, StereoFrame
 
 from .config import RodConfig
 from .follow import rough_curve, unknown
 from .rod_fit import FittedRod, fit_rod
 from .rod_ghosts import one_place, without_ghosts
+from .rod_glance import glance, moved_rod
 from .rod_group import SeedCurve, group_rods
 from .rod_heads import rods_between_heads
 from .rod_walk import seen_by_both
@@ -46,10 +46,17 @@ class _Known:
     """A rod as it was last measured, in the camera of the last pair, the heads that held it, and in
     how many pairs in turn it was measured."""
 
-    rod: RodFit
-    holders: frozenset[int]
+    fitted: FittedRod
     seen_ns: int
     pairs: int = 1
+
+    @property
+    def rod(self) -> RodFit:
+        return self.fitted.rod
+
+    @property
+    def holders(self) -> frozenset[int]:
+        return frozenset(self.fitted.held)
 
 
 class Rods:
@@ -79,17 +86,20 @@ class Rods:
 
         Args:
             seeds: the finder's cells, None where the picture was not searched: then known rods
-                alone are measured, where they should be.
+                alone are looked at, where they should be: at a glance, or measured anew where that
+                does not find all of them.
             T_now_before: (4, 4) motion of the camera since the last pair.
             screws: heads shown in this pair.
             cranial: unit vector (3,) towards the patient's head.
         """
-        known = [replace(k, rod=_moved(k.rod, T_now_before)) for k in self._known]
+        known = [replace(k, fitted=moved_rod(k.fitted, T_now_before)) for k in self._known]
         events: list[str] = []
         fitted: list[FittedRod] = []
         of: list[FittedRod | None] = []  # what was measured of each known rod
         for k in known:
-            of.append(self._fitted(frame, rough_curve(k.rod), 1, screws, cranial, events))
+            own = self._glanced(frame, k, screws) if seeds is None else None
+            own = own or self._fitted(frame, rough_curve(k.rod), 1, screws, cranial, events)
+            of.append(own)
             fitted += [rod for rod in of[-1:] if rod is not None]
         for curve in self._new(frame, seeds, [rough_curve(k.rod) for k in known], screws):
             passes = self.config.passes
@@ -102,9 +112,7 @@ class Rods:
         gone = [own for _, own in covered]
         rods = [r for r in rods if not any(r is g for g in gone)]
         pairs = {id(own): k.pairs + 1 for k, own in zip(known, of, strict=True)}
-        self._known = [
-            _Known(r.rod, frozenset(r.held), frame.stamp_ns, pairs.get(id(r), 1)) for r in rods
-        ]
+        self._known = [_Known(r, frame.stamp_ns, pairs.get(id(r), 1)) for r in rods]
         self._known += [k for k, _ in covered]
         lone = [r for r in rods if not r.held]
         if len(lone) > _MOST_LONE:
@@ -165,6 +173,17 @@ class Rods:
             return None
         return rod
 
+    def _glanced(
+        self, frame: StereoFrame, known: _Known, screws: Sequence[ScrewTrack]
+    ) -> FittedRod | None:
+        """A rod that was measured in full, and just now, where a glance finds all of it."""
+        if known.pairs < _PROVEN_PAIRS:
+            return None
+        return glance(
+            camera_of(frame), known.fitted,
+            lambda points, tangents: self._measure(frame, points, tangents), screws, self.config,
+        )  # fmt: skip
+
     def _unlike_a_rod(self, frame: StereoFrame, rod: RodFit) -> str | None:
         if outline_share(frame, rod) < self.config.lone_outline:
             return "thinner"
@@ -202,12 +221,6 @@ class Rods:
 
 def _length(rod: RodFit) -> float:
     return float(np.linalg.norm(np.diff(rod.centreline_m, axis=0), axis=1).sum())
-
-
-def _moved(rod: RodFit, T_now_before: np.ndarray) -> RodFit:
-    """The rod as the camera of now sees it."""
-    free = None if rod.free_m is None else transform_points(T_now_before, rod.free_m)
-    return replace(rod, centreline_m=transform_points(T_now_before, rod.centreline_m), free_m=free)
 
 
 def _hidden(known: _Known, own: FittedRod | None, stamp_ns: int) -> RodFit:
