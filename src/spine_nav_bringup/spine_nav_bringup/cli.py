@@ -240,8 +240,9 @@ def _recording_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--remap",
         type=Path,
-        metavar="FILE",
-        help="YAML: the topic that is looked for, a colon, the topic in the recording",
+        metavar="FILE|DRIVER",
+        help="YAML: the topic that is looked for, a colon, the topic in the recording; or a known"
+        " driver: zed, or zed:/prefix",
     )
     parser.add_argument(
         "--models", type=Path, metavar="DIR", help="folder of the stereo networks, not the shipped"

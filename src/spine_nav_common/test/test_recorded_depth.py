@@ -4,6 +4,7 @@ with what to do, and never taken for aligned."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,3 +182,23 @@ def test_aligned_depth_is_preferred_where_both_are_recorded(tmp_path):
     for frame in recording.rgbd_frames():
         np.testing.assert_allclose(frame.depth_m, 0.6, atol=1e-6)
     assert not recording.notes
+
+
+def test_depth_that_is_without_the_lens_already_is_not_taken_through_it_again(tmp_path, rgbd):
+    """As depthai-ros sends it: colour with distortion, depth on the same pinhole without."""
+    lens = np.array([-0.3, 0.1, 0.0, 0.0, 0.0])
+
+    class Bent(RecordingWriter):
+        def write(self, topic, msgtype, msg, stamp_ns):
+            if topic == "/camera/camera/color/camera_info":
+                msg = replace(msg, d=lens)
+            super().write(topic, msgtype, msg, stamp_ns)
+
+    with Bent(tmp_path / "rec") as writer:
+        for i in range(3):
+            writer.write_rgbd(rgbd(i))
+    recording = open_recording(tmp_path / "rec")
+    for i, frame in enumerate(recording.rgbd_frames()):
+        np.testing.assert_allclose(frame.depth_m, rgbd(i).depth_m, atol=1e-6)
+        assert (frame.colour != rgbd(i).colour).any(), "colour is taken through the lens"
+    assert "without its lens" in recording.notes[0]

@@ -64,6 +64,8 @@ class OwnDepth:
 
     def told(self) -> str:
         """What is done, in words for the user."""
+        if np.array_equal(self.T_colour_depth, np.eye(4)):
+            return "depth lies on the colour camera's pixels without its lens, by its camera_info"
         x, y, z = 1e3 * self.T_colour_depth[:3, 3]
         return (
             f"depth ({self.depth.width}x{self.depth.height}) is of a camera of its own and is"

@@ -73,7 +73,9 @@ def find_depth(
         return DepthSource(depth, size)
     info = held.camera_info(f"{role} info")
     if role == "depth" and shape == size and same_lens(info, model):
-        return DepthSource(depth, size)
+        # depthai-ros aligns to the colour camera without its lens
+        pinhole = model.distorted and not info.distorted
+        return DepthSource(depth, size, OwnDepth(info, np.eye(4)) if pinhole else None)
     own = own_depth(info, model, frames, T)
     if isinstance(own, Rejected):
         raise RecordingError(

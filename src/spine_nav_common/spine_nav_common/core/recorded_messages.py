@@ -14,47 +14,26 @@ import yaml
 
 from .errors import RecordingError
 from .images import READABLE, CameraModel, ImageError, decode_camera_info
+from .known_cameras import complete, named, recognise
 from .recording_writer import TYPES
+from .roles import ROLES, SCENE_ROLES
 from .storage import StorageCut, open_storage
+from .types import Rejected
 
-# role: the names under which a topic is looked for, in this order; the first is canonical
-_COLOUR = ("/camera/camera/color/image_raw", "/camera/camera/color/image_rect_raw")
-ROLES = {
-    "colour": (*_COLOUR, *(f"{name}/compressed" for name in _COLOUR)),
-    "colour info": ("/camera/camera/color/camera_info",),
-    "depth": tuple(
-        f"/camera/camera/aligned_depth_to_color/image_raw{transport}"
-        for transport in ("", "/compressedDepth", "/compressed")
-    ),
-    "depth info": ("/camera/camera/aligned_depth_to_color/camera_info",),
-    # looked for where there is no aligned depth: it is aligned here
-    "own depth": tuple(
-        f"/camera/camera/depth/image_rect_raw{transport}"
-        for transport in ("", "/compressedDepth", "/compressed")
-    ),
-    "own depth info": ("/camera/camera/depth/camera_info",),
-    **{
-        eye: tuple(
-            f"/stereo/{eye}/{name}{transport}"
-            for name in ("image_rect", "image_rect_color", "image_raw")
-            for transport in ("", "/compressed")
-        )
-        for eye in ("left", "right")
-    },
-    "left info": ("/stereo/left/camera_info",),
-    "right info": ("/stereo/right/camera_info",),
-}
 _FIRST_NAMES = tuple(names[0] for names in ROLES.values())
 _IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _PROBE_IMAGES = 3
 
 
 def load_remap(path: str | Path) -> dict[str, str]:
-    """Read a --remap file: YAML `canonical topic: topic in the recording`, one line per topic.
+    """Read a --remap file: YAML `canonical topic: topic in the recording`, one line per topic; or the
+    name of a known driver, as `zed` or `zed:/prefix/of/its/topics`.
 
     Raises RecordingError: unreadable, or a name on the left that this program does not look for.
     """
     path = Path(path)
+    if not path.is_file() and (ready := named(str(path))) is not None:
+        return ready
     try:
         mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -93,9 +72,23 @@ class RecordedMessages:
         self._remap = remap
         self._storage = open_storage(path)
         self.topics = dict(self._storage.topics)
+        self.recognised = ""  # the driver by whose names the topics are read, in words
         self.forget()
         if not self.topics:
             raise RecordingError(path, "", "the recording is empty", "record the camera's topics")
+        if not remap and not any(complete(scene, self.topics) for scene in SCENE_ROLES):
+            self._recognise()
+
+    def _recognise(self) -> None:
+        """Read the topics of a known driver by its names; refused where two cameras could be meant."""
+        cameras = recognise(self.topics, SCENE_ROLES)
+        if isinstance(cameras, Rejected):
+            raise RecordingError(
+                self.path, "", cameras.reason, "two of them together take a --remap file"
+            )
+        for camera in cameras:
+            self._remap = {**camera.remap, **self._remap}
+        self.recognised = "; ".join(camera.told() for camera in cameras)
 
     def forget(self) -> None:
         """Begin to count anew."""

@@ -65,6 +65,8 @@ class Recording:
         self.counts: dict[str, int] = {}
         self.notes: list[str] = []
         self._clock = RecordedClock()
+        if self._held.recognised:
+            self._note(f"{path}: {self._held.recognised}")
         self._reset()
 
     @property

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from spine_nav_common.core.journal import JournalError, read_entry
-from spine_nav_common.core.recorded_messages import ROLES
 from spine_nav_common.core.recording_writer import TYPES
+from spine_nav_common.core.roles import ROLES
 from spine_nav_common.core.shown import result_from_messages, stamp_ns_of, status_fields
 from spine_nav_common.core.shown_implants import implants_from_messages
 from spine_nav_common.core.storage import RawMessage, Storage, StorageCut, open_storage
