@@ -263,7 +263,9 @@ def test_a_screw_is_compared_by_the_pose_of_its_own_moment(display):
         asked.append((stamp_ns, levels["L2"].T_camera_ct[0, 3]))
         return Rejected("asked")
 
-    display._checks = SimpleNamespace(case=display._case, check=check)
+    display._checks = SimpleNamespace(
+        case=display._case, check=check, ready=True, margins=lambda *_: {}
+    )
     display.server.publish = lambda kind, values: told.append((kind, values))
     status = DiagnosticArray(header=header(1, "camera_color_optical_frame"))
 

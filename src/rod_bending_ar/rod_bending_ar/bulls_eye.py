@@ -31,11 +31,12 @@ from .core.error_shape import CHI_2D_95, error_shapes
 from .core.extras import Extras, ToolDeviation, tool_deviation, usable
 from .core.marks import PLACED, TOOL, UNKNOWN, band
 from .core.paint import TEXT, WHITE, Colour, Ink, note
-from .core.text import draw_text, text_size
+from .core.text import draw_text, fitted, text_size
 
 TILE_PX = 240
+WORDS_PX = 23  # the page shows a tile 170 px wide at 1280x800: 2 % of its height
 REACH_M = 0.012  # from the middle to the edge of a tile
-RINGS_MM = (2.0, 4.0, 8.0)
+RINGS_MM = (2.0, 4.0, 8.0)  # the largest is named
 _PAPER: Colour = (24, 28, 34)
 _BONE: Colour = (92, 84, 70)
 _GRID: Colour = (70, 76, 86)
@@ -98,20 +99,26 @@ def _tile(
         _lines(tile, why)
     else:
         _Target(tile, plan, case).paint(estimate, extras)
-    draw_text(tile, f"{level} {side}", 6, 5, 13, colour, True)
+    draw_text(tile, f"{level} {side}", 6, 5, WORDS_PX, colour, True)
     tile[-1:] = tile[:, -1:] = _GRID
     return tile
 
 
 def _lines(tile: np.ndarray, text: str) -> None:
-    words, line, y = text.split(" "), "", TILE_PX // 2 - 20
-    for word in [*words, ""]:
-        trial = f"{line} {word}".strip()
-        if not word or text_size(trial, 11)[0] > TILE_PX - 20:
-            draw_text(tile, line, 10, y, 11, UNKNOWN)
-            line, y = word, y + 16
+    """As many as fit; the last one ends with an ellipsis where there are more."""
+    room, step = TILE_PX - 16, WORDS_PX + 3
+    lines, rest = [""], text.split(" ")
+    while rest:
+        trial = f"{lines[-1]} {rest[0]}".strip()
+        if lines[-1] and text_size(trial, WORDS_PX)[0] > room:
+            if step * (len(lines) + 1) > TILE_PX - 50:
+                lines[-1] += " …"
+                break
+            lines.append("")
         else:
-            line = trial
+            lines[-1], rest = trial, rest[1:]
+    for i, line in enumerate(lines):
+        draw_text(tile, fitted(line, WORDS_PX, room), 8, 44 + step * i, WORDS_PX, UNKNOWN)
 
 
 class _Target:
@@ -228,23 +235,24 @@ class _Target:
 
     def _words(self, found: Shaft | Rejected | None, extras: Extras | None) -> None:
         tile = self._tile
-        for mm in RINGS_MM[:-1]:
-            at = (self._middle + 1e-3 * mm * self._zoom * np.array([0.71, -0.71])).astype(int)
-            draw_text(tile, f"{mm:.0f}", int(at[0]), int(at[1]) - 8, 9, TEXT)
+        ring = f"{RINGS_MM[-1]:.0f}"
+        at = self._middle + 1e-3 * RINGS_MM[-1] * self._zoom * np.array([0.71, 0.71])
+        draw_text(tile, ring, int(at[0]) + 4, int(at[1]) - 10, WORDS_PX, TEXT)
         outward = "lateral" if self._plan.side == "left" else "medial"
         inward = "medial" if self._plan.side == "left" else "lateral"
         if self._right @ anatomical_axes(self._case.orientation)[:, 0] > 0.0:
             outward, inward = inward, outward
-        draw_text(tile, outward, 4, TILE_PX // 2 - 14, 9, TEXT)
-        width = text_size(inward, 9)[0]
-        draw_text(tile, inward, TILE_PX - width - 4, TILE_PX // 2 - 14, 9, TEXT)
+        # By their first letters: the words would lie on the rings.
+        draw_text(tile, outward[:3], 4, TILE_PX // 2 + 4, WORDS_PX, TEXT)
+        width = text_size(inward[:3], WORDS_PX)[0]
+        draw_text(tile, inward[:3], TILE_PX - width - 4, TILE_PX // 2 + 4, WORDS_PX, TEXT)
         if isinstance(found, Shaft):
             least = found.draws.least95_mm
-            text = f"margin {found.least_mm:.1f}, 95 % ≥ {least:.1f} mm, {found.toward}"
-            draw_text(tile, text, 6, TILE_PX - 18, 10, band(least), True)
+            text = f"≥ {least:.1f} mm {found.toward}"
+            draw_text(tile, text, 6, TILE_PX - WORDS_PX - 6, WORDS_PX, band(least), True)
         elif isinstance(found, Rejected):
-            draw_text(tile, "margin not told", 6, TILE_PX - 18, 10, UNKNOWN)
+            draw_text(tile, "margin not told", 6, TILE_PX - WORDS_PX - 6, WORDS_PX, UNKNOWN)
         off = self._aimed(extras) if extras is not None else None
         if off is not None:
-            note(tile, off.words(), (TILE_PX - 84.0, 14.0), 11, WHITE)
-            note(tile, f"depth {off.depth_mm:.0f} mm", (TILE_PX - 70.0, 32.0), 10, WHITE)
+            for i, words in enumerate((*off.words().split(", "), f"depth {off.depth_mm:.0f} mm")):
+                note(tile, words, (float(TILE_PX), 46.0 + i * (WORDS_PX + 5)), WORDS_PX, WHITE)

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rod_bending_ar.bulls_eye import REACH_M, TILE_PX, bulls_eyes
+from rod_bending_ar import bulls_eye
+from rod_bending_ar.bulls_eye import REACH_M, TILE_PX, WORDS_PX, bulls_eyes
 from rod_bending_ar.core.extras import Extras, PlacedScrew, ToolAxis
 from rod_bending_ar.core.marks import PLACED
 from spine_nav_common.core.types import (
@@ -74,7 +75,7 @@ def test_each_side_has_its_own_tile():
 def test_without_a_tracked_level_nothing_but_its_reason_is_there(status):
     lost = bulls_eyes(CASE, result(status), screw(0.0, 0.0))
     assert np.array_equal(lost, bulls_eyes(CASE, result(status)))
-    assert (lost[100:140, 5:200] != lost[0, 120]).any(), "the reason"
+    assert (lost[44:70, 5:200] != lost[0, 120]).any(), "the reason"
     live = bulls_eyes(CASE, result())
     half = TILE_PX // 2
     assert (live[half, half] != lost[half - 30, half]).any()
@@ -93,3 +94,26 @@ def test_a_tool_that_is_too_old_or_aims_elsewhere_is_not_in_the_tile():
 def test_without_a_result_every_tile_says_why():
     one, other = (bulls_eyes(CASE, None, why=w) for w in ("no poses", "the navigation is silent"))
     assert one.shape == other.shape and not np.array_equal(one, other)
+
+
+def test_no_word_is_smaller_than_what_is_read_at_two_metres(monkeypatch):
+    sizes = []
+
+    def spy(draw, at):
+        def drawn(*given):
+            sizes.append(given[at])
+            return draw(*given)
+
+        return drawn
+
+    monkeypatch.setattr(bulls_eye, "draw_text", spy(bulls_eye.draw_text, 4))
+    monkeypatch.setattr(bulls_eye, "note", spy(bulls_eye.note, 3))
+    tool = ToolAxis("L3", PLAN[0].entry_m + (0.001, 0.0, 0.0), OUT, 0.8, STAMP, 1.5, 2.0)
+    bulls_eyes(CASE, result(), Extras(tool=tool))
+    bulls_eyes(CASE, result(Status.LOST))
+    assert sizes and min(sizes) == WORDS_PX
+    long = replace(result(Status.LOST).levels[0], reason="words " * 60)
+    tile = bulls_eyes(CASE, NavigationResult(STAMP, (long,)))[: TILE_PX - 1, : TILE_PX - 1]
+    assert (tile[-8:] == tile[0, 120]).all() and (tile[:, -7:] == tile[0, 120]).all(), (
+        "it stays inside"
+    )

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import trimesh
 
+from rod_bending_ar.core.extras import tracked
+from rod_bending_ar.core.placing import ANEW
 from rod_bending_ar.core.screw_check import ScrewChecks
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import (
@@ -137,6 +139,7 @@ class Feed:
         )
         self.case = small_case()
         self._checks = ScrewChecks(self.case)
+        self._checks.prepare()
         self.server.case(case_message(self.case))
         self.number = 0
         self.rod: Question | None = None  # what is asked of a rod's screws
@@ -195,12 +198,9 @@ class Feed:
         if self.moment is not None:
             moment = replace(moment, stamp_ns=self.moment.stamp_ns)
         self.server.ask(question or self.rod)
-        told = levels_message(
-            result(moment.stamp_ns, statuses, moved_m),
-            moment,
-            question,
-            "camera_color_optical_frame",
-        )
+        now = result(moment.stamp_ns, statuses, moved_m)
+        margins = self._checks.margins(tracked(now), ANEW)
+        told = levels_message(now, moment, question, "camera_color_optical_frame", margins)
         self.server.publish("levels", told)
 
     def health(self, state: str = "ready", reason: str = "all well") -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from browser_support import ASKED, MARKS, PATIENT, SIZES, TWO_FRAMES, Stream, browsed
 
+from rod_bending_ar.bulls_eye import TILE_PX, WORDS_PX
 from spine_nav_common.core.types import Status
 from spine_nav_display.browser import Browser, Tab, browser
 from spine_nav_display.core.questions import Question
@@ -221,6 +222,25 @@ def test_a_tools_deviation_stands_at_its_own_screw_alone_and_goes_with_it() -> N
         await tab.until(f"{panel}.includes('not tracked any more') && !{panel}.includes('2.3 ±')")
 
     browsed(scenario, limits=Limits(4_000.0, 20_000.0, 20_000.0))
+
+
+@pytest.mark.parametrize("size", SIZES, ids="{0[0]}x{0[1]}".format)
+def test_the_words_along_a_trajectory_are_read_at_two_metres_and_the_margin_beside_them(size):
+    async def scenario(feed: Feed, stream: Stream, _: Browser, tab: Tab) -> None:
+        panel = "document.getElementById('panel').innerText"
+        await tab.key("3")
+        await tab.until(f"{GREY} !== null && {panel}.includes('to the cortex, ')")
+        share = "document.getElementById('bull').getBoundingClientRect().height / innerHeight"
+        height = await tab.evaluate(share) * WORDS_PX / TILE_PX
+        assert height > 0.0195, "the least of the page's own words"
+        told = "spinenav.state.levels.levels[0].margins.left.least95_mm"
+        assert await tab.evaluate(f"{panel}.includes(`≥ ${{Math.round({told})}} mm`)")
+        found = await tab.evaluate(LAYOUT)
+        assert not found["scrolls"] and not found["cut"] and not found["overlaps"], found
+        stream.statuses = {"L2": (Status.LOST, "not seen")}
+        await tab.until(f"!{panel}.includes('to the cortex')")
+
+    browsed(scenario, size)
 
 
 def test_an_answer_is_bound_to_the_question_that_is_shown() -> None:

@@ -216,7 +216,29 @@ class ScrewChecks:
         self.case, self._play_deg = case, play_deg
         self._plans = {(p.level, p.side): p for p in case.plan}
         self._margins = Margins(case, diameter_mm)
+        self.ready = False
         self._known: dict[tuple[str, str], tuple[int, ScrewCheck | Rejected]] = {}
+
+    def prepare(self) -> None:
+        """Compute what takes seconds, in another thread than who checks; `ready` then."""
+        self._margins.prepare()
+        self.ready = True
+
+    def margins(
+        self, levels: Mapping[str, LevelEstimate], anew: int
+    ) -> dict[tuple[str, str], Shaft]:
+        """Of every planned screw of these levels under their predicted errors, as far as they are
+        known or among the `anew` that may be computed."""
+        if not self.ready:
+            return {}
+        self._margins.allow(anew)
+        found = {
+            (level, side): self._margins.planned(level, side, levels[level].predicted_tre_mm)
+            for level, side in self._plans
+            if level in levels
+        }
+        self._margins.allow(None)
+        return {key: value for key, value in found.items() if isinstance(value, Shaft)}
 
     def check(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rod_bending_ar.core.cortex import Shaft
 from rod_bending_ar.core.screw_check import ScrewCheck, grade_words
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import NavigationResult, Rejected, Status
@@ -49,9 +50,14 @@ def to_text(kind: str, values: Mapping[str, Any]) -> str:
 
 
 def levels_message(
-    result: NavigationResult, moment: Moment, question: Question | None, frame: str
+    result: NavigationResult,
+    moment: Moment,
+    question: Question | None,
+    frame: str,
+    margins: Mapping[tuple[str, str], Shaft] | None = None,
 ) -> dict[str, Any]:
-    """All exposed levels of one frame. Only a `tracked` level has a pose: T (12,) row-major."""
+    """All exposed levels of one frame. Only a `tracked` level has a pose: T (12,) row-major.
+    margins: of planned screws to the cortex, by level and side."""
     return {
         **moment.fields(),
         "frame": frame,
@@ -62,6 +68,15 @@ def levels_message(
                 "status": e.status.value,
                 "reason": e.reason,
                 "tre_mm": _number(e.predicted_tre_mm) if e.status is Status.TRACKED else None,
+                "margins": {
+                    side: {
+                        "least_mm": _number(found.least_mm),
+                        "least95_mm": _number(found.draws.least95_mm),
+                        "toward": found.toward,
+                    }
+                    for (level, side), found in (margins or {}).items()
+                    if level == e.level and e.status is Status.TRACKED
+                },
                 "T": None
                 if e.status is not Status.TRACKED or e.T_camera_ct is None
                 else pose_numbers(e.T_camera_ct),

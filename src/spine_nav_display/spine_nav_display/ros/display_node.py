@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -23,6 +24,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
 from std_msgs.msg import String
 
 from rod_bending_ar.core.extras import Moments, tracked
+from rod_bending_ar.core.placing import ANEW
 from rod_bending_ar.core.screw_check import ScrewCheck, ScrewChecks
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.clock import SYSTEM, Announced, StreamClock
@@ -235,7 +237,10 @@ class DisplayNode(SpineNode):
         self._levels_frame = status.header.frame_id or _OPTICAL
         self._asked = hypothesis_question(status, result.stamp_ns) or self._plan_question(result)
         self._ask()
-        told = levels_message(result, moment, self._asked, self._levels_frame)
+        margins = {}
+        if (checks := self._checks_of_now()) is not None and checks.ready:
+            margins = checks.margins(tracked(result), ANEW)
+        told = levels_message(result, moment, self._asked, self._levels_frame, margins)
         self.server.publish("levels", told)
         tool = self._tool.words(result, self._levels_frame, self._case)
         if tool is not None:
@@ -305,11 +310,21 @@ class DisplayNode(SpineNode):
         now = tracked(self._newest) if self._newest is not None else {}
         if row.level and row.level not in now:
             return Rejected(f"{row.level} is not tracked")
+        checks = self._checks_of_now()
+        if checks is None or not checks.ready:
+            return Rejected("being compared")
+        levels = {e.level: e for e in moment.levels}
+        return checks.check(row, levels, moment.stamp_ns, T)
+
+    def _checks_of_now(self) -> ScrewChecks | None:
+        """Against the plan that holds now; a thread prepares them, guidance goes on meanwhile."""
+        if self._case is None:
+            return None
         if self._checks is None or self._checks.case is not self._case:
             c = self.config
             self._checks = ScrewChecks(self._case, c.screw_play_deg, c.screw_diameter_mm)
-        levels = {e.level: e for e in moment.levels}
-        return self._checks.check(row, levels, moment.stamp_ns, T)
+            threading.Thread(target=self._checks.prepare, name="margins", daemon=True).start()
+        return self._checks
 
     def _on_unreadable_screws(self, why: str, status: DiagnosticArray) -> None:
         self.get_logger().warn(f"screws cannot be read: {why}", throttle_duration_sec=10.0)

@@ -140,12 +140,12 @@ function trajectoryPanel(panel, state, { guidanceTrouble, eyeTrouble, toolAt }) 
   if (!screw) return noPlan(panel, "trajectory");
   const why = guidanceTrouble(screw.level);
   const tile = why || eyeTrouble() ? null : tileOf(state, screw);
-  const value = why ? null : bound(state, screw);
   const at = why ? "" : toolAt(screw);
   const [tool, note] = typeof at === "string" ? [null, at] : [at, ""];
+  const margin = why ? null : state.levels.levels.find((l) => l.level === screw.level)?.margins?.[screw.side] ?? null;
   const turned = (deg, positive, negative) => (Math.abs(deg) < 0.5 ? "0°" : `${Math.abs(deg).toFixed(0)}° ${deg > 0 ? positive : negative}`);
   const told = tool ? [mm(tool.entry_mm), mm(tool.entry95_mm), mm(tool.angle_deg), mm(tool.angle95_deg), mm(tool.depth_mm, 0)] : note;
-  say(panel, ["trajectory", screw, why, Boolean(tile), told, why || mm(value)], () => [
+  say(panel, ["trajectory", screw, why, Boolean(tile), told, margin && [mm(margin.least95_mm), margin.toward]], () => [
     h("h2", {}, `Trajectory ${title(state, screw)}`),
     why ? hiddenWhy(why) : h("div", { className: "split along" },
       h("canvas", { id: "bull", width: 480, height: 480, hidden: !tile }),
@@ -154,13 +154,13 @@ function trajectoryPanel(panel, state, { guidanceTrouble, eyeTrouble, toolAt }) 
           ...(tool ? [
             number(`${told[0]} ± ${told[1]}`, "mm", "tool from the entry"),
             number(`${told[2]} ± ${told[3]}°`, "", "tool off the axis"),
-            number(told[4], "mm", "tip behind the entry"),
+            number(`${told[4]} of ${mm(screw.length_mm, 0)}`, "mm", "tip behind the entry"),
           ] : [
             number(turned(screw.transverse_deg, "medial", "lateral"), "", "transverse"),
             number(turned(screw.sagittal_deg, "cranial", "caudal"), "", "sagittal"),
-            number(`± ${mm(value)}`, "mm", "95 % bound"),
+            number(mm(screw.length_mm, 0), "mm", "planned depth"),
           ]),
-          number(mm(screw.length_mm, 0), "mm", "planned depth")),
+          margin ? number(`≥ ${mm(margin.least95_mm, Math.abs(margin.least95_mm) < 9.95 ? 1 : 0)}`, "mm", `to the cortex, ${margin.toward}`) : number("–", "", "to the cortex: not known yet")),
         h("div", { className: "note" }, tile ? (tool ? "Along the planned axis." : `Along the planned axis. ${note}`) : eyeTrouble()))),
   ]);
   if (tile) drawTile(state.eye.bitmap, tile);
