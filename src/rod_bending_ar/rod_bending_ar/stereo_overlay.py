@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The picture of what the two cameras see: screw heads with their bounds, rods, bending steps.
 
-Everything stands on the left image; the text stands beside it, so that nothing covers metal.
+Everything stands on the left image; the text stands beside it, or beneath a live one, so that
+nothing covers metal.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ ROOM_M = 0.045  # around heads and rods, for labels
 SLACK = 0.08  # of a steady view, that may lie in the room for labels
 CLOSER = 0.75  # a view that could be smaller than this share of it closes up
 LEAST_SHAPE = 4.0 / 3.0  # width over height of the picture
-PANEL_SHARE = 0.46  # of the image's width
+PANEL_SHARE = 0.46  # of the image's width, beside it
+BELOW_SHARE = 0.225  # the same beneath it: a 4:3 pane shows the image larger so
 SETTING_HEIGHT = 92  # of the bender's picture, at text scale 1
 DASH_MM = 3.0
 LINE_STEP_M = 0.002  # between two points of a line
@@ -70,19 +72,21 @@ def draw_stereo(
     view: View | None = None,
     age_ms: float | None = None,
 ) -> np.ndarray:
-    """The left image around what was found in this very pair, and a panel that says it in words.
+    """The left image around what was found in this very pair, and a panel that says it in words:
+    beside a single picture, beneath one of many.
 
     Args:
         frame: the pair; only its left image is drawn. result: of this frame; a result of another
             stamp is named and not drawn.
         rods: planned from this result's heads, their curves in this left optical frame.
-        width_px: of the image part; the panel adds PANEL_SHARE of it.
+        width_px: of the image part; the panel adds PANEL_SHARE of it to the width, or BELOW_SHARE to
+            the height.
         view: what is shown of the image, of a picture that is one of many (`steady_view`): the panel
             then tells the next bends first, and no head by its name. None: around what was found.
         age_ms: of the image, where it is known.
 
     Returns:
-        (H', (1 + PANEL_SHARE)·width_px, 3) uint8 RGB; the input is not changed.
+        (H', W', 3) uint8 RGB; the input is not changed.
     """
     left = frame.left if frame.left.ndim == 3 else cv2.cvtColor(frame.left, cv2.COLOR_GRAY2RGB)
     drawn = result if isinstance(result, StereoResult) else None
@@ -94,9 +98,14 @@ def draw_stereo(
     (x, y), (w, h) = np.round(view.corner).astype(int).tolist(), view.size
     size = (width_px, round(h * view.zoom))
     way = cv2.INTER_CUBIC if close_up else cv2.INTER_LINEAR
-    panel_px = round(width_px * PANEL_SHARE)
-    picture = np.empty((size[1], width_px + panel_px, 3), np.uint8)
-    image, panel = picture[:, :width_px], picture[:, width_px:]
+    beside = (round(width_px * PANEL_SHARE), size[1])
+    below = (width_px, round(width_px * BELOW_SHARE))
+    if close_up:
+        picture = np.empty((size[1], width_px + beside[0], 3), np.uint8)
+        image, panel = picture[:, :width_px], picture[:, width_px:]
+    else:
+        picture = np.empty((size[1] + below[1], width_px, 3), np.uint8)
+        image, panel = picture[: size[1]], picture[size[1] :]
     image[...] = cv2.resize(left[y : y + h, x : x + w], size, interpolation=way)
     panel[...] = _paper(panel.shape[0], panel.shape[1])
     text_scale = max(1, round(width_px / REFERENCE_WIDTH_PX))
@@ -114,9 +123,16 @@ def draw_stereo(
     if age_ms is not None:
         paint_age(image, age_ms, text_scale)
     lines = _lines(frame, result, close_up)
-    planned_lines = [line for rod in rods for line in _planned_lines(rod, close_up)]
-    first = 0 if close_up else 1
-    _write_panel(panel, [*lines[:first], *planned_lines, *lines[first:]], text_scale)
+    if close_up:
+        planned_lines = [line for rod in rods for line in _planned_lines(rod)]
+        _write_panel(panel, [*planned_lines, *lines], text_scale)
+        return picture
+    # A column for what was found and one for each rod.
+    at_hand = [(f"{r.side}: {_rod_words(r)}", TEXT, False) for r in rods if _rod_words(r)]
+    columns = [[*lines[:1], *at_hand, *lines[1:]], *(_next_lines(rod) for rod in rods)]
+    edges = np.linspace(0, width_px, len(columns) + 1).astype(int)
+    for left_px, right_px, column in zip(edges, edges[1:], columns):
+        _write_panel(panel[:, left_px:right_px], column, text_scale)
     return picture
 
 
@@ -361,22 +377,31 @@ def _lines(
 _STATE_COLOUR = {"good": MEASURED, "planned": PLAN, "bending": PLAN, "waiting": HELD}
 
 
-def _planned_lines(rod: PlannedRod, all_steps: bool) -> list[_Line]:
-    """A rod to be bent: state, next bend with its picture, or every step, and what to check."""
+def _rod_words(rod: PlannedRod) -> str:
+    return f"{rod.length_mm:.0f} mm {rod.rod}" if rod.steps or rod.rod else ""
+
+
+def _planned_lines(rod: PlannedRod) -> list[_Line]:
+    """A rod to be bent: state, every step, the next one with its picture, and what to check."""
     colour = _STATE_COLOUR.get(rod.state, REFUSED)
-    about = f": {rod.length_mm:.0f} mm {rod.rod}" if rod.steps or rod.rod else ""
+    about = f": {_rod_words(rod)}" if _rod_words(rod) else ""
     lines: list[_Line] = [("", TEXT, False), (f"{rod.side} rod {rod.state}{about}", colour, True)]
-    if all_steps:
-        for n in rod.steps:
-            step = f"{n.n}  feed {n.feed_mm:.1f} mm  turn {n.rotate_deg:.0f}°"
-            lines.append((f"{step}  bend to {n.bend_set_deg:.1f}°", TEXT, False))
+    for n in rod.steps:
+        step = f"{n.n}  feed {n.feed_mm:.1f} mm  turn {n.rotate_deg:.0f}°"
+        lines.append((f"{step}  bend to {n.bend_set_deg:.1f}°", TEXT, False))
     if rod.next_bend is not None:
         lines.append((rod, colour, False))
-    else:
-        lines.append((rod.text, TEXT, False))
-    if all_steps and rod.next_bend is not None:
-        lines.append((rod.text, TEXT, False))
+    lines.append((rod.text, TEXT, False))
     return lines + [(f"check: {w}", HELD, False) for w in rod.warnings]
+
+
+def _next_lines(rod: PlannedRod) -> list[_Line]:
+    """A rod to be bent, in short: the next bend's picture, which names the rod, or why there is
+    none."""
+    colour = _STATE_COLOUR.get(rod.state, REFUSED)
+    if rod.next_bend is not None:
+        return [(rod, colour, False)]
+    return [(f"{rod.side} rod {rod.state}", colour, True), (rod.text, TEXT, False)]
 
 
 def _write_panel(panel: np.ndarray, lines: Sequence[_Line], scale: int) -> None:

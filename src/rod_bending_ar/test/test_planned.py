@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from rod_support import screw_rows
 
-from rod_bending_ar.core.bender import parse_step, step_text
+from rod_bending_ar.core.bender import MARK, parse_step, step_text
 from rod_bending_ar.core.forward import BendStep
 from rod_bending_ar.core.planned import PlannedRod, motion_of_heads, planned_from_fields
 from rod_bending_ar.stereo_overlay import (
+    BELOW_SHARE,
     PANEL_SHARE,
     PLAN,
     draw_stereo,
@@ -92,10 +93,19 @@ def test_a_plan_is_drawn_only_beside_heads_of_the_same_pair(close_up: bool) -> N
             age_ms=80.0,
             view=None if close_up else steady_view(None, camera, result, 640),
         )
-        assert drawn.shape[1] == 640 + round(640 * PANEL_SHARE)
+        if close_up:
+            assert drawn.shape[1] == 640 + round(640 * PANEL_SHARE)
+        else:
+            assert drawn.shape[1] == 640, "words beneath"
+            words = drawn[-round(640 * BELOW_SHARE) :]
+            assert (words == MARK).all(axis=2).sum() > 20 or frame_ns != 100, (
+                "the next bend's picture"
+            )
         return int((drawn == PLAN).all(axis=2).sum())
 
-    assert pink(100) > pink(100, replace(rod, curve_m=None)) > 200 and pink(101) == 0
+    words = pink(100, replace(rod, curve_m=None))
+    assert pink(100) > words and pink(101) == 0
+    assert words > 200 or not close_up
 
 
 def test_a_live_view_closes_up_on_the_heads_and_holds_still() -> None:
