@@ -16,12 +16,10 @@ from spine_nav_sim.core.board import BoardScene, simulate_board
 from spine_perception.core.boards import BoardFinder, board_spec
 from spine_perception.core.calibrate_depth import (
     DepthView,
-    Trouble,
     calibrate,
-    covered,
     look,
-    missing,
 )
+from spine_perception.core.coverage import Trouble, covered, missing
 
 BOARD = "charuco:10x7:24:17:DICT_5X5_100"
 """The board of `spinenav simulate --scene board`."""
@@ -65,7 +63,7 @@ def calibrate_depth(
         if progress is not None:
             show = f"{len(views)} views of the board"
             if views:
-                show += f", show it at the {missing(covered(views))}"
+                show += f", show it at the {missing(covered(v.uv for v in views))}"
             progress(number, None, show)
     if intrinsics is None:
         raise InputError(recording, "frames", "there are none", "record the board: docs/cameras.md")

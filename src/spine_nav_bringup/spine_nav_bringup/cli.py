@@ -14,6 +14,7 @@ from pathlib import Path
 
 from spine_nav_common.core.runtime import fix_threads
 
+from .cli_calibrate import add_calibrate_commands
 from .cli_import import add_import_command
 from .cli_session import add_session_commands
 from .cli_viewers import add_viewer_options, viewer_values
@@ -29,13 +30,6 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _days(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 3650:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 3650 days")
     return value
 
 
@@ -129,22 +123,6 @@ def _live(args: argparse.Namespace) -> int:
     progress.close()
     print(outcome.text())
     return outcome.exit_code
-
-
-def _calibrate_depth(args: argparse.Namespace) -> int:
-    from spine_nav_common.core.progress import Progress
-
-    from .calibrate import calibrate_depth, told
-
-    progress = Progress("calibrate")
-    found = calibrate_depth(
-        args.source, args.board, args.out, serial=args.serial, days=args.days, remap=args.remap,
-        progress=progress,
-    )  # fmt: skip
-    progress.close()
-    print(told(found))
-    print(f"{args.out}: use it with --calibration {args.out}")
-    return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -329,20 +307,9 @@ def build_parser() -> argparse.ArgumentParser:
     live.add_argument("--seed", type=_seed, default=0, metavar="N", help="of a virtual source")
     add_viewer_options(live)
 
-    calibrate = add("calibrate", _calibrate_depth, "what a camera does, measured on a flat board")
-    calibrate.add_argument("what", choices=("depth",), help="depth: the bias of an RGB-D camera")
-    calibrate.add_argument("source", type=Path, metavar="SOURCE", help="a recording of the board")
-    calibrate.add_argument(
-        "--board", required=True, metavar="charuco:COLSxROWS:SQUARE_MM:MARKER_MM:DICT",
-        help="as charuco:10x7:24:17:DICT_5X5_100",
-    )  # fmt: skip
-    calibrate.add_argument("--out", type=Path, required=True, metavar="FILE.yaml")
-    calibrate.add_argument("--serial", default="", help="of the camera, to be told from another")
-    calibrate.add_argument("--days", type=_days, default=180, help="that it is valid (default 180)")
-    calibrate.add_argument(
-        "--remap", type=Path, metavar="FILE",
-        help="YAML: the topic that is looked for, a colon, the topic in the recording",
-    )  # fmt: skip
+    calibrate = commands.add_parser("calibrate", help="what a camera or a tool does, measured")
+    calibrate.set_defaults(command="calibrate")
+    add_calibrate_commands(calibrate, EXIT_CODES)
 
     add_import_command(add)
     add_session_commands(add, EXIT_CODES)

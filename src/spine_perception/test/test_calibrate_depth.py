@@ -16,7 +16,8 @@ from spine_nav_common.parameters import ParameterError
 from spine_nav_sim.core.board import BoardScene, bias_image, board_camera, board_frames
 from spine_perception.core import calibrate_depth
 from spine_perception.core.boards import BoardFinder, board_spec
-from spine_perception.core.calibrate_depth import Trouble, calibrate, covered, look, missing
+from spine_perception.core.calibrate_depth import calibrate, look
+from spine_perception.core.coverage import Trouble, covered, missing
 
 SPEC = board_spec("charuco:10x7:24:17:DICT_5X5_100")
 SCENE = BoardScene(SPEC.board, SPEC.square_m, (10, 7), seed=1, views=18)
@@ -83,7 +84,7 @@ def test_a_part_of_the_image_alone_is_refused_with_where_to_show_it(views):
         for v in views
     ]  # fmt: skip
     found = [v for v in left if len(v.uv)]
-    assert missing(covered(found)) == "right"
+    assert missing(covered(v.uv for v in found)) == "right"
     refused(judged(found), "show it at the right too")
 
 

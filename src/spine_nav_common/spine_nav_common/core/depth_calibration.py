@@ -7,17 +7,15 @@ sees a pixel. What it could not tell stays in the predicted error, as the camera
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy.interpolate import BSpline
 
+from .calibration_file import kind_of, read_values, refusal, write_values
 from .depth_camera import DepthCamera
 from .images import CameraModel
 from .static_frames import CalibrationError
@@ -131,11 +129,7 @@ def spline_basis(x: np.ndarray, count: int) -> np.ndarray:
 
 def is_depth_calibration(path: Path) -> bool:
     """Whether a calibration file says that it is one of depth."""
-    try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(said, dict) and said.get("kind") == KIND
+    return kind_of(path) == KIND
 
 
 def write_depth_calibration(path: Path, calibration: DepthCalibration) -> DepthCalibration:
@@ -144,29 +138,17 @@ def write_depth_calibration(path: Path, calibration: DepthCalibration) -> DepthC
     del values["sha256"], values["path"]
     values["bias"]["share"] = [[float(f"{x:.9g}") for x in row] for row in calibration.bias.share]
     values |= {k: getattr(calibration, k).isoformat() for k in ("made", "expires")}
-    values = {"kind": KIND, "version": VERSION, **values}
-    values["sha256"] = _sha256(values)
-    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    write_values(path, KIND, VERSION, values)
     return load_depth_calibration(path)
 
 
 def load_depth_calibration(path: Path) -> DepthCalibration:
     """Read and check a file; CalibrationError says what is wrong with it and what to do."""
+    values = read_values(path, KIND, VERSION)
 
     def refuse(field: str, why: str) -> CalibrationError:
-        return CalibrationError(path, field, why, "make it again: spinenav calibrate depth")
+        return refusal(path, KIND, field, why)
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise refuse("file", f"it cannot be read: {error}") from error
-    if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise refuse("kind", f"it is no calibration of depth (kind: {KIND})")
-    if values.get("version") != VERSION:
-        raise refuse("version", f"version {values.get('version')!r}, this program reads {VERSION}")
-    sha256 = values.pop("sha256", None)
-    if sha256 != _sha256(values):
-        raise refuse("sha256", "its values are not those that were written: it was changed")
     try:
         said = values["bias"]
         share = np.array(said["share"], dtype=np.float64)
@@ -182,7 +164,7 @@ def load_depth_calibration(path: Path) -> DepthCalibration:
             made=date.fromisoformat(values["made"]),
             expires=date.fromisoformat(values["expires"]),
             told=dict(values["told"]),
-            sha256=str(sha256),
+            sha256=str(values["sha256"]),
             path=path,
         )
         found.camera()
@@ -194,8 +176,3 @@ def load_depth_calibration(path: Path) -> DepthCalibration:
     if float(np.abs(share).max()) > _MOST_SHARE:
         raise refuse("bias.share", f"more than {100 * _MOST_SHARE:.0f} % of the distance")
     return found
-
-
-def _sha256(values: dict[str, Any]) -> str:
-    text = json.dumps({k: v for k, v in values.items() if k != "sha256"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -27,6 +27,7 @@ from spine_nav_common.core.depth_calibration import (
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 
 from .boards import BoardFinder, BoardPose, board_pose
+from .coverage import Trouble, covered, missing
 
 LEAST_VIEWS = 10
 _CELLS = 40  # over the image's width: a cell is wider than the noise of a matching window
@@ -306,14 +307,6 @@ def _remaining(left: _Left) -> tuple[float, float]:
     return float(np.sqrt(max(total, 0.0))), float(np.sqrt(np.mean(squares)))
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """A view that was left out, and why."""
-
-    stamp_ns: int
-    why: str
-
-
 def calibrate(
     views: Sequence[DepthView],
     dropped: Sequence[Trouble],
@@ -359,7 +352,7 @@ def calibrate(
     told = {
         "board": board,
         "views": len(views),
-        "left out": [f"{t.stamp_ns}: {t.why}" for t in dropped],
+        "left out": [str(t) for t in dropped],
         "distance_m": [round(min(v.distance_m for v in views), 3), round(max(v.distance_m for v in views), 3)],
         "corners_rms_px": round(float(np.median([v.rms_px for v in views])), 3),
         "surface": {
@@ -394,7 +387,7 @@ def _not_enough(views: Sequence[DepthView], dropped: Sequence[Trouble]) -> Rejec
             f"the board was shown from {near:.2f} to {far:.2f} m only: show it from the nearest to the"
             " farthest that the wound will be"
         )
-    seen = covered(views)
+    seen = covered(v.uv for v in views)
     share = float((seen > 0).mean())
     if share < _LEAST_COVERED:
         return Rejected(
@@ -402,24 +395,6 @@ def _not_enough(views: Sequence[DepthView], dropped: Sequence[Trouble]) -> Rejec
             f" are needed: show it at the {missing(seen)} too"
         )
     return None
-
-
-def covered(views: Sequence[DepthView]) -> np.ndarray:
-    """(6, 8) how many views showed the board in each part of the image."""
-    count = np.zeros((6, 8), int)
-    for view in views:
-        column, row = (view.uv * [8, 6]).astype(int).clip(0, [7, 5]).T
-        count[np.unique(row * 8 + column) // 8, np.unique(row * 8 + column) % 8] += 1
-    return count
-
-
-def missing(seen: np.ndarray) -> str:
-    """Where the board was shown least, in words: the view to take next."""
-    parts = {
-        "left": seen[:, :2], "right": seen[:, -2:], "upper edge": seen[:2], "lower edge": seen[-2:],
-        "middle": seen[2:4, 2:6],
-    }  # fmt: skip
-    return min(parts, key=lambda name: float(parts[name].mean()))
 
 
 def _choose(
