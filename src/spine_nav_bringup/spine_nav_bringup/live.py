@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.cpu import CoresUsed
 from spine_nav_common.core.outputs import write_summary
+from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.run import versions
 from spine_nav_common.core.storage import recording_sha256
 from spine_nav_common.core.types import Case, NavigationResult
@@ -64,7 +65,9 @@ def run_live(
         InputError, ParameterError, ModelError: wrong input.
     """
     use_case, values = configure(options)
-    case = load_case(options.case) if options.case else None
+    reading = Progress("reading the case")
+    case = load_case(options.case, reading) if options.case else None
+    reading.close()
     try:
         require_ros()
     except RosMissing as error:

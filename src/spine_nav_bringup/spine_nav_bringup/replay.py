@@ -192,7 +192,7 @@ def replay(
         return Outcome(summary, stopped)
     settings = navigator_config(config, [a for a in assignments if a not in mine])
     stereo_settings = stereo_config(config, mine, command="replay")
-    loaded = load_case(case)
+    loaded = load_case(case, progress)
     names = load_remap(remap) if remap else None
     depth, transforms = calibrations(calibration)
     found = open_scenes(recording, names, depth_calibration=depth, transforms=transforms)

@@ -16,7 +16,7 @@ from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import CaseError
 from spine_nav_common.core.holes import MOST_AREA_MM2, MOST_EXTENT_MM, Closed, close_holes
 from spine_nav_common.core.screw_names import read_screw_name
-from spine_nav_common.core.surface import signed_distance_m
+from spine_nav_common.core.surface import _merged, load_surface, signed_distance_m
 from spine_nav_common.core.types import Case, Rejected
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
@@ -318,3 +318,50 @@ def test_shared_inputs(shared_case, name, notes):
     assert len(loaded.notes) == bool(notes)
     for words in notes:
         assert words in loaded.notes[0]
+
+
+def test_an_fcsv_plan_is_refused_with_the_menu_of_slicer(case_dir):
+    (case_dir / "plan.mrk.json").rename(case_dir / "plan.fcsv")
+    document = (case_dir / "case.yaml").read_text()
+    (case_dir / "case.yaml").write_text(document.replace("plan.mrk.json", "plan.fcsv"))
+    refused(case_dir, "plan.fcsv", "Create > Line", "File > Save Data", ".mrk.json")
+    (case_dir / "plans").mkdir()
+    (case_dir / "plan.fcsv").rename(case_dir / "plans/plan.fcsv")
+    (case_dir / "case.yaml").write_text(document.replace("plan.mrk.json", "plans"))
+    refused(case_dir, "Create > Line")
+
+
+def test_repeated_points_are_merged_as_numpy_would():
+    rng = np.random.default_rng(2)
+    corners = rng.integers(-2, 3, (50, 3)).astype(float)
+    corners[0] = (-0.0, 0.0, 0.0)
+    corners[7] = (0.0, -0.0, 0.0)
+    faces = np.arange(48).reshape(-1, 3)
+    _, first, inverse = np.unique(corners[:48], axis=0, return_index=True, return_inverse=True)
+    expected = inverse.reshape(-1)[faces]
+    expected = expected[~(expected == np.roll(expected, 1, axis=1)).any(axis=1)]
+    vertices, merged = _merged(corners, faces)
+    np.testing.assert_array_equal(vertices, corners[first])
+    np.testing.assert_array_equal(merged, expected)
+
+
+@pytest.mark.parametrize("suffix", ["stl", "ply", "obj"])
+def test_every_format_gives_the_same_bone(case_dir, tmp_path, suffix):
+    mesh = load_surface(case_dir / "L3.ply", "L3", 1e-3).mesh
+    file = tmp_path / f"L3.{suffix}"
+    trimesh.Trimesh(1e3 * mesh.vertices_m, mesh.faces, process=False).export(file)
+    read = load_surface(file, "L3", 1e-3).mesh
+    assert (len(read.vertices_m), len(read.faces)) == (len(mesh.vertices_m), len(mesh.faces))
+    assert read.vertices_m.dtype == np.float64 and read.faces.dtype == np.int32
+
+    def volume(m):
+        a, b, c = (m.vertices_m[m.faces[:, i]] for i in range(3))
+        return float(np.einsum("ij,ij->", a, np.cross(b, c)))
+
+    assert volume(read) == pytest.approx(volume(mesh), rel=1e-5)
+
+
+def test_reading_a_case_tells_how_far_it_is(case_dir):
+    told = []
+    case = load_case(case_dir, lambda *given: told.append(given))
+    assert told == [(i, len(case.meshes), level) for i, level in enumerate(case.meshes, 1)]

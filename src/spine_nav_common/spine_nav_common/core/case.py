@@ -8,6 +8,8 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from scipy.spatial import cKDTree
 
 from .errors import CaseError
 from .markups import load_landmarks, load_plan, markups_files, plan_document
-from .surface import back_of, load_surface, signed_distance_m
+from .surface import Field, back_of, distance_field, load_surface
 from .types import LEVELS, Case, Mesh, ScrewPlan
 
 __all__ = ["CaseError", "anatomical_axes", "load_case", "write_case"]
@@ -29,6 +31,7 @@ _M_PER_UNIT = {"mm": 1e-3, "m": 1.0}
 # Distances between the centres of neighbours in one CT frame run from about 15 mm (T1) to 70 mm
 # (L5 to a whole sacrum); outside these wide bounds the meshes do not share a frame.
 _STEP_MM = (5.0, 120.0)
+_READERS = 2
 _PLAN_REACH_MM = 50.0  # an entry point farther from its vertebra was not planned on it
 # Hand-placed points miss the surface by 1 to 2 mm, tips of bicortical screws pass it by as much,
 # and segmented bodies have pits; beyond this a point is clearly outside, or clearly within.
@@ -53,12 +56,18 @@ def anatomical_axes(orientation: str) -> np.ndarray:
     return axes
 
 
-def load_case(path: str | Path) -> Case:
+def load_case(
+    path: str | Path, progress: Callable[[int, int | None, str], None] | None = None
+) -> Case:
     """Load the case in a folder (or named by its case.yaml); meshes and plan in metres.
 
     The plan is brought into the mesh frame. `Case.sha256` is over case.yaml, meshes and plan.
 
     `Case.notes` says what was mended: names read freely, lines turned round, holes closed.
+
+    Args:
+        path: the folder or its case.yaml.
+        progress: called as progress(meshes read, meshes in all, level).
 
     Raises:
         CaseError: anything is missing, unreadable, contradictory or implausible; nothing is loaded.
@@ -82,16 +91,23 @@ def load_case(path: str | Path) -> Case:
 
     notes: list[str] = []
     meshes: dict[str, Mesh] = {}
-    for level, mesh_file in mesh_files.items():
-        surface = load_surface(mesh_file, f"vertebrae/{level}", m_per_unit)
-        meshes[level] = surface.mesh
-        notes += surface.notes
+    with ThreadPoolExecutor(_READERS) as pool:  # NumPy's sorts drop the GIL
+        surfaces = pool.map(
+            lambda item: load_surface(item[1], f"vertebrae/{item[0]}", m_per_unit),
+            mesh_files.items(),
+        )
+        for level, surface in zip(mesh_files, surfaces, strict=True):
+            meshes[level] = surface.mesh
+            notes += surface.notes
+            if progress is not None:
+                progress(len(meshes), len(mesh_files), level)
+    fields = {level: distance_field(mesh) for level, mesh in meshes.items()}.__getitem__
     read = load_plan(markups, frame)
     notes += read.notes
     _check_order(file, meshes, frame)
-    lies, told = _orientation(file, meshes, frame)
+    lies, told = _orientation(file, meshes, frame, fields)
     plan_file = markups[0] if len(markups) == 1 else file
-    plan, turned = _check_plan(plan_file, read.lines, meshes, lies or frame)
+    plan, turned = _check_plan(plan_file, read.lines, meshes, lies or frame, fields)
     notes += [*told, *turned]
     return Case(
         name=str(document.get("name", file.parent.name)),
@@ -212,7 +228,9 @@ def _check_order(file: Path, meshes: dict[str, Mesh], frame: str) -> None:
             )
 
 
-def _orientation(file: Path, meshes: dict[str, Mesh], frame: str) -> tuple[str, list[str]]:
+def _orientation(
+    file: Path, meshes: dict[str, Mesh], frame: str, fields: Callable[[str], Field]
+) -> tuple[str, list[str]]:
     """How the bones lie where it is not as `frame` says ("" = as it says), and a note for the user.
 
     A scan whose header has the patient on the side, or a model with axes of its own, is a right-handed
@@ -220,7 +238,9 @@ def _orientation(file: Path, meshes: dict[str, Mesh], frame: str) -> tuple[str, 
     RAS: the plan of another program would be brought into the wrong one.
     """
     axes = anatomical_axes(frame)
-    backs = [back_of(mesh, axes[:, 2]) for level, mesh in meshes.items() if level != "S1"]
+    backs = [
+        back_of(mesh, axes[:, 2], fields(level)) for level, mesh in meshes.items() if level != "S1"
+    ]
     back = axes.T @ sum((b for b in backs if b is not None), np.zeros(3))
     if not back.any():
         return "", []
@@ -250,13 +270,20 @@ def _orientation(file: Path, meshes: dict[str, Mesh], frame: str) -> tuple[str, 
 
 
 def _check_plan(
-    file: Path, plan: tuple[ScrewPlan, ...], meshes: dict[str, Mesh], frame: str
+    file: Path,
+    plan: tuple[ScrewPlan, ...],
+    meshes: dict[str, Mesh],
+    frame: str,
+    fields: Callable[[str], Field],
 ) -> tuple[tuple[ScrewPlan, ...], list[str]]:
     """The plan with reversed lines turned round, and a note for these.
 
     Refuses lines that lie off their vertebra, on its wrong side, or in no clear direction.
     """
-    trees = {level: cKDTree(mesh.vertices_m) for level, mesh in meshes.items()}
+    trees = {
+        level: cKDTree(mesh.vertices_m, balanced_tree=False, compact_nodes=False)
+        for level, mesh in meshes.items()
+    }
     for line in plan:
         if line.level not in meshes:
             raise CaseError(
@@ -288,7 +315,9 @@ def _check_plan(
             "meshes and plan are mirrored, or frame is wrong: check the export",
         )
     posterior = anatomical_axes(frame)[:, 1]
-    directed = tuple(_directed(file, line, meshes[line.level], posterior) for line in plan)
+    directed = tuple(
+        _directed(file, line, meshes[line.level], posterior, fields(line.level)) for line in plan
+    )
     for line in directed:
         if 1e3 * float(trees[line.level].query(line.entry_m)[0]) > _PLAN_REACH_MM:
             raise _far_away(file, line, trees[line.level])
@@ -328,13 +357,15 @@ def _field(line: ScrewPlan) -> str:
     return f"plan/{_name(line)}"
 
 
-def _directed(file: Path, line: ScrewPlan, mesh: Mesh, posterior: np.ndarray) -> ScrewPlan:
+def _directed(
+    file: Path, line: ScrewPlan, mesh: Mesh, posterior: np.ndarray, field: Field
+) -> ScrewPlan:
     """The line from entry to target: as it is, or turned where the bone leaves no doubt.
 
     Raises CaseError where both ends are outside, or the bone does not tell the direction.
     """
     ends = np.array([line.entry_m, line.target_m])
-    outside_m = signed_distance_m(mesh, ends)
+    outside_m = field(ends)
     if outside_m.min() > _CLEAR_M:
         raise CaseError(
             file,

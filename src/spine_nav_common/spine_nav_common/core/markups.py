@@ -40,6 +40,8 @@ def markups_files(base: Path, entry: object, case_file: Path, field: str = "plan
         path = base / name
         if path.is_dir():
             inside = sorted(path.glob("*.json"))
+            if not inside and list(path.glob("*.fcsv")):
+                raise _point_list(path, field)
             if not inside:
                 raise CaseError(
                     path,
@@ -190,6 +192,8 @@ def _names(lines: list[tuple[Path, dict[str, Any]]]) -> list[tuple[str, str]]:
 
 
 def _markups(path: Path, field: str = "plan") -> list[dict[str, Any]]:
+    if path.suffix.lower() == ".fcsv":
+        raise _point_list(path, field)
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -202,6 +206,16 @@ def _markups(path: Path, field: str = "plan") -> list[dict[str, Any]]:
             path, field, "there is no list 'markups'", "save the lines from Slicer as .mrk.json"
         )
     return markups
+
+
+def _point_list(path: Path, field: str) -> CaseError:
+    what = "Line" if field == "plan" else "Point List"
+    return CaseError(
+        path, field, "an .fcsv file holds points without units, and no lines",
+        f"in 3D Slicer's module Markups create one {what} per"
+        f" {'screw, named L3_left' if field == 'plan' else 'level'} (Create > {what}), then File > Save"
+        " Data with File Format 'Markups JSON (.mrk.json)', and name that file in case.yaml",
+    )  # fmt: skip
 
 
 def _line(

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import trimesh
+from trimesh.exchange.ply import load_ply
+from trimesh.exchange.stl import load_stl
 
 from .errors import CaseError
 from .holes import close_holes
@@ -21,6 +23,12 @@ MESH_FORMATS = (".ply", ".stl", ".obj", ".vtp")
 # A human vertebra, S1 as the whole sacrum included, measures 25 to 180 mm over everything. Wider
 # here, so that only a wrong unit or a wrong object falls outside.
 SIZE_MM = (15.0, 300.0)
+
+# What trimesh.load does with these, without a scene, its copies and their hashes.
+_PLAIN: dict[str, Callable[[BinaryIO], dict[str, Any]]] = {
+    ".ply": lambda file: load_ply(file, skip_materials=True),
+    ".stl": load_stl,
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ def load_surface(path: Path, field: str, m_per_unit: float) -> Surface:
             "set unit in case.yaml to mm or m, as the mesh was exported",
         )
     vertices, faces, notes = _closed(path, field, vertices, faces)
-    a, b, c = (vertices[faces[:, i]] - vertices.mean(axis=0) for i in range(3))
+    middle = vertices.mean(axis=0)
+    a, b, c = (vertices[faces[:, i]] - middle for i in range(3))
     if np.einsum("ij,ij->", a, np.cross(b, c)) <= 0.0:
         raise CaseError(
             path,
@@ -84,19 +93,24 @@ def signed_distance_m(mesh: Mesh, points_m: np.ndarray) -> np.ndarray:
     return distance_field(mesh)(points_m)
 
 
-def back_of(mesh: Mesh, superior: np.ndarray) -> np.ndarray | None:
+Field = Callable[[np.ndarray], np.ndarray]
+"""(N, 3) points in metres to their (N,) `signed_distance_m` to one mesh."""
+
+
+def back_of(mesh: Mesh, superior: np.ndarray, field: Field | None = None) -> np.ndarray | None:
     """Where the back of a vertebra is: (3,) metres, square to `superior`, from the middle of its body to
     the middle of its surface; None where the bone does not tell.
 
     The body is where the bone is thickest. On 26 meshes of real vertebrae (T7 to L5) and 60 simulated
-    ones within 16 degrees, 10 to 17 mm long; arch and processes must be there.
+    ones within 16 degrees, 10 to 17 mm long; arch and processes must be there. field: of this mesh, if
+    it is made already.
     """
     v = mesh.vertices_m
     axes = [
         np.arange(a, b, _BACK_GRID_M) for a, b in zip(v.min(axis=0), v.max(axis=0), strict=True)
     ]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) + 0.5 * _BACK_GRID_M
-    depth = -signed_distance_m(mesh, grid)
+    depth = -(field or distance_field(mesh))(grid)
     weight = np.maximum(depth - _THICKEST * depth.max(), 0.0)
     if not weight.any():
         return None
@@ -110,7 +124,7 @@ def back_of(mesh: Mesh, superior: np.ndarray) -> np.ndarray | None:
     return way if np.linalg.norm(way) > _LEAST_BACK_M else None
 
 
-def distance_field(mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
+def distance_field(mesh: Mesh) -> Field:
     """`signed_distance_m` of one mesh, for many calls."""
     scene = _ray_scene(mesh)
 
@@ -166,6 +180,12 @@ def _read(path: Path, field: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         if suffix == ".vtp":
             return read_vtp(path.read_bytes())
+        if suffix in _PLAIN:
+            with path.open("rb") as file:
+                read = _PLAIN[suffix](file)
+            faces = np.asarray(read.get("faces", ()))
+            if "vertices" in read and faces.ndim == 2 and faces.shape[1] == 3:
+                return np.array(read["vertices"], np.float64), faces.astype(np.int64)
         mesh: Any = trimesh.load(path, force="mesh", process=False, skip_materials=True)
         return np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64).reshape(-1, 3)
     except VtpError as error:
@@ -177,11 +197,19 @@ def _read(path: Path, field: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The surface without unused vertices; points that the format repeats are merged if need be."""
-    used, faces = np.unique(faces, return_inverse=True)
-    vertices, faces = vertices[used], faces.reshape(-1, 3)
-    if _unmatched_edges(faces):  # STL repeats each corner; others split vertices for their colours
-        _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
-        vertices, faces = vertices[first], inverse.reshape(-1)[faces]
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    if not used.all():
+        vertices, faces = vertices[used], (np.cumsum(used) - 1)[faces]
+    # STL repeats each corner, so that no edge can match; others split vertices for their colours.
+    if len(vertices) == faces.size or _unmatched_edges(faces):
+        # As np.unique(axis=0), whose sort of whole rows takes twenty times as long.
+        order = np.lexsort(vertices.T[::-1])
+        rows = vertices[order]
+        new = np.append(True, (rows[1:] != rows[:-1]).any(axis=1))
+        inverse = np.empty(len(order), np.int64)
+        inverse[order] = np.cumsum(new) - 1
+        vertices, faces = vertices[order[new]], inverse[faces]
         degenerate = (faces == np.roll(faces, 1, axis=1)).any(axis=1)
         faces = faces[~degenerate]
     return vertices, faces
@@ -217,8 +245,11 @@ def _unmatched_edges(faces: np.ndarray) -> int:
     """Directed edges without a partner of the opposite direction; 0 on a closed, oriented mesh."""
     n = int(faces.max(initial=0)) + 1
     tail, head = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
-    forth, count_forth = np.unique(tail * n + head, return_counts=True)
-    back, count_back = np.unique(head * n + tail, return_counts=True)
+    there, return_ = np.sort(tail * n + head), np.sort(head * n + tail)
+    if np.array_equal(there, return_):
+        return 0
+    forth, count_forth = np.unique(there, return_counts=True)
+    back, count_back = np.unique(return_, return_counts=True)
     if np.array_equal(forth, back):
         return int(np.abs(count_forth - count_back).sum())
     return len(np.setxor1d(forth, back))
