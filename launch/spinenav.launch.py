@@ -33,9 +33,12 @@ from spine_nav_common.ros.runtime import dds_environment
 
 ARGUMENTS = {
     "case": ("", "folder of the case (case.yaml, meshes, plan); only a stereo pair goes without"),
-    "source": ("virtual", "virtual, replay, realsense, or ros or stereo (others publish)"),
+    "source": ("virtual", "virtual, replay, realsense, pair, or ros or stereo (others publish)"),
     "scene": ("", "rgbd, stereo or rgbd,stereo; empty = all that the source has"),
-    "recording": ("", "rosbag2 folder or file, for source:=replay"),
+    "recording": (
+        "",
+        "rosbag2 folder or file, for source:=replay; device, video or folder, for pair",
+    ),
     "camera": ("", "prefix of the camera's topics; empty = as in the parameters file"),
     "stereo_camera": ("", "prefix of the stereo pair's topics; empty = as in the parameters file"),
     "namespace": ("spine", "namespace of all nodes"),
@@ -89,8 +92,8 @@ def nodes(context: LaunchContext) -> list:
             f"source:={source} has an RGB-D camera and needs case:=FOLDER; only scene:=stereo or"
             " source:=stereo goes without"
         )
-    if source == "replay" and not given["recording"]:
-        raise RuntimeError("source:=replay needs recording:=FOLDER_OR_FILE")
+    if source in ("replay", "pair") and not given["recording"]:
+        raise RuntimeError(f"source:={source} needs recording:=FOLDER_OR_FILE")
     file = given["params_file"] or PathJoinSubstitution(
         [FindPackageShare("spine_nav_bringup"), "config", f"{source}.yaml"]
     )
@@ -158,7 +161,8 @@ def nodes(context: LaunchContext) -> list:
         )
         names.insert(0, RECORDER)
     if source not in ("ros", "stereo"):
-        own = {"recording": text(given["recording"])} if given["recording"] else {}
+        where = "pair" if source == "pair" else "recording"
+        own = {where: text(given["recording"])} if given["recording"] else {}
         own |= case if source == "virtual" else {}
         own |= {"camera": camera} if camera else {}
         own |= {"stereo_camera": pair} if pair else {}
@@ -180,7 +184,7 @@ def options_of(given: dict[str, str], source: str, config: str) -> LiveOptions:
     session = Path(given["session"])
     return LiveOptions(
         path("case"),
-        f"{source}:{given['recording']}" if source == "replay" else source,
+        f"{source}:{given['recording']}" if source in ("replay", "pair") else source,
         session,
         Path(config),
         model=path("model"),

@@ -1,84 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RealSense driver against real librealsense: a .db3 is recorded from a software device, then
-played through the driver; devices that are not there or go are played by a fake of the SDK."""
+"""The RealSense driver against real librealsense and its software device: a .db3 that was recorded from
+it, and cameras that are absent, doubled, of another mode, unplugged, stalled or changed in mid-run."""
 
 import gc
 import itertools
-from types import SimpleNamespace
+import sys
 
+import cv2
 import numpy as np
 import pytest
 
 rs = pytest.importorskip("pyrealsense2", reason="pyrealsense2 is not installed; run make setup")
 
-from spine_nav_common.core.types import Rejected
+from soft_realsense import (
+    BASELINE_M,
+    BLOCK,
+    FX_COLOUR,
+    FX_DEPTH,
+    H,
+    SoftCamera,
+    W,
+    intrinsics,
+)
+
+from spine_nav_common.core.types import Rejected, RgbdFrame
 from spine_perception.sources import SourceError
-from spine_perception.sources.realsense import RealSense, Rectifier
+from spine_perception.sources.realsense import RealSense, maps
+from spine_perception.sources.realsense_device import Wanted
 
-W, H, N = 640, 480, 8
-FX_DEPTH, FX_COLOUR, BASELINE_M = 380.0, 600.0, 0.015
-DEPTH_MM = 500
-BLOCK = (280, 340)  # columns of the depth image with a block at 0.4 m
-
-
-def _intrinsics(fx):
-    i = rs.intrinsics()
-    i.width, i.height, i.ppx, i.ppy, i.fx, i.fy = W, H, W / 2, H / 2, fx, fx
-    i.model, i.coeffs = rs.distortion.none, [0.0] * 5
-    return i
-
-
-def _stream(kind, uid, form, bpp, intrinsics):
-    v = rs.video_stream()
-    v.type, v.index, v.uid, v.width, v.height, v.fps = kind, 0, uid, W, H, 30
-    v.bpp, v.fmt, v.intrinsics = bpp, form, intrinsics
-    return v
-
-
-def _shift(x):
-    e = rs.extrinsics()
-    e.rotation, e.translation = [1, 0, 0, 0, 1, 0, 0, 0, 1], [x, 0, 0]
-    return e
+N = 8
+MODE = Wanted(width=W, height=H, fps=30)
 
 
 @pytest.fixture(scope="module")
 def db3(tmp_path_factory):
     """A plane at 0.5 m with a nearer block, colour that counts frames; 30 Hz."""
     path = tmp_path_factory.mktemp("realsense") / "soft.db3"
-    device = rs.software_device()
-    stereo, rgb = device.add_sensor("Stereo Module"), device.add_sensor("RGB Camera")
-    pd = stereo.add_video_stream(
-        _stream(rs.stream.depth, 0, rs.format.z16, 2, _intrinsics(FX_DEPTH))
-    )
-    pc = rgb.add_video_stream(
-        _stream(rs.stream.color, 1, rs.format.rgb8, 3, _intrinsics(FX_COLOUR))
-    )
-    stereo.add_read_only_option(rs.option.depth_units, 0.001)
-    pd.register_extrinsics_to(pc, _shift(BASELINE_M))
-    pc.register_extrinsics_to(pd, _shift(-BASELINE_M))
-    device.create_matcher(rs.matchers.default)
+    camera = SoftCamera()
     sync = rs.syncer(100)
-    recorder = rs.recorder(str(path), device)
+    recorder = rs.recorder(str(path), camera.device)
     sensors = {s.get_info(rs.camera_info.name): s for s in recorder.query_sensors()}
-    for name, profile in (("Stereo Module", pd), ("RGB Camera", pc)):
+    depth, colour = camera.pairs[W, H]
+    for name, profile in (("Stereo Module", depth), ("RGB Camera", colour)):
         sensors[name].open(profile)
         sensors[name].start(sync)
-    depth = np.full((H, W), DEPTH_MM, np.uint16)
-    depth[:, BLOCK[0] : BLOCK[1]] = 400
-    depth[180:200] = 0  # around row 161 of the colour image
-    for i in range(N):
-        colour = np.full((H, W, 3), (200, 100, 10 + i), np.uint8)
-        for sensor, profile, image, bpp in ((stereo, pd, depth, 2), (rgb, pc, colour, 3)):
-            f = rs.software_video_frame()
-            f.stride, f.bpp, f.timestamp, f.frame_number = W * bpp, bpp, 1000.0 + i * 33.333, i
-            f.domain, f.profile = (
-                rs.timestamp_domain.hardware_clock,
-                profile.as_video_stream_profile(),
-            )
-            f.pixels = image
-            if bpp == 2:
-                f.depth_units = 0.001
-            sensor.on_video_frame(f)
+    for _ in range(N):
+        camera.send()
         sync.wait_for_frames()
     for sensor in sensors.values():
         sensor.stop()
@@ -137,91 +104,200 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         list(RealSense(file=tmp_path / "bad.db3").frames())
 
 
-def test_without_a_device_the_source_says_so_and_keeps_asking():
-    camera = RealSense(silence_s=0.01)
-    first, second = itertools.islice(camera.frames(), 2)
-    assert isinstance(first, Rejected) and "no RealSense camera" in first.reason
-    assert isinstance(second, Rejected)
-    camera.close()
-    assert list(camera.frames()) == []
+def plugged(*cameras, wanted=MODE, silence_s=30.0, **more):
+    """A driver that finds these software devices plugged in; a busy machine is no silent camera."""
+    there = list(cameras)
+    source = RealSense(
+        wanted, devices=lambda: [c.device for c in there], silence_s=silence_s, **more
+    )
+    return source, there
 
 
-def test_another_serial_number_is_not_taken():
-    camera = RealSense(serial="77", silence_s=0.01)
-    camera._rs = Unplugged()
-    assert next(camera.frames()).reason.startswith("no RealSense camera 77, only 1234")
+def until(items, want, most=400):
+    """The items up to the first for which `want` holds."""
+    seen = []
+    for item in itertools.islice(items, most):
+        seen.append(item)
+        if want(item):
+            return seen
+    raise AssertionError([getattr(i, "reason", type(i).__name__) for i in seen[-5:]])
 
 
-class Unplugged:
-    """An SDK whose device sends two frames, goes silent, and is back at the next start."""
+def is_frame(item):
+    return isinstance(item, RgbdFrame)
 
-    def __init__(self):
-        self.starts = 0
-        self.stream = SimpleNamespace(depth=0, color=1)
-        self.format = SimpleNamespace(z16=0, rgb8=1, bgr8=2)
-        self.distortion = rs.distortion
-        self.timestamp_domain = SimpleNamespace(hardware_clock="hardware", system_time="system")
-        self.config = lambda: SimpleNamespace(enable_stream=lambda *a: None)
-        self.camera_info = rs.camera_info
-        plugged = SimpleNamespace(get_info=lambda name: "1234")
-        self.context = lambda: SimpleNamespace(query_devices=lambda: [plugged])
-        self.align = lambda stream: SimpleNamespace(process=lambda frames: frames)
-        self.pipeline = lambda: self
 
-    def start(self, config):
-        self.starts += 1
-        self.left = 2
-        device = SimpleNamespace(
-            first_depth_sensor=lambda: SimpleNamespace(get_depth_scale=lambda: 0.001)
-        )
-        profile = SimpleNamespace(get_intrinsics=lambda: _intrinsics(FX_COLOUR), fps=lambda: 30)
-        video = SimpleNamespace(as_video_stream_profile=lambda: profile)
-        return SimpleNamespace(get_device=lambda: device, get_stream=lambda s: video)
+def says(words):
+    return lambda item: isinstance(item, Rejected) and words in item.reason
 
-    def stop(self):
-        raise RuntimeError("device is gone")
 
-    def try_wait_for_frames(self, timeout_ms):
-        if not self.left:
-            return False, None
-        self.left -= 1
-        return True, SimpleNamespace(
-            get_color_frame=lambda: self._frame(np.zeros((H, W, 3), np.uint8)),
-            get_depth_frame=lambda: self._frame(np.full((H, W), DEPTH_MM, np.uint16)),
-        )
+def test_a_camera_streams_aligned_frames_with_stamps_of_the_systems_clock():
+    camera = SoftCamera().stream()
+    source, _ = plugged(camera, now_ns=lambda: 10**18)
+    frames = list(itertools.islice(filter(is_frame, source.frames()), 5))
+    source.close()
+    camera.stall()
+    assert frames[0].stamp_ns == 10**18
+    stamps = [f.stamp_ns for f in frames]
+    assert stamps == sorted(set(stamps)) and source.clock_domain == "hardware_clock"
+    near = np.flatnonzero(frames[0].depth_m[H // 2] < 0.45)
+    left, right = ((u - W / 2) / FX_DEPTH + BASELINE_M / 0.4 for u in BLOCK)
+    assert near[0] == pytest.approx(left * FX_COLOUR + W / 2, abs=3)
+    assert near[-1] == pytest.approx(right * FX_COLOUR + W / 2, abs=3)
+    assert tuple(frames[0].colour[0, 0, :2]) == (200, 100)
 
-    def _frame(self, data):
-        return SimpleNamespace(
-            get_data=lambda: data,
-            get_profile=lambda: SimpleNamespace(format=lambda: self.format.rgb8),
-            get_timestamp=lambda: 5000.0 - self.left,
-            get_frame_timestamp_domain=lambda: "hardware",
-        )
+
+def test_without_pyrealsense2_it_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyrealsense2", None)
+    with pytest.raises(SourceError, match="pyrealsense2 is missing.*make setup"):
+        RealSense(MODE)
+
+
+def test_without_a_camera_the_source_says_so_and_keeps_asking():
+    source, _ = plugged(silence_s=0.01)
+    first, second = itertools.islice(source.frames(), 2)
+    assert all(says("no RealSense camera; plug it into USB 3")(i) for i in (first, second))
+    source.close()
+    assert list(source.frames()) == []
+
+
+def test_librealsense_finds_no_camera_on_this_machine_or_one():
+    source = RealSense(MODE, silence_s=0.01)
+    assert isinstance(source._plugged_in(), list)
+
+
+@pytest.mark.parametrize(
+    ("serials", "serial", "words"),
+    [
+        (("1", "2"), "", "2 RealSense cameras: 1, 2; name one, as --source realsense:1"),
+        (("1", "2"), "77", "no RealSense camera 77, only 1, 2"),
+        (("1", "1"), "1", "2 RealSense cameras say that they are 1"),
+    ],
+)
+def test_one_of_several_is_never_taken_by_chance(serials, serial, words):
+    cameras = [SoftCamera(s) for s in serials]
+    source, _ = plugged(*cameras, wanted=Wanted(serial, W, H, 30))
+    assert words in next(source.frames()).reason
+
+
+def test_the_named_one_of_two_streams():
+    first, second = SoftCamera("1").stream(), SoftCamera("2").stream()
+    second.sent = 200
+    source, _ = plugged(first, second, wanted=Wanted("2", W, H, 30))
+    frame = until(source.frames(), is_frame)[-1]
+    source.close()
+    first.stall()
+    second.stall()
+    assert frame.colour[0, 0, 2] >= 200
+
+
+@pytest.mark.parametrize("wrong", [{"width": 1280, "height": 720}, {"fps": 90}])
+def test_a_mode_that_the_camera_lacks_is_refused_with_those_that_it_has(wrong):
+    source, _ = plugged(
+        SoftCamera(), wanted=Wanted(**{"width": W, "height": H, "fps": 30, **wrong})
+    )
+    reason = next(source.frames()).reason
+    assert "640x480 at 30 Hz" in reason and "camera_source.width" in reason
 
 
 def test_an_unplugged_camera_is_told_and_taken_up_again_when_it_is_back():
-    camera = RealSense(silence_s=0.01, now_ns=lambda: 10**18)
-    camera._rs = sdk = Unplugged()
-    items = list(itertools.islice(camera.frames(), 5))
-    kinds = [isinstance(item, Rejected) for item in items]
-    assert kinds == [False, False, True, False, False]
-    assert "unplugged" in items[2].reason and sdk.starts == 2
-    assert items[0].stamp_ns == 10**18, "hardware time is brought to the system's clock"
-    assert items[1].stamp_ns - items[0].stamp_ns == 1_000_000
+    camera = SoftCamera().stream()
+    source, there = plugged(camera, silence_s=0.5)
+    items = source.frames()
+    until(items, is_frame)
+    there.clear()
+    camera.stall()
+    until(items, says("unplugged or silent"))
+    until(items, says("no RealSense camera"))
+    back = SoftCamera().stream()
+    there.append(back)
+    until(items, is_frame)
+    source.close()
+    back.stall()
+
+
+def test_a_camera_that_stalls_without_a_word_is_told_and_goes_on():
+    camera = SoftCamera().stream()
+    source, _ = plugged(camera, silence_s=0.5)
+    items = source.frames()
+    until(items, is_frame)
+    camera.stall()
+    until(items, says("silent"))
+    camera.stream()
+    until(items, is_frame)
+    source.close()
+    camera.stall()
+
+
+def test_a_camera_of_which_half_stalls_is_told():
+    camera = SoftCamera().stream(depth=False)
+    source, _ = plugged(camera, silence_s=0.5)
+    until(source.frames(), says("silent"))
+    source.close()
+    camera.stall()
+
+
+def test_images_that_change_their_size_in_mid_run_are_told_and_go_on_with_their_own_camera():
+    camera = SoftCamera(second=(424, 240)).stream()
+    source, _ = plugged(camera)
+    items = source.frames()
+    until(items, is_frame)
+    camera.stall()
+    camera.stream(size=(424, 240))
+    until(items, says("changed its images to 424x240"))
+    frame = until(items, is_frame)[-1]
+    source.close()
+    camera.stall()
+    assert frame.colour.shape == (240, 424, 3) and frame.depth_m.shape == (240, 424)
+    assert (frame.intrinsics.width, frame.intrinsics.cx) == (424, 212)
+
+
+def test_stamps_that_go_back_give_no_frame():
+    camera = SoftCamera().stream()
+    source, _ = plugged(camera, silence_s=0.5)
+    items = source.frames()
+    until(items, is_frame)
+    camera.stall()
+    camera.stream(stamp_ms=10.0)
+    stamps = [i.stamp_ns for i in until(items, says("silent"))[:-1]]
+    source.close()
+    camera.stall()
+    assert stamps == sorted(set(stamps))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "option", "value"),
+    [
+        ({"emitter": "off"}, "emitter_enabled", 0.0),
+        ({"emitter": "on"}, "emitter_enabled", 1.0),
+        ({"exposure_us": 4000}, "exposure", 4000.0),
+    ],
+)
+def test_emitter_and_exposure_are_set(wanted, option, value):
+    camera = SoftCamera().stream()
+    camera.stereo.set_option(rs.option.emitter_enabled, 2.0)
+    source, _ = plugged(camera, wanted=Wanted("", W, H, 30, **wanted))
+    until(source.frames(), is_frame)
+    source.close()
+    camera.stall()
+    assert camera.stereo.get_option(getattr(rs.option, option)) == value
+
+
+def test_an_exposure_beyond_the_cameras_reach_is_refused():
+    source, _ = plugged(SoftCamera(), wanted=Wanted("", W, H, 30, exposure_us=900_000))
+    assert "not within the camera's 1 to 165000" in next(source.frames()).reason
 
 
 def test_distortion_is_removed_as_the_sdk_defines_it():
-    model = _intrinsics(400.0)
+    model = intrinsics(400.0)
     model.model, model.coeffs = rs.distortion.brown_conrady, [-0.06, 0.07, 0.0005, 0.0003, 0.0]
-    rectifier = Rectifier(rs, model)
     point = [0.11, -0.07, 0.4]
     u, v = rs.rs2_project_point_to_pixel(model, point)
-    colour = np.zeros((H, W, 3), np.uint8)
     yy, xx = np.mgrid[:H, :W]
-    colour[..., 0] = 250 * np.exp(-((xx - u) ** 2 + (yy - v) ** 2) / 8.0)
-    frame = rectifier.frame(0, colour, np.full((H, W), 0.4, np.float32))
-    weight = frame.colour[..., 0].astype(float)
+    colour = (250 * np.exp(-((xx - u) ** 2 + (yy - v) ** 2) / 8.0)).astype(np.float32)
+    weight = cv2.remap(colour, maps(rs, model), None, cv2.INTER_LINEAR).astype(float)
     seen = np.array([(xx * weight).sum(), (yy * weight).sum()]) / weight.sum()
     ideal = (point[0] / point[2] * 400 + W / 2, point[1] / point[2] * 400 + H / 2)
     assert np.hypot(u - ideal[0], v - ideal[1]) > 0.5, "the lens must move the point"
     np.testing.assert_allclose(seen, ideal, atol=0.1)
+    assert maps(rs, intrinsics(400.0)) is None

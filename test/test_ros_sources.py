@@ -11,6 +11,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 import ros_support as support
 import stereo_support
 
+from spine_nav_bringup.live_options import LiveOptions, configure
 from spine_nav_common.core.errors import CaseError, RecordingError
 from spine_nav_common.parameters import ParameterError
 from spine_perception.ros.camera_source import CameraSourceConfig, make_source
@@ -95,6 +96,7 @@ def test_without_loop_the_end_is_the_end_and_close_ends_it_early(recording):
         ({"source": "virtual"}, ParameterError, "name the folder of a case"),
         ({"source": "virtual", "case": "/nowhere"}, CaseError, "there is no case"),
         ({"source": "realsense", "recording": "/nowhere.db3"}, ParameterError, "no such RealSense"),
+        ({"source": "pair", "pair": "a.mp4"}, ParameterError, "left_calibration"),
     ],
 )
 def test_a_source_that_cannot_start_says_why(values, error, match):
@@ -115,3 +117,23 @@ def test_the_virtual_operation_of_a_case_repeats_with_its_seed(tmp_path):
     repeated = next(again.frames())
     np.testing.assert_array_equal(frames[0].colour, repeated.colour)
     np.testing.assert_array_equal(frames[0].depth_m, repeated.depth_m)
+
+
+@pytest.mark.parametrize(
+    ("source", "values"),
+    [
+        ("realsense", {"source": "realsense"}),
+        ("realsense:0123", {"source": "realsense", "serial": "0123"}),
+        ("realsense:rec.db3", {"source": "realsense", "recording": "rec.db3"}),
+        ("pair:0,2", {"source": "pair", "pair": "0,2"}),
+    ],
+)
+def test_a_source_may_name_its_camera(tmp_path, source, values):
+    options = LiveOptions(tmp_path, source, tmp_path / "out")
+    assert values.items() <= configure(options)[1]["camera_source"].items()
+
+
+@pytest.mark.parametrize("source", ["pair", "replay", "virtual:x", "ros:x", "kinect"])
+def test_what_is_no_source_is_refused(tmp_path, source):
+    with pytest.raises(ParameterError, match="is no source"):
+        configure(LiveOptions(tmp_path, source, tmp_path / "out"))

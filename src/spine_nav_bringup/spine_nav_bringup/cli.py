@@ -294,7 +294,9 @@ def build_parser() -> argparse.ArgumentParser:
     live = add("live", _live, "the ROS 2 graph; the newest frame wins")
     live.add_argument("--case", type=Path, help="of the patient; only a stereo pair goes without")
     live.add_argument(
-        "--source", required=True, metavar="realsense|stereo|ros|replay:RECORDING|virtual"
+        "--source",
+        required=True,
+        metavar="realsense[:SERIAL]|pair:WHERE|stereo|ros|replay:RECORDING|virtual",
     )
     live.add_argument("--out", type=Path, required=True)
     _recording_options(live)

@@ -303,6 +303,13 @@ class _Run:
         for node in reversed(self.all):
             node.destroy_node()
 
+    def _drift_ppm(self) -> float | None:
+        """By how much the RGB-D camera's clock runs faster than the stereo camera's, in 1e-6."""
+        drifts = [self.computing[n].clock.drift_ppm for n in COMPUTING if n in self.computing]
+        if len(drifts) < 2 or any(d is None for d in drifts):
+            return None
+        return round(drifts[0] - drifts[1], 1)
+
     def _summarise(self) -> None:
         recording = self.values.get("camera_source", {}).get("recording", "")
         configs = {n: v.config for n, v in self.nodes.items() if v.config and n != RECORDER}
@@ -329,9 +336,14 @@ class _Run:
             },
             drops=self._drops(),
             clocks={
-                name: {"domain": node.clock.domain, "steps": node.clock.steps}
+                name: {
+                    "domain": node.clock.domain,
+                    "steps": node.clock.steps,
+                    "drift_ppm": node.clock.drift_ppm,
+                }
                 for name, node in self.computing.items()
             },
+            cameras_drift_ppm=self._drift_ppm(),
             source=self.options.source,
             provider=next(iter(self.computing.values())).provider,
             stopped=self.stopped,

@@ -26,7 +26,11 @@ from spine_nav_display.core.binding import check_display
 from spine_nav_display.ros.foxglove_config import check_foxglove
 from spine_nav_display.ros.openigtlink_config import check_openigtlink
 
-SOURCES = "realsense, stereo, ros, replay:RECORDING or virtual"
+SOURCES = (
+    "realsense[:SERIAL or recorded file], pair:DEVICE, VIDEO or FOLDER, stereo, ros, replay:RECORDING or"
+    " virtual"
+)
+_NAMED = {"replay": True, "pair": True, "realsense": False}  # source to whether it must be named
 COMPUTING = {"navigation": "rgbd", "stereo_tracker": "stereo"}  # node to the scene it works on
 _TOPICS = {  # parameter of a node to the contract's name of its topic
     "navigation": {"colour_topic": COLOUR, "depth_topic": DEPTH, "info_topic": COLOUR_INFO},
@@ -75,7 +79,11 @@ class LiveOptions:
 def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     """Use case and checked values per node. Raises ParameterError, RecordingError."""
     kind, _, recording = options.source.partition(":")
-    if kind not in USE_CASES or bool(recording) != (kind == "replay"):
+    if (
+        kind not in USE_CASES
+        or (recording and kind not in _NAMED)
+        or (not recording and _NAMED.get(kind))
+    ):
         raise ParameterError(f"--source: '{options.source}' is no source; give {SOURCES}")
     case = {"case": str(options.case)} if options.case else {}
     own: dict[str, dict[str, Any]] = {
@@ -118,6 +126,11 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         own["camera_source"] |= {**case, "seed": options.seed}
         if options.seconds is not None:
             own["camera_source"]["seconds"] = float(options.seconds)
+    if kind == "pair":
+        own["camera_source"]["pair"] = recording
+    if kind == "realsense" and recording:
+        played = Path(recording).suffix in (".db3", ".bag")
+        own["camera_source"]["recording" if played else "serial"] = recording
     if kind == "replay":
         own["camera_source"]["recording"] = recording
         scenes = _playable(recording, names)  # refused now rather than by a node

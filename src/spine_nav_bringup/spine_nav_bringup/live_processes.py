@@ -153,8 +153,8 @@ class RemoteNode:
 
     @property
     def clock(self) -> SimpleNamespace:
-        """Domain and steps of its images' clock."""
-        return SimpleNamespace(**self.fact("clock", {"domain": "", "steps": 0}))
+        """Domain, steps and drift of its images' clock."""
+        return SimpleNamespace(**self.fact("clock", {"domain": "", "steps": 0, "drift_ppm": None}))
 
     @property
     def unnamed(self) -> str:

@@ -39,6 +39,7 @@ TITLES = {
     "virtual": "A virtual operation on the meshes of a case: no camera, no recording.",
     "replay": "A recording at its own pace.",
     "realsense": "A RealSense camera on this machine.",
+    "pair": "A stereo pair through OpenCV: UVC cameras, videos or folders of images.",
     "ros": "Somebody else publishes the cameras' topics (realsense-ros, ros2 bag play).",
     "stereo": "Somebody else publishes a stereo pair's topics (image_pipeline).",
 }

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .clock_drift import ClockDrift
+
 SYSTEM, SIMULATED, RECORDING, SENSOR, UNKNOWN = (
     "system", "simulated", "recording", "sensor", "unknown",
 )  # fmt: skip
@@ -53,6 +55,7 @@ class StreamClock:
 
     def forget(self) -> None:
         """Begin anew: the stream was off."""
+        self._drift = ClockDrift()
         self._least_ns: float | None = None  # of arrival minus stamp
         self._last: tuple[int, float] | None = None  # stamp, monotonic seconds
 
@@ -70,11 +73,20 @@ class StreamClock:
                 told = f"the camera's clock was set {'back' if ahead < 0 else 'on'} by"
                 told += f" {abs(ahead) * 1e-9:.1f} s"
                 self.steps, self.step, self._least_ns = self.steps + 1, told, None
+                self._drift.forget()
             elif self._least_ns is not None:
                 self._least_ns += DRIFT * elapsed
         self._last = stamp_ns, monotonic_s
+        self._drift.note(stamp_ns, monotonic_s)
         self._least_ns = offset if self._least_ns is None else min(self._least_ns, offset)
         return told
+
+    @property
+    def drift_ppm(self) -> float | None:
+        """By how much the stamps' clock is fast against this machine's, in 1e-6; None before 20 s, and
+        where the source plays a recording or time is simulated."""
+        played = self._simulated or self.announced is not None
+        return None if played else self._drift.ppm
 
     @property
     def _rate(self) -> float:

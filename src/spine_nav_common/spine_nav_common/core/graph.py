@@ -27,6 +27,9 @@ USE_CASES: dict[str, dict[str, dict[str, Any]]] = {
         "navigation": {"max_stamp_age_ms": 500.0},
         "camera_source": {"source": "realsense"},
     },
+    "pair": {
+        "camera_source": {"source": "pair"},
+    },
     # Somebody else publishes the camera's topics: there is no camera_source node.
     "ros": {},
     "stereo": {},
@@ -36,6 +39,7 @@ USE_CASE_SCENES = {
     "virtual": ("rgbd",),
     "replay": ("rgbd", "stereo"),
     "realsense": ("rgbd",),
+    "pair": ("stereo",),
     "ros": ("rgbd", "stereo"),
     "stereo": ("stereo",),
 }

@@ -287,7 +287,11 @@ class WorkerNode(SpineNode):
             **super().facts(),
             "counts": dict(self.counts),
             "idle": self.idle,
-            "clock": {"domain": self.clock.domain, "steps": self.clock.steps},
+            "clock": {
+                "domain": self.clock.domain,
+                "steps": self.clock.steps,
+                "drift_ppm": self.clock.drift_ppm,
+            },
             "received_ns": self.received_ns,
             **{k: getattr(self, k, "") for k in ("provider", "model_sha256", "unnamed")},
         }
@@ -295,8 +299,13 @@ class WorkerNode(SpineNode):
     # Health.
 
     def clock_values(self) -> dict[str, object]:
-        """Whose clock the stamps are of, and when it was set, for /diagnostics."""
-        return {"clock": self.clock.domain, "clock_step": self.clock.step or None}
+        """Whose clock the stamps are of, when it was set and how fast it runs, for /diagnostics."""
+        drift = self.clock.drift_ppm
+        return {
+            "clock": self.clock.domain,
+            "clock_step": self.clock.step or None,
+            "clock_drift_ppm": None if drift is None else round(drift, 1),
+        }
 
     @property
     def alive(self) -> bool:

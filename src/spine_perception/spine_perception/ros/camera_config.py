@@ -15,7 +15,7 @@ class CameraSourceConfig:
     """Parameters of the camera node."""
 
     source: str = param(
-        "virtual", "where frames come from", choices=("virtual", "replay", "realsense")
+        "virtual", "where frames come from", choices=("virtual", "replay", "realsense", "pair")
     )
     camera: str = param("/camera/camera", "prefix of the camera's topics")
     stereo_camera: str = param("/stereo", "replay: prefix of the stereo pair's topics")
@@ -38,10 +38,22 @@ class CameraSourceConfig:
     )
     rate: float = param(1.0, "replay: speed", "x", 0.05, 20.0)
     loop: bool = param(False, "replay: begin again at the end")
-    serial: str = param("", "realsense: serial number; empty = the first camera")
+    serial: str = param("", "realsense: serial number; empty = the only camera")
+    emitter: str = param(
+        "default", "realsense: the depth camera's pattern", choices=("default", "on", "off")
+    )
+    exposure_us: int = param(
+        0, "realsense: exposure of the depth camera; 0 = automatic", "us", 0, 200_000
+    )
+    pair: str = param(
+        "",
+        "pair: device number or video side by side, two with a comma, or folder of left/, right/",
+    )
+    left_calibration: str = param("", "pair: YAML of ROS camera_calibration of the left camera")
+    right_calibration: str = param("", "pair: the same of the right camera")
     width: int = param(640, "realsense: image width", "px", 320, 1920)
     height: int = param(480, "realsense: image height", "px", 240, 1080)
-    fps: int = param(15, "realsense, virtual: frames per second", "Hz", 1, 90)
+    fps: int = param(15, "realsense, virtual, pair: frames per second", "Hz", 1, 90)
 
 
 def make_source(config: CameraSourceConfig) -> FrameSource:
@@ -55,9 +67,17 @@ def make_source(config: CameraSourceConfig) -> FrameSource:
         return Recorded(Path(config.recording), remap, config.loop, config.scenes)
     if config.source == "realsense":
         from spine_perception.sources.realsense import RealSense
+        from spine_perception.sources.realsense_device import Wanted
 
         file = Path(config.recording) if config.recording else None
-        return RealSense(config.serial, config.width, config.height, config.fps, file)
+        asked = (config.serial, config.width, config.height, config.fps)
+        return RealSense(Wanted(*asked, config.emitter, config.exposure_us), file)
+    if config.source == "pair":
+        from spine_perception.sources.pair import StereoPair
+
+        return StereoPair(
+            config.pair, config.left_calibration, config.right_calibration, config.fps
+        )
     from spine_perception.sources.virtual import Virtual
 
     if not config.case:

@@ -213,7 +213,7 @@ class CameraSource(SpineNode):
         needed = dict.fromkeys(publishers, 1)
         if "rgbd" in self._streams:
             needed[self._streams["rgbd"][0][1]] = self.config.listeners
-        wait = self.config.wait_for_subscriber and self.config.source != "realsense"
+        wait = self.config.wait_for_subscriber and not self.source.real_time
         while wait and not self._stop.is_set():
             if all(p.get_subscription_count() >= least for p, least in needed.items()):
                 break
@@ -330,6 +330,10 @@ class CameraSource(SpineNode):
         if not self.ages.count:
             return WARN, "waiting for subscribers or the camera", values
         values["silent_ms"] = round(self.ages.silent_ms())
+        if domain := getattr(self.source, "clock_domain", ""):
+            values["clock_domain"] = domain
+        for reason, count in getattr(self.source, "counts", {}).items():
+            values[f"left_out_{reason}"] = count
         return OK, "running", values
 
 

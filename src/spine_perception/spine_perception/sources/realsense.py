@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from spine_nav_common.core.align import DepthAligner
+from spine_nav_common.core.geometry import transform
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 
 from . import SourceError
+from .realsense_device import Device, Playback, Wanted, choose, profiles, set_options
 
 _POLL_MS = 100
 _GRID_PX = 4  # spacing of exact projections; the distortion is smooth between them
@@ -27,12 +30,17 @@ class RealSense:
     """RGB-D frames of one device; see FrameSource.
 
     Args:
-        serial: of the device; empty = the first one.
-        width, height, fps: of both streams.
+        wanted: which camera, and how it is set.
         file: play this recording instead of a device.
         real_time: a file plays at its own pace and may drop frames; False = every frame.
         silence_s: a device that is silent for this long is taken for unplugged.
         now_ns: clock that hardware timestamps are brought to.
+        devices: the cameras that are plugged in; None = librealsense's.
+
+    Attributes:
+        clock_domain: whose clock the camera stamps its images with, as librealsense names it; "" before
+            the first.
+        counts: framesets that were left out, by reason.
 
     Raises:
         SourceError: pyrealsense2 is not installed, or the file does not exist.
@@ -40,14 +48,12 @@ class RealSense:
 
     def __init__(
         self,
-        serial: str = "",
-        width: int = 640,
-        height: int = 480,
-        fps: int = 15,
+        wanted: Wanted | None = None,
         file: Path | None = None,
         real_time: bool = True,
         silence_s: float = 1.0,
         now_ns: Callable[[], int] = time.time_ns,
+        devices: Callable[[], Sequence[Any]] | None = None,
     ) -> None:
         try:
             import pyrealsense2
@@ -59,32 +65,29 @@ class RealSense:
         if file is not None and not file.is_file():
             raise SourceError(f"{file}: no such RealSense recording; name a .db3 or .bag file")
         self._rs: Any = pyrealsense2
-        self._serial, self._size, self._fps = serial, (width, height), fps
+        self._wanted = wanted or Wanted()
         self._file, self._silence_s, self._now_ns = file, silence_s, now_ns
+        self._context: Any = None
+        self._devices = devices or self._plugged_in
         self.scenes = ("rgbd",)
         self.real_time = real_time if file is not None else True
+        self.clock_domain = ""
+        self.counts = {"single": 0, "backwards": 0, "apart": 0}
         self._offset_ns: int | None = None
         self._stop = threading.Event()
 
     def frames(self) -> Iterator[RgbdFrame | Rejected]:
         """See FrameSource. A device that is not there, or goes, is asked for until it is back."""
         while not self._stop.is_set():
-            pipeline = self._rs.pipeline()
-            try:
-                absent = self._absent()
-                profile = None if absent else pipeline.start(self._config())
-            except RuntimeError as error:
-                if self._file is not None:
-                    raise SourceError(f"{self._file}: cannot be played ({error})") from error
-                absent = f"RealSense camera does not start ({error})"
-            if absent:
-                yield Rejected(f"{absent}; plug it into USB 3, see spinenav doctor")
+            opened = self._open()
+            if isinstance(opened, Rejected):
+                yield opened
                 self._stop.wait(self._silence_s)
                 continue
             try:
-                yield from self._stream(pipeline, profile)
+                yield from self._stream(opened)
             finally:
-                _quietly(pipeline.stop)
+                opened.stop()
             if self._file is not None:
                 return
             if not self._stop.is_set():
@@ -94,130 +97,143 @@ class RealSense:
         """See FrameSource."""
         self._stop.set()
 
-    def _absent(self) -> str:
-        """Why there is nothing to start; asked first, since a start without device waits 15 s."""
-        if self._file is not None:
-            return ""
-        name = self._rs.camera_info.serial_number
-        serials = [d.get_info(name) for d in self._rs.context().query_devices()]
-        if not serials:
-            return "no RealSense camera"
-        if self._serial and self._serial not in serials:
-            return f"no RealSense camera {self._serial}, only {', '.join(serials)}"
-        return ""
+    def _plugged_in(self) -> Sequence[Any]:
+        if self._context is None:
+            self._context = self._rs.context()
+        return list(self._context.query_devices())
 
-    def _config(self) -> Any:
-        rs, config = self._rs, self._rs.config()
+    def _open(self) -> Device | Playback | Rejected:
         if self._file is not None:
-            config.enable_device_from_file(str(self._file), repeat_playback=False)
-            return config
-        if self._serial:
-            config.enable_device(self._serial)
-        config.enable_stream(rs.stream.depth, *self._size, rs.format.z16, self._fps)
-        config.enable_stream(rs.stream.color, *self._size, rs.format.rgb8, self._fps)
-        return config
+            try:
+                return Playback(self._rs, str(self._file), self.real_time)
+            except RuntimeError as error:
+                raise SourceError(f"{self._file}: cannot be played ({error})") from error
+        try:
+            device = choose(self._rs, self._devices(), self._wanted.serial)
+            if isinstance(device, Rejected):
+                return device
+            chosen = profiles(self._rs, device, self._wanted)
+            if isinstance(chosen, Rejected):
+                return chosen
+            if problem := set_options(self._rs, device, self._wanted):
+                return Rejected(problem)
+            return Device(self._rs, device, chosen)
+        except RuntimeError as error:
+            return Rejected(f"RealSense camera does not start ({error}); plug it into USB 3")
 
-    def _stream(self, pipeline: Any, profile: Any) -> Iterator[RgbdFrame]:
-        rs, device = self._rs, profile.get_device()
-        playback = device.as_playback() if self._file is not None else None
-        if playback is not None:
-            playback.set_real_time(self.real_time)
-        align = rs.align(rs.stream.color)
-        scale = np.float32(device.first_depth_sensor().get_depth_scale())
-        stream = profile.get_stream(rs.stream.color).as_video_stream_profile()
-        camera = Rectifier(rs, stream.get_intrinsics())
+    def _stream(self, opened: Device | Playback) -> Iterator[RgbdFrame | Rejected]:
+        rs = self._rs
+        scale = np.float32(opened.device.first_depth_sensor().get_depth_scale())
+        camera: Camera | None = None
         self._offset_ns = None  # a device that was reset counts from zero again
         heard, last_ms = time.monotonic(), float("-inf")
-        apart_ms = 500.0 / max(stream.fps(), 1)
         while not self._stop.is_set():
-            arrived, frames = pipeline.try_wait_for_frames(_POLL_MS)
-            if not arrived:
-                stopped = playback is not None and playback.current_status() in (
-                    rs.playback_status.stopped,
-                    rs.playback_status.unknown,
-                )
-                if stopped or time.monotonic() - heard > self._silence_s:
+            frames = opened.wait(_POLL_MS)
+            if frames is None:
+                if opened.ended() or time.monotonic() - heard > self._silence_s:
                     return
                 continue
-            heard = time.monotonic()
-            first, second = frames.get_color_frame(), frames.get_depth_frame()
+            colour, depth = frames.get_color_frame(), frames.get_depth_frame()
             # The first framesets after a start are single, or a new image beside an old one.
-            if not (first and second) or first.get_timestamp() <= last_ms:
+            if not (colour and depth):
+                # an image that comes alone for ever is a camera of which half has stalled
+                if time.monotonic() - heard > self._silence_s:
+                    return
+                self.counts["single"] += 1
                 continue
-            if abs(first.get_timestamp() - second.get_timestamp()) > apart_ms:
+            if colour.get_timestamp() <= last_ms:
+                self.counts["backwards"] += 1
                 continue
-            last_ms = first.get_timestamp()
-            aligned = align.process(frames)
-            colour, depth = aligned.get_color_frame(), aligned.get_depth_frame()
-            # Copies: librealsense has 16 buffers and stalls when frames are kept.
+            apart_ms = 500.0 / max(colour.get_profile().fps(), 1)
+            if abs(colour.get_timestamp() - depth.get_timestamp()) > apart_ms:
+                self.counts["apart"] += 1
+                continue
+            last_ms = colour.get_timestamp()
+            if camera is None or not camera.fits(colour, depth):
+                if camera is not None:
+                    yield Rejected(f"the camera has changed its images to {_size(colour)}")
+                camera = Camera(rs, colour.get_profile(), depth.get_profile())
+            # A copy: librealsense has 16 buffers and stalls when frames are kept.
             rgb = np.asanyarray(colour.get_data()).copy()
             if colour.get_profile().format() == rs.format.bgr8:
                 rgb = cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB)
             raw = np.asanyarray(depth.get_data())
             depth_m = np.where(raw == 0, np.float32(np.nan), raw * scale)
             yield camera.frame(self._stamp_ns(colour), rgb, depth_m)
+            heard = time.monotonic()  # what the taker spent is no silence of the camera
 
     def _stamp_ns(self, frame: Any) -> int:
         """Time of exposure in ns: the device's own clock is brought to `now_ns` once per start."""
         stamp_ns = round(frame.get_timestamp() * 1e6)
-        if frame.get_frame_timestamp_domain() != self._rs.timestamp_domain.hardware_clock:
-            return stamp_ns
-        if self._file is not None:
+        domain = frame.get_frame_timestamp_domain()
+        self.clock_domain = str(domain).rsplit(".", 1)[-1]
+        if domain != self._rs.timestamp_domain.hardware_clock or self._file is not None:
             return stamp_ns
         if self._offset_ns is None:
             self._offset_ns = self._now_ns() - stamp_ns
         return stamp_ns + self._offset_ns
 
 
-class Rectifier:
-    """Pinhole frames out of a colour stream with lens distortion (D405: several pixels)."""
+def _size(image: Any) -> str:
+    return f"{image.get_width()}x{image.get_height()}"
 
-    def __init__(self, rs: Any, model: Any) -> None:
-        self.intrinsics = Intrinsics(
-            model.width, model.height, model.fx, model.fy, model.ppx, model.ppy
-        )
-        self._maps: np.ndarray | None = None
-        if model.model != rs.distortion.none and np.abs(model.coeffs).max() > 1e-9:
-            self._maps = self._exact_maps(rs, model)
 
-    def _exact_maps(self, rs: Any, model: Any) -> np.ndarray:
-        """(H, W, 2) float32: where each pinhole pixel lies in the distorted image."""
-        c = self.intrinsics
-        us = np.arange(0, c.width + _GRID_PX, _GRID_PX)
-        vs = np.arange(0, c.height + _GRID_PX, _GRID_PX)
-        shift = np.array(
-            [
-                [
-                    np.subtract(
-                        rs.rs2_project_point_to_pixel(
-                            model, [(u - c.cx) / c.fx, (v - c.cy) / c.fy, 1.0]
-                        ),
-                        (u, v),
-                    )
-                    for u in us
-                ]
-                for v in vs
-            ],
-            np.float32,
-        )
-        u, v = np.meshgrid(
-            np.arange(c.width, dtype=np.float32), np.arange(c.height, dtype=np.float32)
-        )
-        dense = cv2.remap(shift, u / _GRID_PX, v / _GRID_PX, cv2.INTER_LINEAR)
-        return dense + np.dstack([u, v])
+class Camera:
+    """Pinhole frames out of the two streams' profiles: lens distortion out (D405: several pixels), depth
+    aligned to colour."""
+
+    def __init__(self, rs: Any, colour: Any, depth: Any) -> None:
+        models = [p.as_video_stream_profile().get_intrinsics() for p in (colour, depth)]
+        self.intrinsics = pinhole(models[0])
+        self._sizes = [(m.width, m.height) for m in models]
+        self._colour_maps, self._depth_maps = (maps(rs, m) for m in models)
+        given = depth.get_extrinsics_to(colour)
+        R = np.array(given.rotation, float).reshape(3, 3).T  # librealsense writes columns
+        T = transform(R, np.array(given.translation, float))
+        self._align = DepthAligner(pinhole(models[1]), self.intrinsics, T)
+
+    def fits(self, colour: Any, depth: Any) -> bool:
+        """Whether the images are still of the size that the streams began with."""
+        return [(i.get_width(), i.get_height()) for i in (colour, depth)] == self._sizes
 
     def frame(self, stamp_ns: int, colour: np.ndarray, depth_m: np.ndarray) -> RgbdFrame:
-        """The rectified frame; depth is never interpolated across an edge."""
-        if self._maps is not None:
-            colour = cv2.remap(colour, self._maps, None, cv2.INTER_LINEAR)
+        """The frame on the colour camera's pinhole; depth is never interpolated across an edge."""
+        if self._colour_maps is not None:
+            colour = cv2.remap(colour, self._colour_maps, None, cv2.INTER_LINEAR)
+        if self._depth_maps is not None:
             depth_m = cv2.remap(
-                depth_m, self._maps, None, cv2.INTER_NEAREST, borderValue=float("nan")
+                depth_m, self._depth_maps, None, cv2.INTER_NEAREST, borderValue=float("nan")
             )
-        return RgbdFrame(stamp_ns, colour, depth_m, self.intrinsics)
+        return RgbdFrame(stamp_ns, colour, self._align(depth_m), self.intrinsics)
 
 
-def _quietly(stop: Callable[[], None]) -> None:
-    try:
-        stop()
-    except RuntimeError:
-        pass  # an unplugged device cannot be stopped; there is nothing left to release
+def pinhole(model: Any) -> Intrinsics:
+    """A stream's camera without its lens."""
+    return Intrinsics(model.width, model.height, model.fx, model.fy, model.ppx, model.ppy)
+
+
+def maps(rs: Any, model: Any) -> np.ndarray | None:
+    """(H, W, 2) float32: where each pinhole pixel lies in the distorted image; None without distortion."""
+    if model.model == rs.distortion.none or np.abs(model.coeffs).max() <= 1e-9:
+        return None
+    c = pinhole(model)
+    us = np.arange(0, c.width + _GRID_PX, _GRID_PX)
+    vs = np.arange(0, c.height + _GRID_PX, _GRID_PX)
+    shift = np.array(
+        [
+            [
+                np.subtract(
+                    rs.rs2_project_point_to_pixel(
+                        model, [(u - c.cx) / c.fx, (v - c.cy) / c.fy, 1.0]
+                    ),
+                    (u, v),
+                )
+                for u in us
+            ]
+            for v in vs
+        ],
+        np.float32,
+    )
+    u, v = np.meshgrid(np.arange(c.width, dtype=np.float32), np.arange(c.height, dtype=np.float32))
+    dense = cv2.remap(shift, u / _GRID_PX, v / _GRID_PX, cv2.INTER_LINEAR)
+    return dense + np.dstack([u, v])
