@@ -248,11 +248,13 @@ class _Target:
         draw_text(tile, inward[:3], TILE_PX - width - 4, TILE_PX // 2 + 4, WORDS_PX, TEXT)
         if isinstance(found, Shaft):
             least = found.draws.least95_mm
-            text = f"≥ {least:.1f} mm {found.toward}"
+            text = f"≥ {least if abs(least) >= 0.05 else 0.0:.1f} mm {found.toward}"
             draw_text(tile, text, 6, TILE_PX - WORDS_PX - 6, WORDS_PX, band(least), True)
         elif isinstance(found, Rejected):
             draw_text(tile, "margin not told", 6, TILE_PX - WORDS_PX - 6, WORDS_PX, UNKNOWN)
         off = self._aimed(extras) if extras is not None else None
         if off is not None:
-            for i, words in enumerate((*off.words().split(", "), f"depth {off.depth_mm:.0f} mm")):
-                note(tile, words, (float(TILE_PX), 46.0 + i * (WORDS_PX + 5)), WORDS_PX, WHITE)
+            for i, words in enumerate(off.words().split(", ")):
+                note(tile, words, (float(TILE_PX), 44.0 + i * (WORDS_PX + 5)), WORDS_PX, WHITE)
+            depth = f"{round(off.depth_mm)} mm deep"
+            note(tile, depth, (0.0, TILE_PX - 2.0 * WORDS_PX - 4.0), WORDS_PX, WHITE)

@@ -25,6 +25,7 @@ from spine_nav_common.core.types import (
 
 from .core.annotation import (
     STATUS_COLOUR,
+    Label,
     banner_height,
     label_layout,
     paint_age,
@@ -49,7 +50,7 @@ from .core.marks import (
     paint_words,
     placed,
 )
-from .core.paint import NO_DEPTH, Stroke
+from .core.paint import NO_DEPTH, Box, Stroke
 from .core.silhouette import Silhouette, silhouette
 from .core.text import rows_of
 
@@ -100,10 +101,11 @@ def _paint_plans(
     sheet: Sheet,
     guided: Sequence[tuple[ScrewPlan, LevelEstimate]],
     margins: Margins | None,
+    taken: list[Box],
 ) -> None:
     """Planned screws of tracked levels: axis from outside the bone to the target, entry ring, and
     the 95 % error ellipses at entry and target. What lies in the bone is drawn through the bone, and
-    covered by what stands before the entry."""
+    covered by what stands before the entry. The margins' numbers stand beside what is taken."""
     scale, ink = sheet.scale, sheet.ink
     poses = np.array([e.T_camera_ct for _, e in guided]).reshape(-1, 4, 4)
     ends = np.array([[p.entry_m, p.target_m] for p, _ in guided]).reshape(-1, 2, 3)
@@ -125,7 +127,7 @@ def _paint_plans(
     else:
         found = [margins.planned(p.level, p.side, e.predicted_tre_mm) for p, e in guided]
         paint_margins(sheet, poses, plans, found, PLAN_COLOUR, near)
-        margin_notes(sheet, plans, pixels, found)
+        margin_notes(sheet, plans, pixels, found, taken)
     radii = sheet.widths_px(SCREW_RADIUS_M, chains[:, 0])
     ink.rings(pixels[:, 0], radii, ENTRY_COLOUR, scale, nearest_m=near)
     told = [i for i, e in enumerate(estimates) if e.predicted_tre_mm is not None]
@@ -250,16 +252,18 @@ def _paint_result(
         _paint_seen(sheet, result, extras)
     live = {e.level: e for e in shown if e.status is Status.TRACKED}
     guided = [(p, live[p.level]) for p in case.plan if p.level in live]
-    _paint_plans(sheet, guided, margins)
-    sheet.ink.flush(sheet.image, depth, sheet.scale)
-    if extras is not None:
-        _paint_bends(sheet, extras)
+    labels: list[Label] = []
     if shown:
         pixels = sheet.scale * np.array([renders[e.level].corners_px for e in shown])
         labels = label_layout(shown, pixels, sheet.text_scale, sheet.image.shape)
-        paint_labels(sheet.image, labels, sheet.text_scale)
+    taken = [label.box for label in labels]
+    _paint_plans(sheet, guided, margins, taken)
+    sheet.ink.flush(sheet.image, depth, sheet.scale)
     if extras is not None:
-        _paint_tool(sheet, case, result, extras)
+        _paint_bends(sheet, extras)
+    paint_labels(sheet.image, labels, sheet.text_scale)
+    if extras is not None:
+        _paint_tool(sheet, case, result, extras, taken)
         paint_words(sheet, extras, margins is not None and bool(live))
     paint_legend(sheet.image, result.levels, "", sheet.text_scale)
 
@@ -274,12 +278,14 @@ def _paint_seen(sheet: Sheet, result: NavigationResult, extras: Extras) -> None:
         paint_screws(sheet, np.array([poses[s.level] for s in own]), own)
 
 
-def _paint_tool(sheet: Sheet, case: Case, result: NavigationResult, extras: Extras) -> None:
+def _paint_tool(
+    sheet: Sheet, case: Case, result: NavigationResult, extras: Extras, taken: list[Box]
+) -> None:
     if extras.tool is None:
         return
     T = tracked(result)[extras.tool.level].T_camera_ct
     assert T is not None
-    paint_tool(sheet, T, extras.tool, tool_deviation(extras.tool, case.plan))
+    paint_tool(sheet, T, extras.tool, tool_deviation(extras.tool, case.plan), taken)
 
 
 def _paint_bends(sheet: Sheet, extras: Extras) -> None:

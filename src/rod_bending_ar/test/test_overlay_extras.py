@@ -25,7 +25,20 @@ from rod_bending_ar.core.extras import (
     usable,
 )
 from rod_bending_ar.core.forward import BendStep
-from rod_bending_ar.core.marks import BREACH, NARROW, SAFE, band, tool_words
+from rod_bending_ar.core.lens import as_lens
+from rod_bending_ar.core.marks import (
+    _ASIDE,
+    _NEAR,
+    BREACH,
+    NARROW,
+    SAFE,
+    Sheet,
+    _note_beyond,
+    band,
+    tool_words,
+)
+from rod_bending_ar.core.marks import TOOL as TOOL_INK
+from rod_bending_ar.core.paint import covers
 from rod_bending_ar.overlay import draw_overlay
 from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.types import (
@@ -385,3 +398,22 @@ def test_the_benders_picture_shows_every_number_of_the_step():
     assert same.shape == (170, 380, 3) and picture() is same
     for change in ({"feed_mm": 10.0}, {"rotate_deg": 90.0}, {"bend_set_deg": 40.0}, {"n": 3}):
         assert not np.array_equal(picture(**change), same)
+
+
+def test_no_number_and_no_tool_is_written_over_a_level_or_over_each_other():
+    picture = np.zeros((480, 640, 3), np.uint8)
+    sheet = Sheet(picture, as_lens(Intrinsics(640, 480, 600.0, 600.0, 320.0, 240.0)), 1, 1)
+    label = (330, 100, 80, 60)  # where the words beyond the handle would stand
+    taken = [label]
+    for _ in range(3):
+        _note_beyond(sheet, "tool 1.2 mm off", (300.0, 130.0), (1.0, 0.0), TOOL_INK, taken, _ASIDE)
+    _note_beyond(sheet, "1.1", (320.0, 130.0), (1.0, 0.0), TOOL_INK, taken, _NEAR)
+    assert len(taken) == 5
+    assert not any(covers(a, b) for i, a in enumerate(taken) for b in taken[:i])
+    x, y, w, h = label
+    assert not picture[y : y + h, x : x + w].any(), "the level's label is untouched"
+    number = taken[-1]
+    assert abs(number[0] - 320) < 60 and abs(number[1] - 130) < 60, "a number stays at its screw"
+    crowded = [(0, 0, 640, 480)]
+    _note_beyond(sheet, "1.1", (320.0, 130.0), (1.0, 0.0), TOOL_INK, crowded, _NEAR)
+    assert crowded == [(0, 0, 640, 480)] and picture[100:160, 300:380].any(), "told all the same"

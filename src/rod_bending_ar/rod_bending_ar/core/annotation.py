@@ -14,7 +14,7 @@ import numpy as np
 
 from spine_nav_common.core.types import LevelEstimate, Status
 
-from .paint import Ink
+from .paint import Box, Ink
 from .text import draw_text, fitted, shade_box, text_size
 
 BANNER = "RESEARCH SOFTWARE · not a medical device"
@@ -37,6 +37,12 @@ class Label:
     anchor_px: np.ndarray
     colour: tuple[int, int, int]
     size_px: tuple[int, int]
+
+    @property
+    def box(self) -> Box:
+        """Where it is painted."""
+        w, h = self.size_px
+        return round(self.at_px[0] - w / 2), round(self.at_px[1] - h / 2), w, h
 
 
 def label_layout(
@@ -97,8 +103,7 @@ def paint_labels(image: np.ndarray, labels: Sequence[Label], scale: int) -> None
         ink.dot(label.anchor_px, 2.0 * scale, label.colour)
     ink.flush(image)
     for label in labels:
-        width, height = label.size_px
-        x, y = round(label.at_px[0] - width / 2), round(label.at_px[1] - height / 2)
+        x, y, width, height = label.box
         shade_box(image, x, y, width, height, 0.25)
         y += 2 * scale
         for i, text in enumerate(label.lines):

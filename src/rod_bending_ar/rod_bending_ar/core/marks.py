@@ -19,7 +19,19 @@ from spine_nav_common.core.types import LEVELS, Rejected, ScrewPlan
 from .cortex import Shaft
 from .extras import Extras, PlacedScrew, ShownRod, ToolAxis, ToolDeviation
 from .lens import NEAR_M, Lens
-from .paint import TEXT, WHITE, Colour, Ink, Stroke, note, table, table_height
+from .paint import (
+    TEXT,
+    WHITE,
+    Box,
+    Colour,
+    Ink,
+    Stroke,
+    covers,
+    note,
+    note_box,
+    table,
+    table_height,
+)
 from .text import text_size, wrapped
 
 SAFE: Colour = (86, 180, 233)
@@ -158,9 +170,10 @@ def margin_notes(
     plans: Sequence[ScrewPlan],
     pixels: np.ndarray,
     found: Sequence[Shaft | Rejected],
+    taken: list[Box],
 ) -> None:
     """The numbers, what 95 % of poses leave, beyond the outer ends of axes: pixels (M, 3, 2) of
-    entry, target and outer end. Those of a level stand away from its middle."""
+    entry, target and outer end. Those of a level stand away from its middle, and from what is `taken`, which they join."""
     levels = [p.level for p in plans]
     for level in dict.fromkeys(levels):
         own = [i for i, v in enumerate(levels) if v == level]
@@ -174,18 +187,45 @@ def margin_notes(
             if least < 0.0:
                 text += f" ({100 * shaft.draws.p_breach:.0f} %)"
             at_x, at_y = pixels[i, 2].tolist()
-            _note_beyond(sheet, text, (at_x, at_y), (at_x - x, at_y - y), band(least))
+            _note_beyond(sheet, text, (at_x, at_y), (at_x - x, at_y - y), band(least), taken, _NEAR)
+
+
+# Ways in degrees and steps that a text may go before it covers another after all: a number stays at
+# its screw, and long words do not turn back over the bone.
+_NEAR = (0, 35, -35, 70, -70, 110, -110, 180), 4
+_ASIDE = (0, 35, -35), 24
 
 
 def _note_beyond(
-    sheet: Sheet, text: str, at: tuple[float, float], way: tuple[float, float], colour: Colour
+    sheet: Sheet,
+    text: str,
+    at: tuple[float, float],
+    way: tuple[float, float],
+    colour: Colour,
+    taken: list[Box],
+    reach: tuple[tuple[int, ...], int],
 ) -> None:
-    """A text beside a pixel, as far along a way that it leaves the pixel free."""
+    """A text beside a pixel, as far along a way that it leaves the pixel free; another way, or
+    farther, where it would lie on what is taken, which it joins."""
     length = max(math.hypot(*way), 1e-9)
-    x, y = way[0] / length, way[1] / length
     w, h = text_size(text, sheet.text, True)
-    reach = 0.5 * (abs(x) * w + abs(y) * h) + 4 * sheet.scale
-    note(sheet.image, text, (at[0] + reach * x, at[1] + reach * y), sheet.text, colour)
+    first: tuple[float, float] | None = None
+    turns, steps = reach
+    for step in range(steps):
+        for turn in np.radians(turns).tolist():
+            c, s = math.cos(turn) / length, math.sin(turn) / length
+            x, y = c * way[0] - s * way[1], s * way[0] + c * way[1]
+            far = 0.5 * (abs(x) * w + abs(y) * h) + (4 + 8 * step) * sheet.scale
+            to = at[0] + far * x, at[1] + far * y
+            first = first or to
+            box = note_box(sheet.image.shape, text, to, sheet.text)
+            if box is None:
+                return
+            if not any(covers(box, other) for other in taken):
+                taken.append(box)
+                note(sheet.image, text, to, sheet.text, colour)
+                return
+    note(sheet.image, text, first or at, sheet.text, colour)
 
 
 def paint_screws(sheet: Sheet, poses: np.ndarray, screws: Sequence[PlacedScrew]) -> None:
@@ -242,9 +282,13 @@ def paint_rod(sheet: Sheet, T: np.ndarray, rod: ShownRod) -> None:
 
 
 def paint_tool(
-    sheet: Sheet, T: np.ndarray, tool: ToolAxis, deviation: ToolDeviation | None
+    sheet: Sheet,
+    T: np.ndarray,
+    tool: ToolAxis,
+    deviation: ToolDeviation | None,
+    taken: list[Box],
 ) -> None:
-    """The tool's axis, its tip with the 95 % bound, and how far both are off."""
+    """The tool's axis, its tip with the 95 % bound, and how far both are off, beside what is taken."""
     tip, out = transform_points(T, tool.tip_m), T[:3, :3] @ tool.out
     along = sheet.px(np.stack([tip - 0.03 * out, tip, tip + _TOOL_M * out]))
     sheet.ink.line(along[1:], TOOL, 2 * sheet.scale)
@@ -254,7 +298,9 @@ def paint_tool(
     sheet.ink.flush(sheet.image)  # the number stands over it
     if deviation is not None:
         (tip_x, tip_y), (x, y) = along[1:].tolist()
-        _note_beyond(sheet, tool_words(deviation), (x, y), (x - tip_x, y - tip_y), TOOL)
+        _note_beyond(
+            sheet, tool_words(deviation), (x, y), (x - tip_x, y - tip_y), TOOL, taken, _ASIDE
+        )
 
 
 def tool_words(deviation: ToolDeviation) -> str:

@@ -182,13 +182,30 @@ class Ink:
         self._clear()
 
 
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+
+
+def note_box(shape: tuple[int, ...], text: str, at: tuple[float, float], size: int) -> Box | None:
+    """Where `note` writes: about a pixel, pushed into a picture of this shape; None far beside it."""
+    if not max(abs(at[0]), abs(at[1])) < _FARTHEST_PX:  # NaN too
+        return None
+    w, h = text_size(text, size, True)
+    x = min(max(int(at[0]) - w // 2 - 3, 0), max(shape[1] - w - 6, 0))
+    y = min(max(int(at[1]) - h // 2 - 2, 0), max(shape[0] - h - 4, 0))
+    return x, y, w + 6, h + 4
+
+
+def covers(a: Box, b: Box) -> bool:
+    """Whether two boxes lie on each other."""
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
+
+
 def note(image: np.ndarray, text: str, at: tuple[float, float], size: int, colour: Colour) -> None:
     """A line of text on a darkened box about a pixel, pushed into the picture."""
-    if not max(abs(at[0]), abs(at[1])) < _FARTHEST_PX:  # NaN too
+    box = note_box(image.shape, text, at, size)
+    if box is None:
         return
-    w, h = text_size(text, size, True)
-    x = min(max(int(at[0]) - w // 2 - 3, 0), max(image.shape[1] - w - 6, 0))
-    y = min(max(int(at[1]) - h // 2 - 2, 0), max(image.shape[0] - h - 4, 0))
+    x, y, w, h = box[0], box[1], box[2] - 6, box[3] - 4
     shade_box(image, x, y, w + 6, h + 4, 0.35)
     draw_text(image, text, x + 3, y + 2, size, colour, True)
 

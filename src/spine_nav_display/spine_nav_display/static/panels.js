@@ -143,6 +143,7 @@ function trajectoryPanel(panel, state, { guidanceTrouble, eyeTrouble, toolAt }) 
   const at = why ? "" : toolAt(screw);
   const [tool, note] = typeof at === "string" ? [null, at] : [at, ""];
   const margin = why ? null : state.levels.levels.find((l) => l.level === screw.level)?.margins?.[screw.side] ?? null;
+  const least = margin && (Math.abs(margin.least95_mm) < 0.05 ? 0 : margin.least95_mm);  // no "-0.0"
   const turned = (deg, positive, negative) => (Math.abs(deg) < 0.5 ? "0°" : `${Math.abs(deg).toFixed(0)}° ${deg > 0 ? positive : negative}`);
   const told = tool ? [mm(tool.entry_mm), mm(tool.entry95_mm), mm(tool.angle_deg), mm(tool.angle95_deg), mm(tool.depth_mm, 0)] : note;
   say(panel, ["trajectory", screw, why, Boolean(tile), told, margin && [mm(margin.least95_mm), margin.toward]], () => [
@@ -160,7 +161,7 @@ function trajectoryPanel(panel, state, { guidanceTrouble, eyeTrouble, toolAt }) 
             number(turned(screw.sagittal_deg, "cranial", "caudal"), "", "sagittal"),
             number(mm(screw.length_mm, 0), "mm", "planned depth"),
           ]),
-          margin ? number(`≥ ${mm(margin.least95_mm, Math.abs(margin.least95_mm) < 9.95 ? 1 : 0)}`, "mm", `to the cortex, ${margin.toward}`) : number("–", "", "to the cortex: not known yet")),
+          margin ? number(`≥ ${mm(least, Math.abs(least) < 9.95 ? 1 : 0)}`, "mm", `to the cortex, ${margin.toward}`) : number("–", "", "to the cortex: not known yet")),
         h("div", { className: "note" }, tile ? (tool ? "Along the planned axis." : `Along the planned axis. ${note}`) : eyeTrouble()))),
   ]);
   if (tile) drawTile(state.eye.bitmap, tile);
