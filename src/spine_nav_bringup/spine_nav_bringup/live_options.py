@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,9 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     if options.model is not None:
         own["navigation"]["model"] = str(options.model)
     if options.calibration:
-        depth, _ = calibrations(options.calibration)  # refused now rather than by a node
+        depth, _ = calibrations(
+            options.calibration, date.today()
+        )  # refused now rather than by a node
         if depth is not None:
             own["navigation"]["depth_calibration"] = str(depth.path)
         edges = [str(f) for f in options.calibration if depth is None or f != depth.path]

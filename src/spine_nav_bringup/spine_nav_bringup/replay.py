@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -194,7 +195,7 @@ def replay(
     stereo_settings = stereo_config(config, mine, command="replay")
     loaded = load_case(case, progress)
     names = load_remap(remap) if remap else None
-    depth, transforms = calibrations(calibration)
+    depth, transforms = calibrations(calibration, date.today())
     found = open_scenes(recording, names, depth_calibration=depth, transforms=transforms)
     extrinsics = StaticFrames(transforms)
     for item in next(iter(found.recordings.values())).static_transforms():

@@ -17,8 +17,8 @@ from spine_nav_common.core.camera_calibration import (
     load_camera_calibration,
     write_camera_calibration,
 )
+from spine_nav_common.core.errors import CalibrationError
 from spine_nav_common.core.images import CameraModel
-from spine_nav_common.core.static_frames import CalibrationError
 
 K = np.array([[600.0, 0.0, 320.0], [0.0, 601.0, 240.0], [0.0, 0.0, 1.0]])
 D = np.array([-0.3, 0.1, 1e-3, -2e-4, 0.0])

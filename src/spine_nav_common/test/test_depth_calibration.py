@@ -20,9 +20,9 @@ from spine_nav_common.core.depth_calibration import (
     spline_basis,
     write_depth_calibration,
 )
+from spine_nav_common.core.errors import CalibrationError
 from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.recording_writer import RecordingWriter
-from spine_nav_common.core.static_frames import CalibrationError
 from spine_nav_common.core.types import Intrinsics, RgbdFrame
 
 CAMERA = Intrinsics(48, 32, 60.0, 61.0, 23.5, 15.5)

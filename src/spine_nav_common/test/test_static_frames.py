@@ -8,13 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spine_nav_common.core.errors import CalibrationError
 from spine_nav_common.core.geometry import exp_se3, invert, q_xyzw_from_rotation
-from spine_nav_common.core.static_frames import (
-    CalibrationError,
-    StaticFrames,
-    StaticTransform,
-    load_calibration,
-)
+from spine_nav_common.core.static_frames import StaticFrames, StaticTransform, load_calibration
 from spine_nav_common.core.types import Rejected
 
 RNG = np.random.default_rng(5)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .static_frames import CalibrationError
+from .errors import CalibrationError
 
 
 def kind_of(path: Path) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from .calibration_file import read_values, refusal, write_values
+from .errors import CalibrationError
 from .images import CameraModel, ImageError, decode_camera_info
 from .rectify import stereo_rig
-from .static_frames import CalibrationError
 
 KINDS = {"intrinsics": 1, "stereo": 2}
 VERSION = 1

@@ -17,8 +17,8 @@ from scipy.interpolate import BSpline
 
 from .calibration_file import kind_of, read_values, refusal, write_values
 from .depth_camera import DepthCamera
+from .errors import CalibrationError
 from .images import CameraModel
-from .static_frames import CalibrationError
 
 KIND, VERSION = "depth", 1
 DEGREE = 3

@@ -22,6 +22,10 @@ class InputError(ValueError):
         super().__init__(f"{where}: {self.problem}; {self.remedy}")
 
 
+class CalibrationError(InputError):
+    """A calibration file is refused."""
+
+
 class CaseError(InputError):
     """A case folder is refused; nothing of it was loaded."""
 

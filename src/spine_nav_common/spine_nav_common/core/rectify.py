@@ -12,8 +12,8 @@ import numpy as np
 
 from .align import OwnDepth
 from .depth_calibration import DepthCalibration, DepthCorrector
+from .errors import CalibrationError
 from .images import CameraModel, ImageError, decode_image
-from .static_frames import CalibrationError
 from .types import Intrinsics
 
 # Principal points closer than this need no resampling: 0.01 px moves a point at 0.5 m, seen with a

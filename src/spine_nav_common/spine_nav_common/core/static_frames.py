@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .errors import InputError
+from .calibration_file import read_values
+from .errors import CalibrationError
 from .geometry import check_transform, invert, rotation_angle, rotation_from_q_xyzw, transform
 from .types import Rejected
 
@@ -22,10 +23,6 @@ from .types import Rejected
 _SAME_MM = 1.0
 _SAME_DEG = 0.2
 _FARTHEST_M = 5.0  # cameras of one operation are not further apart: another unit
-
-
-class CalibrationError(InputError):
-    """A calibration file is refused."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +151,8 @@ def load_calibration(path: str | Path) -> list[StaticTransform]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CalibrationError(path, "", f"not readable ({error})", "give a YAML file") from error
+    if isinstance(document, dict) and document.get("kind") == "handeye":
+        document = read_values(path, "handeye", 1)
     if not isinstance(document, dict) or document.get("version") != 1:
         raise CalibrationError(path, "version", "is not 1", "write version: 1")
     entries = document.get("transforms")
