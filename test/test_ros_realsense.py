@@ -23,6 +23,9 @@ from soft_realsense import (
     intrinsics,
 )
 
+from spine_nav_bringup.import_data import import_realsense
+from spine_nav_common.core.errors import InputError
+from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.types import Rejected, RgbdFrame
 from spine_perception.sources import SourceError
 from spine_perception.sources.realsense import RealSense, maps
@@ -301,3 +304,16 @@ def test_distortion_is_removed_as_the_sdk_defines_it():
     assert np.hypot(u - ideal[0], v - ideal[1]) > 0.5, "the lens must move the point"
     np.testing.assert_allclose(seen, ideal, atol=0.1)
     assert maps(rs, intrinsics(400.0)) is None
+
+
+def test_a_file_of_librealsense_is_imported_as_the_driver_plays_it(db3, tmp_path):
+    done = import_realsense(db3, tmp_path / "out")
+    shown = list(open_recording(done.written[0]).rgbd_frames())
+    played = [f for f in RealSense(file=db3, real_time=False).frames()]
+    assert [f.stamp_ns for f in shown] == [f.stamp_ns for f in played] and len(shown) >= N - 2
+    for a, b in zip(shown, played, strict=True):
+        np.testing.assert_array_equal(a.colour, b.colour)
+        np.testing.assert_allclose(a.depth_m, b.depth_m, atol=5e-4)
+    (tmp_path / "no.bag").write_bytes(b"#ROSBAG V2.0\n" + b"\0" * 100)
+    with pytest.raises(InputError, match="cannot be played"):
+        import_realsense(tmp_path / "no.bag", tmp_path / "none")

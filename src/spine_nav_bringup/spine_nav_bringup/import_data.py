@@ -3,23 +3,36 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from spine_nav_common.core.case import load_case, write_case
 from spine_nav_common.core.errors import CaseError, InputError
 from spine_nav_common.core.png import read_depth_png, read_png
 from spine_nav_common.core.progress import Progress
-from spine_nav_common.core.recording_writer import RecordingWriter
+from spine_nav_common.core.recorded_messages import ROLES
+from spine_nav_common.core.recording_writer import TYPES, RecordingWriter
 from spine_nav_common.core.surface import load_surface
 from spine_nav_common.core.truth import Truth, TruthFrame, write_truth
 from spine_nav_common.core.types import Case, RgbdFrame
 
 from .core.spinedepth import LEVELS, Specimen, Video, read_specimens
+from .core.tum import read_tum
 
 PERIOD_NS = 33_333_333
 START_NS = 1_000_000_000
 _M_PER_MM = 1e-3
+# What of a bag is of use; images first.
+_KINDS = (
+    "sensor_msgs/msg/Image",
+    "sensor_msgs/msg/CompressedImage",
+    "sensor_msgs/msg/CameraInfo",
+    "tf2_msgs/msg/TFMessage",
+)
 
 
 @dataclass(frozen=True)
@@ -102,3 +115,98 @@ def _record(video: Video, case: Case, to: Path) -> None:
             writer.write_rgbd(RgbdFrame(stamp_ns, rgb, z, video.intrinsics))
             truth[stamp_ns] = TruthFrame(stamp_ns, video.poses[i])
     write_truth(to / "truth.json", Truth(LEVELS, LEVELS, case.plan, truth))
+
+
+def import_tum(folder: Path, out: Path, progress: Progress | None = None) -> Imported:
+    """Write out/recording from a folder in the layout of the TUM RGB-D benchmark. Raises InputError."""
+    found = read_tum(folder)
+    missing = (f"{found.unpaired} colour images without depth",) if found.unpaired else ()
+    return _write(found.frames(), out, len(found.pairs), progress, missing)
+
+
+def import_realsense(file: Path, out: Path, progress: Progress | None = None) -> Imported:
+    """Write out/recording from a file that librealsense recorded, by the camera's own driver: depth
+    aligned to colour, every frame. Raises InputError: it cannot be played."""
+    from spine_perception.sources import SourceError
+    from spine_perception.sources.realsense import RealSense
+
+    try:
+        played = RealSense(file=file, real_time=False).frames()
+        return _write((f for f in played if isinstance(f, RgbdFrame)), out, None, progress)
+    except SourceError as error:
+        raise InputError(
+            file, "", str(error),
+            "a .bag of librealsense before 2.58 needs that version of pyrealsense2 (pip), or `rs-convert`",
+        ) from error  # fmt: skip
+
+
+def import_rosbag1(file: Path, out: Path) -> tuple[Imported, Path | None]:
+    """Write out/recording from a bag of ROS 1 (images, camera_info, tf), and the remap file that it
+    needs, if its names are of an older realsense-ros. Raises InputError: no bag, no camera in it."""
+    from rosbags.convert import ConverterError, convert
+    from rosbags.rosbag1 import Reader, ReaderError
+
+    to = _new(out)
+    try:
+        with Reader(file) as reader:
+            topics = {c.topic: c.msgtype for c in reader.connections}
+    except (ReaderError, OSError) as error:
+        raise InputError(
+            file, "", f"no whole bag of ROS 1 ({error})", "`rosbag reindex` mends a cut one"
+        ) from error
+    if any(name.startswith("/device_") for name in topics):
+        raise InputError(
+            file, "", "librealsense recorded it, not ROS", f"spinenav import realsense {file}"
+        )
+    images = [name for name, kind in topics.items() if kind in _KINDS[:2]]
+    if not images:
+        raise InputError(file, "", "no images in it", "record the camera's topics")
+    try:
+        convert([file], to, "mcap", 9, "zstd", "storage", None, TYPES, (), (), (), _KINDS)
+    except ConverterError as error:
+        shutil.rmtree(to, ignore_errors=True)
+        raise InputError(file, "", str(error), "record it again") from error
+    remap = {
+        name: old
+        for role in ("colour", "colour info", "depth", "depth info")
+        for name in ROLES[role]
+        if name not in topics and (old := name.replace("/camera/camera/", "/camera/")) in topics
+    }
+    if remap:
+        (out / "remap.yaml").write_text(yaml.safe_dump(remap), encoding="utf-8")
+    known = {name for names in ROLES.values() for name in names} | set(remap.values())
+    unread = sorted(set(images) - known)
+    notes = (f"no reader for {', '.join(unread)}: name them with --remap",) if unread else ()
+    return Imported((to,), notes), out / "remap.yaml" if remap else None
+
+
+def _new(out: Path) -> Path:
+    to = out / "recording"
+    if to.exists():
+        raise InputError(to, "", "is already there", "name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    return to
+
+
+def _write(
+    frames: Iterable[RgbdFrame],
+    out: Path,
+    total: int | None,
+    progress: Progress | None,
+    missing: tuple[str, ...] = (),
+) -> Imported:
+    to = _new(out)
+    count = 0
+    try:
+        with RecordingWriter(to) as writer:
+            for count, frame in enumerate(frames, 1):
+                writer.write_rgbd(frame)
+                if progress is not None:
+                    progress(count, total, "")
+    except ValueError:  # nothing by half
+        shutil.rmtree(to)
+        raise
+    if not count:
+        shutil.rmtree(to)
+        raise InputError(out, "", "not one frame with colour and depth", "record both streams")
+    return Imported((to,), missing)
