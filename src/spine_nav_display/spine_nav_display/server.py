@@ -43,6 +43,8 @@ STEREO_MS = 500.0
 """Of a stereo picture: its overlay draws screws of pairs up to 400 ms old, which then come here."""
 _MOST_PAGES = 32
 _MESSAGE_BYTES = 4096  # of a page
+_MOST_COUNTED = 2**53  # whole numbers of JavaScript; no float holds the largest that fit in a message
+_STAMP_DIGITS = 19
 _SEND_S, _ACT_S, _STOP_S = 10.0, 8.0, 5.0
 _HEARTBEAT_S = 5.0  # a connection that answers no ping is closed after one and a half
 VIEWS = ("bulls_eye",)
@@ -392,10 +394,9 @@ class DisplayServer:
         kind = values.get("kind")
         if kind == "ping":
             now = time.monotonic()
+            t = values.get("t")
             pong = {
-                "t": t
-                if isinstance(t := values.get("t"), (int, float)) and math.isfinite(t)
-                else 0,
+                "t": t if isinstance(t, float) and math.isfinite(t) else _whole(t),
                 "server_ms": round(now * 1e3, 2),
                 "core_ms": round((now - self._ticked) * 1e3, 1),
             }
@@ -413,7 +414,7 @@ class DisplayServer:
 
     async def _do(self, page: _Page, values: dict[str, Any]) -> None:
         # A number that is none could not be told to the other pages, nor to the record.
-        number = values["n"] if isinstance(values.get("n"), int) else 0
+        number = _whole(values.get("n"))
         action = str(values.get("action"))
         taken: Taken | Rejected | None = None
         if action not in ACTIONS:
@@ -468,7 +469,7 @@ def _answer(page: str, verb: str, values: Mapping[str, Any]) -> Answer:
         str(values.get("session")),
         str(values.get("question")),
         verb,
-        int(stamp) if stamp.isdecimal() else 0,
+        int(stamp) if stamp.isdecimal() and len(stamp) <= _STAMP_DIGITS else 0,
     )
 
 
@@ -478,9 +479,14 @@ def _parsed(message: Any) -> dict[str, Any] | None:
         return None
     try:
         values = json.loads(message.data)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested beyond reason too
         return None
     return values if isinstance(values, dict) else None
+
+
+def _whole(value: Any) -> int:
+    """A number as it is told again; 0 for one that is none, or that nobody counts to."""
+    return value if isinstance(value, int) and abs(value) <= _MOST_COUNTED else 0
 
 
 async def _quietly(socket: web.WebSocketResponse, data: bytes) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 import ssl
@@ -11,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -419,6 +421,53 @@ def test_an_action_with_a_number_that_is_none_is_told_and_noted(number: str) -> 
         json.dumps(noted, allow_nan=False)
 
     served(scenario)
+
+
+LONG = "9" * 3900  # digits that fit into a message and into no integer of ROS, nor a float
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[" * 4000,
+        f'{{"kind":"ping","t":{LONG}}}',
+        f'{{"kind":"act","action":"confirm","n":{LONG},"question":"K7QX"}}',
+        f'{{"kind":"act","action":"confirm","n":1,"session":"S","question":"OLD1","stamp_ns":"{LONG}"}}',
+        f'{{"kind":"act","action":"check","do":"touch","level":"L3","number":{LONG},"session":"S",'
+        '"stamp_ns":"7","u":1,"v":1}',
+        '{"kind":"act","action":"check","do":"touch","level":"L3","number":1,"session":"S",'
+        f'"stamp_ns":"{LONG}","u":1,"v":1}}',
+        '{"kind":"act","action":"check","do":"touch","level":"L3","number":true,"session":"S",'
+        '"stamp_ns":"7","u":1,"v":1}',
+        '{"kind":"act","action":["confirm"],"session":{},"question":null}',
+        '{"kind":"shows","levels":[[[1]]],"picture":{"a":1},"covered":[]}',
+    ],
+    ids=lambda text: text[:34],
+)
+def test_what_no_page_of_ours_says_is_refused_or_closes_it_and_nobody_else_hears(
+    said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(feed: Feed, session: ClientSession) -> None:
+        failed: list[Any] = []
+        feed.server._loop.set_exception_handler(lambda _, context: failed.append(context))
+        feed.server.ask(ASKED)
+        page, other = await Page.open(feed, session), await Page.open(feed, session)
+        await page.socket.send_str(said.replace('"session":"S"', f'"session":"{page.session}"'))
+        with suppress(TypeError, ConnectionError):  # closed
+            await page.socket.send_str(json.dumps({"kind": "act", "action": "none", "n": 2}))
+            while (await page.until("outcome"))["n"] != 2:
+                pass
+        await other.socket.send_str(json.dumps({"kind": "ping", "t": 1.0}))
+        assert (await other.until("pong"))["t"] == 1.0
+        assert not (await other.act("none"))["ok"]
+        assert not [n for n in feed.heard if n.get("ok")]
+        json.dumps(feed.heard, allow_nan=False)
+        gc.collect()  # a task that failed is told when it goes
+        await asyncio.sleep(0)
+        assert not failed, failed
+
+    assert served(scenario).asked == []
+    assert not [r for r in caplog.records if r.exc_info], "no answer, but a fault"
 
 
 def test_what_a_page_was_told_is_not_done_is_not_asked_of_the_navigation_later() -> None:

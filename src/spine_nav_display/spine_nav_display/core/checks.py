@@ -10,6 +10,7 @@ from typing import Any
 from spine_nav_common.core.types import LEVELS, Rejected
 
 _FARTHEST_PX = 1e6
+_MOST_LANDMARKS, _STAMP_DIGITS = 99, 19
 VERBS = ("begin", "touch", "skip", "undo", "end")
 
 
@@ -20,12 +21,13 @@ def check_word(values: Mapping[str, Any]) -> str | Rejected:
         return Rejected("that is no word of a landmark check")
     word = f"{verb} {level}"
     if verb in ("touch", "skip"):
-        if not isinstance(number := values.get("number"), int):
+        number = values.get("number")
+        if type(number) is not int or not 0 < number <= _MOST_LANDMARKS:
             return Rejected("which landmark is meant is not said")
         word += f" {number}"
     if verb == "touch":
         stamp, at = str(values.get("stamp_ns", "")), (values.get("u"), values.get("v"))
-        if not stamp.isdecimal() or not all(
+        if not (stamp.isdecimal() and len(stamp) <= _STAMP_DIGITS) or not all(
             isinstance(x, (int, float)) and abs(x) < _FARTHEST_PX for x in at
         ):
             return Rejected("where the picture was clicked is not said")
