@@ -8,15 +8,17 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from ros_world import NAMESPACE, CameraWorld, navigation
+from sensor_msgs.msg import TimeReference
 from std_msgs.msg import String
 from test_ros_display import Page
 from test_ros_stereo import guidance
 
-from spine_nav_common.ros import topics
-from spine_nav_common.ros.results import status_fields
+from spine_nav_common.ros import qos, topics
+from spine_nav_common.ros.results import key_values, status_fields
 from spine_nav_display.ros.display_node import DisplayNode
 
 pytestmark = pytest.mark.ros
@@ -185,3 +187,34 @@ def test_which_vertebra_is_which_is_asked_before_its_screws(world, case, rods, p
     page.act("confirm", question=id_)
     world.until(lambda: "no screw at L3 left" in page.last("outcome")["text"])
     assert page.last("outcome")["ok"]
+
+
+def test_what_is_not_of_our_form_ends_no_page_and_leaves_nothing_old_on_it(world, pages):
+    """Anybody on the network may publish under these names."""
+
+    def status(**fields):
+        return DiagnosticArray(status=[DiagnosticStatus(values=key_values(fields))])
+
+    page = pages()
+    bending = world.node.create_publisher(DiagnosticArray, topics.BENDING_STATUS, qos.STATE)
+    check = world.node.create_publisher(DiagnosticArray, topics.CHECK, qos.LATCHED)
+    health = world.node.create_publisher(DiagnosticArray, topics.HEALTH, qos.LATCHED)
+    clock = world.node.create_publisher(TimeReference, topics.CAMERA_CLOCK, qos.LATCHED)
+    others = (bending, check, health, clock)
+    world.until(lambda: all(p.get_subscription_count() for p in others))
+    good = {"side": "left", "state": "refused", "text": "x", "question_id": "ROD-1"}
+    bending.publish(status(**good))
+    world.until(lambda: question(page))
+    bending.publish(status(**good, steps_done="many"))
+    world.until(lambda: page.last("bending")["sides"] == [])
+    assert question(page) is None
+    check.publish(status(state="failed"))  # of no level
+    check.publish(status(level="L3", next="the first"))
+    clock.publish(TimeReference(source="somebody else's"))
+    health.publish(status(state="splendid"))
+    world.until(lambda: page.last("health") and page.last("health")["state"] == "unknown")
+    bending.publish(status(**good))
+    world.until(lambda: question(page))
+    page.act("confirm", question="ROD-1")
+    world.until(lambda: page.last("outcome"))
+    assert "rod guidance is not there" in page.last("outcome")["text"]

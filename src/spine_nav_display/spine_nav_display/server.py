@@ -43,7 +43,9 @@ STEREO_MS = 500.0
 """Of a stereo picture: its overlay draws screws of pairs up to 400 ms old, which then come here."""
 _MOST_PAGES = 32
 _MESSAGE_BYTES = 4096  # of a page
-_MOST_COUNTED = 2**53  # whole numbers of JavaScript; no float holds the largest that fit in a message
+_MOST_COUNTED = (
+    2**53
+)  # whole numbers of JavaScript; no float holds the largest that fit in a message
 _STAMP_DIGITS = 19
 _SEND_S, _ACT_S, _STOP_S = 10.0, 8.0, 5.0
 _HEARTBEAT_S = 5.0  # a connection that answers no ping is closed after one and a half

@@ -423,6 +423,10 @@ def test_an_action_with_a_number_that_is_none_is_told_and_noted(number: str) -> 
     served(scenario)
 
 
+TOUCH = (
+    '{"kind":"act","action":"check","do":"touch","level":"L3","number":%s,"session":"S",'
+    '"stamp_ns":"%s","u":1,"v":1}'
+)
 LONG = "9" * 3900  # digits that fit into a message and into no integer of ROS, nor a float
 
 
@@ -433,12 +437,9 @@ LONG = "9" * 3900  # digits that fit into a message and into no integer of ROS, 
         f'{{"kind":"ping","t":{LONG}}}',
         f'{{"kind":"act","action":"confirm","n":{LONG},"question":"K7QX"}}',
         f'{{"kind":"act","action":"confirm","n":1,"session":"S","question":"OLD1","stamp_ns":"{LONG}"}}',
-        f'{{"kind":"act","action":"check","do":"touch","level":"L3","number":{LONG},"session":"S",'
-        '"stamp_ns":"7","u":1,"v":1}',
-        '{"kind":"act","action":"check","do":"touch","level":"L3","number":1,"session":"S",'
-        f'"stamp_ns":"{LONG}","u":1,"v":1}}',
-        '{"kind":"act","action":"check","do":"touch","level":"L3","number":true,"session":"S",'
-        '"stamp_ns":"7","u":1,"v":1}',
+        TOUCH % (LONG, "7"),
+        TOUCH % ("1", LONG),
+        TOUCH % ("true", "7"),
         '{"kind":"act","action":["confirm"],"session":{},"question":null}',
         '{"kind":"shows","levels":[[[1]]],"picture":{"a":1},"covered":[]}',
     ],

@@ -12,9 +12,10 @@ from array import array
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, Transform, TransformStamped
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, TimeReference
 from std_msgs.msg import Header
 
+from spine_nav_common.core.clock import Announced
 from spine_nav_common.core.geometry import (
     check_transform,
     q_xyzw_from_rotation,
@@ -23,7 +24,7 @@ from spine_nav_common.core.geometry import (
     transform,
 )
 from spine_nav_common.core.images import encode_image
-from spine_nav_common.core.types import Intrinsics
+from spine_nav_common.core.types import Intrinsics, Rejected
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -135,3 +136,14 @@ def anchored_covariance(
     J = np.eye(6)
     J[:3, 3:] = skew(T_camera_ct[:3, 3] - anchor_camera_m)
     return J @ ros_covariance @ J.T
+
+
+def announced(message: TimeReference) -> Announced | Rejected:
+    """What a camera node says of its clock; its source ends with the rate."""
+    try:
+        rate = float(message.source.rpartition(" ")[2])
+    except ValueError:
+        rate = float("nan")
+    if not 0.0 < rate < float("inf"):
+        return Rejected(f"a camera's clock without a rate: {message.source[:60]!r}")
+    return Announced(stamp_to_ns(message.header.stamp), stamp_to_ns(message.time_ref), rate)

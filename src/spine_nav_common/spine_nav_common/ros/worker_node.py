@@ -19,10 +19,11 @@ from sensor_msgs.msg import TimeReference
 from std_srvs.srv import SetBool
 
 from ..core.budgets import StageTimes
-from ..core.clock import Announced, StreamClock
+from ..core.clock import StreamClock
 from ..core.errors import InputError
+from ..core.types import Rejected
 from . import qos, topics
-from .conversions import stamp_to_ns
+from .conversions import announced
 from .executor import call_soon
 from .lifecycle import ERROR, OK, WARN, SpineNode, StampAge
 from .mailbox import NewestWins
@@ -208,10 +209,11 @@ class WorkerNode(SpineNode):
 
     def _on_camera_clock(self, message: TimeReference) -> None:
         """The camera node says how the stamps of its recording run."""
-        rate = message.source.rpartition(" ")[2]
-        self.clock.announced = Announced(
-            stamp_to_ns(message.header.stamp), stamp_to_ns(message.time_ref), float(rate)
-        )
+        said = announced(message)
+        if isinstance(said, Rejected):
+            self.get_logger().warn(said.reason, throttle_duration_sec=10.0)
+        else:
+            self.clock.announced = said
 
     def stages(
         self, timings_ms: Mapping[str, float], work_ms: float, arrived: float

@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, TimeReference
 from std_msgs.msg import String
 
@@ -27,7 +28,7 @@ from rod_bending_ar.core.extras import Moments, tracked
 from rod_bending_ar.core.placing import ANEW
 from rod_bending_ar.core.screw_check import ScrewCheck, ScrewChecks
 from spine_nav_common.core.case import load_case
-from spine_nav_common.core.clock import SYSTEM, Announced, StreamClock
+from spine_nav_common.core.clock import SYSTEM, StreamClock
 from spine_nav_common.core.images import ImageError, decode_camera_info
 from spine_nav_common.core.implant_outputs import ScrewRow
 from spine_nav_common.core.static_frames import StaticFrames, load_calibration
@@ -39,7 +40,7 @@ from spine_nav_common.core.types import (
     Status,
 )
 from spine_nav_common.ros import qos, topics
-from spine_nav_common.ros.conversions import stamp_to_ns
+from spine_nav_common.ros.conversions import announced, stamp_to_ns
 from spine_nav_common.ros.executor import call_soon
 from spine_nav_common.ros.heartbeat import beat_from_message, new_birth
 from spine_nav_common.ros.implants import Implants, implants_from_messages
@@ -134,19 +135,19 @@ class DisplayNode(SpineNode):
         self._rod_asked, self._rod_at = None, float("-inf")
         self.listen(DiagnosticArray, topics.STATUS, levels.status, qos.POSE)
         self.listen(PoseArray, topics.VERTEBRA_POSES, levels.poses, qos.POSE)
-        self.listen(String, topics.PLAN_STATE, self._on_plan, qos.LATCHED)
+        self._hear(String, topics.PLAN_STATE, self._on_plan, qos.LATCHED)
         self.listen(DiagnosticArray, topics.SCREW_STATUS, screws.status, qos.POSE)
         self.listen(PoseArray, topics.SCREW_POSES, screws.poses, qos.POSE)
-        self.listen(DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE)
+        self._hear(DiagnosticArray, topics.BENDING_STATUS, self._on_bending, qos.STATE)
         if self.config.tool_topic:
             self._tool.clear()
             self.listen(
                 PoseWithCovarianceStamped, self.config.tool_topic, self._tool.hear, qos.SENSOR_IN
             )
-        self.listen(DiagnosticArray, topics.CHECK, self._on_check, qos.LATCHED)
-        self.listen(DiagnosticArray, topics.HEALTH, self._on_health, qos.LATCHED)
+        self._hear(DiagnosticArray, topics.CHECK, self._on_check, qos.LATCHED)
+        self._hear(DiagnosticArray, topics.HEALTH, self._on_health, qos.LATCHED)
         self.listen(DiagnosticStatus, topics.HEARTBEAT, self._on_beat, qos.RESULT)
-        self.listen(TimeReference, topics.CAMERA_CLOCK, self._on_camera_clock, qos.LATCHED)
+        self._hear(TimeReference, topics.CAMERA_CLOCK, self._on_camera_clock, qos.LATCHED)
         self.listen(CameraInfo, self.config.info_topic, self._on_info, qos.SENSOR_IN)
         if (tf := tf_message_type()) is not None:
             self.listen(tf, "/tf_static", self._on_tf_static, qos.TF_STATIC)
@@ -163,6 +164,18 @@ class DisplayNode(SpineNode):
         if self.server is not None:
             self.server.stop()
         self.server = None
+
+    def _hear(self, kind: type, topic: str, callback: Callable, profile: QoSProfile) -> None:
+        """`listen`, passing over what is not of our form: whoever may publish must not end the page."""
+
+        def heard(message: Any) -> None:
+            try:
+                callback(message)
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                told = f"a message on {topic} cannot be read: {error!r}"
+                self.get_logger().warn(told, throttle_duration_sec=10.0)
+
+        self.listen(kind, topic, heard, profile)
 
     # Time.
 
@@ -186,11 +199,12 @@ class DisplayNode(SpineNode):
         return Moment(stamp_ns, now_s * 1e3, age_ms if known else None, known and sure)
 
     def _on_camera_clock(self, message: TimeReference) -> None:
-        rate = message.source.rpartition(" ")[2]
+        said = announced(message)
+        if isinstance(said, Rejected):
+            self.get_logger().warn(said.reason, throttle_duration_sec=10.0)
+            return
         for clock in self._clocks.values():
-            clock.announced = Announced(
-                stamp_to_ns(message.header.stamp), stamp_to_ns(message.time_ref), float(rate)
-            )
+            clock.announced = said
 
     # Pictures: each asked for only while a page shows it, since its overlay draws for that.
 
@@ -333,9 +347,18 @@ class DisplayNode(SpineNode):
         self._rod_at = time.monotonic()
         now = Moment(stamp_to_ns(message.header.stamp), self._rod_at * 1e3, None, False)
         sides = [status_fields(s) for s in message.status]
-        self._rod_asked = rod_question(sides, now.stamp_ns)
+        self._rod_asked = None
+        try:
+            question = rod_question(sides, now.stamp_ns)
+            told = bending_message(sides, now, question)
+        except (TypeError, ValueError):
+            self.server.publish("bending", bending_message([], now))  # what was shown holds no more
+            raise
+        finally:
+            self._ask()
+        self._rod_asked = question
         self._ask()
-        self.server.publish("bending", bending_message(sides, now, self._rod_asked))
+        self.server.publish("bending", told)
 
     def _on_check(self, message: DiagnosticArray) -> None:
         levels = [{**status_fields(s), "message": s.message} for s in message.status]
