@@ -51,6 +51,10 @@ ARGUMENTS = {
         "false",
         "serve the surgeon's page, at 127.0.0.1:8760 unless parameters say otherwise",
     ),
+    "depth_aligner": (
+        "false",
+        "align depth of a camera of its own (depth/image_rect_raw), for source:=ros",
+    ),
     "openigtlink": (
         "false",
         "serve 3D Slicer, at 127.0.0.1:18944 (pictures: 18945) unless parameters say otherwise",
@@ -68,6 +72,12 @@ TOPICS = {
     "colour_topic": "color/image_raw",
     "depth_topic": "aligned_depth_to_color/image_raw",
     "info_topic": "color/camera_info",
+}
+ALIGNER_TOPICS = {
+    "depth_topic": "depth/image_rect_raw",
+    "depth_info_topic": "depth/camera_info",
+    "info_topic": "color/camera_info",
+    "aligned_topic": "aligned_depth_to_color/image_raw",
 }
 STEREO_TOPICS = {
     "left_topic": "left/image_rect",
@@ -99,6 +109,7 @@ def nodes(context: LaunchContext) -> list:
     )
     sim_time = {"use_sim_time": given["use_sim_time"].lower() == "true"}
     topics = {name: f"{camera}/{topic}" for name, topic in TOPICS.items()} if camera else {}
+    aligner_topics = {n: f"{camera}/{t}" for n, t in ALIGNER_TOPICS.items()} if camera else {}
     display_topics = {k: v for k, v in topics.items() if k == "info_topic"}
     pair = given["stereo_camera"].rstrip("/")
     stereo_topics = {n: f"{pair}/{t}" for n, t in STEREO_TOPICS.items()} if pair else {}
@@ -145,6 +156,7 @@ def nodes(context: LaunchContext) -> list:
         "stereo_tracker": ("stereo_screw_tracker", case, models, stereo_topics),
         "rod_guidance": ("rod_bending_ar", case),
         "stereo_overlay": ("rod_bending_ar", left_topics),
+        "depth_aligner": ("spine_perception", aligner_topics),
         "display": ("spine_nav_display", case, display_topics),
         "openigtlink": ("spine_nav_display", case),
         "foxglove": ("spine_nav_display", case),

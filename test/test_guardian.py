@@ -21,7 +21,7 @@ PACKAGES = {
     "spine_registration": ("navigation",),
     "rod_bending_ar": ("overlay", "rod_guidance", "stereo_overlay"),
     "spine_nav_bringup": ("case_server", "finish", "supervisor"),
-    "spine_perception": ("camera_source",),
+    "spine_perception": ("camera_source", "depth_aligner"),
     "stereo_screw_tracker": ("stereo_tracker",),
 }
 # A node that tells its process id, and ends as its turn says: "code", "-signal", "fall" or "stay".

@@ -118,6 +118,7 @@ def _live(args: argparse.Namespace) -> int:
         seed=args.seed,
         **viewer_values(args),
         session=args.session,
+        depth_aligner=args.align_depth,
     )
     outcome = run_live(options, progress)
     progress.close()
@@ -305,6 +306,10 @@ def build_parser() -> argparse.ArgumentParser:
     live.add_argument("--namespace", default="/spine", help="of all nodes (default: /spine)")
     live.add_argument("--use-sim-time", action="store_true", help="follow /clock (ros2 bag play)")
     live.add_argument("--seconds", type=_positive, metavar="S", help="end after this time")
+    live.add_argument(
+        "--align-depth", action="store_true",
+        help="source ros: depth comes on depth/image_rect_raw, of a camera of its own",
+    )  # fmt: skip
     live.add_argument("--session", type=Path, metavar="DIR", help="record the session there")
     live.add_argument("--seed", type=_seed, default=0, metavar="N", help="of a virtual source")
     add_viewer_options(live)

@@ -9,18 +9,20 @@ stops the run.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.cpu import CoresUsed
+from spine_nav_common.core.graph import USE_CASE_SCENES
 from spine_nav_common.core.outputs import write_summary
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.run import versions
 from spine_nav_common.core.storage import recording_sha256
-from spine_nav_common.core.types import Case, NavigationResult
+from spine_nav_common.core.types import Case, NavigationResult, Rejected
 from spine_nav_common.parameters import ParameterError, digest, flatten
 from spine_nav_common.ros.executor import new_executor
 from spine_nav_common.ros.runtime import (
@@ -72,8 +74,28 @@ def run_live(
         require_ros()
     except RosMissing as error:
         raise ParameterError(f"{error}; replay works without ROS") from error
+    if use_case in ("ros", "stereo") and options.remap is None and make_nodes is None:
+        options = _with_cameras(options, USE_CASE_SCENES[use_case])
+        use_case, values = configure(options)
     values = with_recorder(options, use_case, values, case)
     return _Run(options, use_case, values, case, progress).run(make_nodes)
+
+
+def _with_cameras(options: LiveOptions, scenes: tuple[str, ...]) -> LiveOptions:
+    """What is published by a known driver is heard under its names. Raises ParameterError: two cameras
+    could be meant."""
+    from .ros.discovery import find_cameras
+
+    found = find_cameras(scenes)
+    if isinstance(found, Rejected):
+        raise ParameterError(f"--source {options.source}: {found.reason}")
+    told = found.told
+    if found.align and not options.depth_aligner:
+        told += ("depth is of a camera of its own: the node depth_aligner brings it to colour",)
+    for words in told:
+        print(words, file=sys.stderr)
+    aligner = options.depth_aligner or found.align
+    return replace(options, names=found.names, depth_aligner=aligner, told=told)
 
 
 def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str, Any]:
@@ -86,6 +108,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     from spine_nav_display.ros.openigtlink_node import OpenIgtLink
     from spine_nav_display.ros.session_recorder import SessionRecorder
     from spine_perception.ros.camera_source import CameraSource
+    from spine_perception.ros.depth_aligner import DepthAligner
     from spine_registration.ros.navigation import NavigationNode
     from stereo_screw_tracker.ros.stereo_tracker import StereoTrackerNode
 
@@ -103,6 +126,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
         "openigtlink": OpenIgtLink,
         "foxglove": FoxgloveBridge,
         "camera_source": CameraSource,
+        "depth_aligner": DepthAligner,
     }
     return {name: kinds[name](given, namespace) for name, given in values.items()}
 
@@ -356,7 +380,7 @@ class _Run:
         )
 
     def _notes(self) -> list[str]:
-        notes = [note for node in self.nodes.values() for note in node.notes]
+        notes = [*self.options.told, *(n for node in self.nodes.values() for n in node.notes)]
         stereo = self.nodes.get("stereo_tracker")
         if stereo is not None and stereo.unnamed:
             notes.append(stereo.unnamed)

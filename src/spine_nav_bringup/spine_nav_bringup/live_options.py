@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,6 +21,8 @@ from spine_nav_common.ros.topics import (
     DEPTH,
     LEFT,
     LEFT_INFO,
+    OWN_DEPTH,
+    OWN_DEPTH_INFO,
     RIGHT,
     RIGHT_INFO,
 )
@@ -35,6 +38,13 @@ _NAMED = {"replay": True, "pair": True, "realsense": False}  # source to whether
 COMPUTING = {"navigation": "rgbd", "stereo_tracker": "stereo"}  # node to the scene it works on
 _TOPICS = {  # parameter of a node to the contract's name of its topic
     "navigation": {"colour_topic": COLOUR, "depth_topic": DEPTH, "info_topic": COLOUR_INFO},
+    "overlay": {"colour_topic": COLOUR, "depth_topic": DEPTH, "info_topic": COLOUR_INFO},
+    "display": {"info_topic": COLOUR_INFO},
+    "depth_aligner": {
+        "depth_topic": OWN_DEPTH,
+        "depth_info_topic": OWN_DEPTH_INFO,
+        "info_topic": COLOUR_INFO,
+    },
     "stereo_tracker": {
         "left_topic": LEFT,
         "right_topic": RIGHT,
@@ -52,7 +62,8 @@ _TOPICS = {  # parameter of a node to the contract's name of its topic
 @dataclass(frozen=True)
 class LiveOptions:
     """What `spinenav live` was asked for. `assignments` are `node.name=value`. case: None only where
-    no RGB-D camera is there."""
+    no RGB-D camera is there. names: canonical topic to that of the driver that was found on the graph,
+    which told says."""
 
     case: Path | None
     source: str
@@ -75,6 +86,9 @@ class LiveOptions:
     foxglove: bool = False
     foxglove_port: int | None = None
     session: Path | None = None
+    depth_aligner: bool = False
+    names: Mapping[str, str] | None = None
+    told: tuple[str, ...] = ()
 
 
 def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -98,6 +112,7 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         "openigtlink": {**case},
         "foxglove": {**case},
         "camera_source": {},
+        "depth_aligner": {},
     }
     if options.port is not None:
         own["display"]["port"] = options.port
@@ -116,14 +131,14 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         if depth is not None:
             own["navigation"]["depth_calibration"] = str(depth.path)
         edges = [str(f) for f in options.calibration if depth is None or f != depth.path]
-        for node in ("stereo_tracker", "overlay", "display") if edges else ():
+        for node in ("stereo_tracker", "overlay", "display", "depth_aligner") if edges else ():
             own[node]["calibration"] = ",".join(edges)
     if options.models is not None:
         own["stereo_tracker"]["models"] = str(options.models)
     if options.backend:
         for node in COMPUTING:
             own[node]["backend"] = options.backend
-    names = load_remap(options.remap) if options.remap else {}
+    names = load_remap(options.remap) if options.remap else dict(options.names or {})
     scenes: tuple[str, ...] | None = None
     if kind == "virtual":
         own["camera_source"] |= {**case, "seed": options.seed}
@@ -142,6 +157,9 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
     else:
         for node, given in _TOPICS.items():
             own[node] |= {k: names[v] for k, v in given.items() if v in names}
+        if options.depth_aligner:  # what it sends is heard, whatever the driver calls its own
+            for node in ("navigation", "overlay"):
+                own[node].pop("depth_topic", None)
     file = load_file(options.config, NODES) if options.config else {}
     assigned: dict[str, dict[str, Any]] = {}
     for text in options.assignments:
@@ -150,6 +168,10 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         if node not in NODES or not parameter:
             raise ParameterError(f"--set {text}: give NODE.NAME=VALUE, NODE of {', '.join(NODES)}")
         assigned.setdefault(node, {})[parameter] = value
+    if options.depth_aligner and kind != "ros":
+        raise ParameterError(
+            f"--align-depth: {options.source} gives depth that is aligned; it is for --source ros"
+        )
     extras = [n for n in EXTRAS if getattr(options, n)]
     values = use_case_values(kind, file, own, assigned, scenes=scenes, extras=extras)
     if "display" in values:

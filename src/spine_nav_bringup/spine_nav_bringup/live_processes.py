@@ -69,6 +69,10 @@ _NODES = {
         "spine_nav_display.executables:foxglove",
         "spine_nav_display.ros.foxglove_config:FoxgloveConfig",
     ),
+    "depth_aligner": (
+        "spine_perception.executables:depth_aligner",
+        "spine_perception.ros.depth_aligner:DepthAlignerConfig",
+    ),
     "camera_source": (
         "spine_perception.executables:camera_source",
         "spine_perception.ros.camera_config:CameraSourceConfig",

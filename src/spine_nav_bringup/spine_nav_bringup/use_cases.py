@@ -18,6 +18,7 @@ from spine_nav_display.ros.display_config import DisplayConfig
 from spine_nav_display.ros.foxglove_config import FoxgloveConfig
 from spine_nav_display.ros.openigtlink_config import OpenIgtLinkConfig
 from spine_perception.ros.camera_source import CameraSourceConfig
+from spine_perception.ros.depth_aligner import DepthAlignerConfig
 from spine_registration.ros.navigation_core import NavigationConfig
 from stereo_screw_tracker.ros.stereo_config import StereoTrackerConfig
 
@@ -34,6 +35,7 @@ CONFIGS = {
     "openigtlink": OpenIgtLinkConfig,
     "foxglove": FoxgloveConfig,
     "camera_source": CameraSourceConfig,
+    "depth_aligner": DepthAlignerConfig,
 }
 TITLES = {
     "virtual": "A virtual operation on the meshes of a case: no camera, no recording.",

@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import itertools
+from datetime import date, timedelta
 
 import cv2
 import numpy as np
 import pytest
 import yaml
 
+from spine_nav_common.core.camera_calibration import (
+    CameraCalibration,
+    write_camera_calibration,
+)
 from spine_nav_common.core.types import Rejected, StereoFrame
 from spine_perception.sources import SourceError
-from spine_perception.sources.pair import StereoPair
+from spine_perception.sources.pair import StereoPair, pair_cameras
 
 W, H, N, FX, BASELINE_M = 160, 96, 6, 150.0, 0.06
 
@@ -108,6 +113,24 @@ def test_the_lens_is_taken_out(tmp_path):
     (frame,) = StereoPair(str(tmp_path / "images"), left, right).frames()
     np.testing.assert_array_equal(frame.right, image)
     assert np.abs(frame.left.astype(int) - image).max() > 100
+
+
+def stereo_file(path, files, days):
+    cameras = pair_cameras(*files)
+    today = date.today()
+    write_camera_calibration(
+        path, CameraCalibration(cameras, "plumb_bob", "1", today, today + timedelta(days))
+    )
+    return str(path)
+
+
+def test_one_file_of_calibrate_stereo_is_of_both_cameras_until_it_expires(tmp_path, where, files):
+    both = stereo_file(tmp_path / "pair.yaml", files, 10)
+    assert len(list(StereoPair(where, both, "").frames())) == N
+    with pytest.raises(SourceError, match="of both cameras"):
+        StereoPair(where, both, files[1])
+    with pytest.raises(SourceError, match="expired"):
+        StereoPair(where, stereo_file(tmp_path / "old.yaml", files, -1), "")
 
 
 @pytest.mark.parametrize("where", ["nowhere.avi", "99", ",", "a,b,c", ""])

@@ -13,7 +13,12 @@ SCENES = {
     "rgbd": ("navigation", "case_server", "overlay"),
     "stereo": ("stereo_tracker", "rod_guidance", "stereo_overlay"),
 }
-EXTRAS = ("display", "openigtlink", "foxglove")  # of any scene, where they are asked for
+EXTRAS = (
+    "depth_aligner",
+    "display",
+    "openigtlink",
+    "foxglove",
+)  # of any scene, where they are asked for
 NODES = (*SCENES["rgbd"], *SCENES["stereo"], *EXTRAS, "camera_source")
 
 USE_CASES: dict[str, dict[str, dict[str, Any]]] = {

@@ -49,8 +49,11 @@ class CameraSourceConfig:
         "",
         "pair: device number or video side by side, two with a comma, or folder of left/, right/",
     )
-    left_calibration: str = param("", "pair: YAML of ROS camera_calibration of the left camera")
-    right_calibration: str = param("", "pair: the same of the right camera")
+    left_calibration: str = param(
+        "",
+        "pair: YAML of `spinenav calibrate stereo`, or ROS camera_calibration's of the left camera",
+    )
+    right_calibration: str = param("", "pair: ROS camera_calibration's of the right camera")
     width: int = param(640, "realsense: image width", "px", 320, 1920)
     height: int = param(480, "realsense: image height", "px", 240, 1080)
     fps: int = param(15, "realsense, virtual, pair: frames per second", "Hz", 1, 90)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,8 @@ import cv2
 import numpy as np
 import yaml
 
+from spine_nav_common.core.calibration_file import kind_of
+from spine_nav_common.core.camera_calibration import load_camera_calibration
 from spine_nav_common.core.images import CameraModel, ImageError, decode_camera_info
 from spine_nav_common.core.rectify import StereoRig, stereo_rig
 from spine_nav_common.core.types import Rejected, StereoFrame
@@ -118,14 +121,26 @@ class Images:
         """See Stream."""
 
 
+def pair_cameras(left: str, right: str) -> tuple[CameraModel, CameraModel]:
+    """Both cameras: of one file of `spinenav calibrate stereo`, named as the left one's, or of a file for
+    each. Raises SourceError, CalibrationError."""
+    if not left or kind_of(Path(left)) != "stereo":
+        return load_camera(left, "left"), load_camera(right, "right")
+    if right not in ("", left):
+        raise SourceError(f"{left} is of both cameras: leave camera_source.right_calibration out")
+    found = load_camera_calibration(Path(left), "stereo")
+    first, second = found.cameras
+    if problem := found.problem(first.width, first.height, date.today()):
+        raise SourceError(f"{left}: {problem}")
+    return first, second
+
+
 def load_camera(path: str, eye: str) -> CameraModel:
     """The camera of a calibration file as ROS writes them (camera_calibration, camera_info_manager).
 
     Raises SourceError: no file is named, or it is not such a one.
     """
-    remedy = (
-        f"give the YAML that ROS camera_calibration writes (camera_source.{eye}_calibration=FILE)"
-    )
+    remedy = f"give the YAML of `spinenav calibrate stereo`, or of ROS camera_calibration (camera_source.{eye}_calibration=FILE)"
     if not path:
         raise SourceError(f"the {eye} camera has no calibration: {remedy}")
 
@@ -157,7 +172,7 @@ class StereoPair:
     Args:
         where: `0` or `both.mp4` (side by side), `0,2` or `left.mp4,right.mp4`, or a folder with left/
             and right/.
-        left, right: calibration files.
+        left, right: calibration files, see `pair_cameras`.
         fps: of images that state no time, and what a device is asked for.
         open_stream: opens one stream; tests hand in their own.
 
@@ -179,9 +194,7 @@ class StereoPair:
         self._places = streams(where)
         self._fps, self._open = fps, open_stream or _open
         try:
-            self.rig: StereoRig = stereo_rig(
-                load_camera(left, "left"), load_camera(right, "right"), raw=True
-            )
+            self.rig: StereoRig = stereo_rig(*pair_cameras(left, right), raw=True)
         except ImageError as error:
             raise SourceError(f"{left}, {right}: {error}: calibrate the pair") from error
         self._streams = self._open_all()
