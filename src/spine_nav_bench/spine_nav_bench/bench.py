@@ -32,6 +32,7 @@ from stereo_screw_tracker.core.load import StereoCore, load_core
 from .bench_accuracy import accuracy_record
 from .bench_alive import alive_record
 from .bench_bridges import bridges_record
+from .bench_calibrate import calibrate_record
 from .bench_calibration import calibration_sets
 from .bench_cameras import cameras_record
 from .bench_display import display_record
@@ -169,7 +170,8 @@ def _measure(
         night = {"minutes": args.minutes} if args.minutes is not None else {}
         return display_record(cache, commands.live, smoke=args.smoke, progress=progress, **night)
     if part == "calibration":
-        return {"sets": calibration_sets(args.data)}
+        sets = calibration_sets(args.data)
+        return {"sets": sets, "calibrate": calibrate_record(args.data, args.smoke)}
     if part == "overlay":
         return overlay_record(args.smoke, progress)
     if part == "cameras":

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .results_calibrate import calibrate_tables
 from .results_common import OURS, Record, provenance, share, stat, table
 from .results_faults import faults_section, faults_table
 from .results_live import live_stereo_section, live_stereo_table
@@ -219,7 +220,8 @@ def calibration_table(r: Record) -> list[str]:
     ]
     head = ("set", "corners", "pairs", "baseline", "calibration RMS px", "reprojection px",
             "SOURCE.md states", "", "rows apart px", "distance to the board")  # fmt: skip
-    return table(head, rows)
+    more = ["", *calibrate_tables(r)] if "calibrate" in r else []
+    return [*table(head, rows), *more]
 
 
 def settings_table(r: Record) -> list[str]:
