@@ -290,13 +290,13 @@ class HeadLooks:
         """Those that count, after known rods have spoken for what they pass through."""
         config = self.config.tracks
         sure = [o for o in observations if o.confidence >= config.least_confidence]
-        if pair.rods_m and any(o.confidence < config.sure_confidence for o in observations):
+        more = self.config.rods.head_log_odds if pair.rods_m else 0.0
+        if more > 0.0 and any(o.confidence < config.sure_confidence for o in observations):
             screened = screen(pair.camera, sure, self.config.ghosts, pair.rows_agree)
             if not isinstance(screened, Rejected):
                 stamp, T_seen = pair.frame.stamp_ns, pair.T_seen
                 T = align(pair.tracks, screened.heads, stamp, config, T_seen).motion.T_now_before
                 rods = [transform_points(T, rod) for rod in pair.rods_m]
-                more = self.config.rods.head_log_odds
                 observations = supported(observations, rods, pair.camera, more)
                 sure = [o for o in observations if o.confidence >= config.least_confidence]
         return sure
