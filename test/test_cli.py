@@ -18,6 +18,10 @@ COMMANDS = {
     "evaluate": ("--truth", "--case", "--json"),
     "screws": ("--out", "--case", "--cranial", "--remap", "--set", "--models"),
     "rod plan": ("--screws", "--side", "--stamp", "--out"),
+    "plan": ("--out", "--labels", "--levels", "--implants", "--series"),
+    "segment": ("--out",),
+    "grade": ("--case", "--screws", "--ct"),
+    "measures": (),
     "bench": ("--json", "--anatomy", "--scenes"),
     "doctor": (),
 }

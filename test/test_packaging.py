@@ -38,6 +38,7 @@ LAYERS = (
 # import name -> rosdep key. Without a key the wheel comes from requirements/ (see docker/).
 ROSDEP = {
     "PIL": "python3-pil",
+    "SimpleITK": None,
     "aiohttp": "python3-aiohttp",
     "cv2": "python3-opencv",
     "foxglove": None,
@@ -47,9 +48,11 @@ ROSDEP = {
     "numpy": "python3-numpy",
     "onnxruntime": "python3-onnxruntime-pip",
     "open3d": "python3-open3d-pip",
+    "pydicom": None,
     "pyrealsense2": None,
     "rosbags": None,
     "scipy": "python3-scipy",
+    "skimage": "python3-skimage",
     "small_gicp": None,
     "tqdm": "python3-tqdm",
     "trimesh": "python3-trimesh-pip",
@@ -57,7 +60,7 @@ ROSDEP = {
 }
 PIP = {
     "PIL": "pillow", "cv2": "opencv-python-headless", "foxglove": "foxglove-sdk",
-    "open3d": "open3d-cpu", "yaml": "pyyaml",
+    "open3d": "open3d-cpu", "SimpleITK": "simpleitk", "skimage": "scikit-image", "yaml": "pyyaml",
 }  # fmt: skip
 ROS = re.compile(r"^(rclpy|ament_index_python|launch|launch_ros|\w+_(msgs|srvs|interfaces))$")
 NOT_ON_PYPI = {"tf2_msgs", "ament_index_python", "launch", "launch_ros"}

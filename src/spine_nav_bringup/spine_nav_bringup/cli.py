@@ -16,6 +16,7 @@ from spine_nav_common.core.runtime import fix_threads
 
 from .cli_calibrate import add_calibrate_commands
 from .cli_import import add_import_command
+from .cli_planning import add_planning_commands
 from .cli_session import add_session_commands
 from .cli_viewers import add_viewer_options, viewer_values
 
@@ -320,6 +321,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_import_command(add)
     add_session_commands(add, EXIT_CODES)
+    add_planning_commands(add)
 
     evaluate = add("evaluate", _evaluate, "measure a run against the truth")
     evaluate.add_argument("out", type=Path, metavar="OUT")

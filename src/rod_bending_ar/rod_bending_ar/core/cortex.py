@@ -83,7 +83,7 @@ class Draws:
 
 
 @compiled
-def _from_tangents(
+def from_tangents(
     points: np.ndarray, field: np.ndarray, low: np.ndarray, voxel: float
 ) -> np.ndarray:
     """Distances (N,) of points (N, 3) from a grid of distances and slopes (X, Y, Z, 4): the tangents
@@ -151,7 +151,7 @@ class Cortex:
         """Signed distances of points (..., 3) from the grid; for many points."""
         field, low = self._grid
         points = np.ascontiguousarray(points_m.reshape(-1, 3), np.float64)
-        return _from_tangents(points, field, low, _VOXEL_M).reshape(points_m.shape[:-1])
+        return from_tangents(points, field, low, _VOXEL_M).reshape(points_m.shape[:-1])
 
     def toward(self, plan: ScrewPlan, point_m: np.ndarray, axis: np.ndarray) -> str:
         """Which way the cortex is nearest from a place (3,) on a screw's axis (3,)."""
@@ -184,7 +184,7 @@ def shaft(
     length = float(np.linalg.norm(plan.target_m - plan.entry_m))
     if not (np.isfinite(start_m).all() and np.isfinite(into).all() and length > CAP_M):
         return Rejected(f"{plan.level} {plan.side}: the screw has no usable length or place")
-    s = np.arange(-BEFORE_M, length + STEP_M, STEP_M)
+    s = np.arange(-BEFORE_M, length + 1.5 * STEP_M, STEP_M)  # past the tip, however it is rounded
     points = start_m + s[:, None] * into
     if not cortex.holds(points[(s >= 0.0) & (s <= length)]):
         return Rejected(f"the screw lies beside every line that is planned in {plan.level}")

@@ -49,3 +49,11 @@ class RodError(InputError):
 class RowError(RodError):
     """Heads that form no row of a side. The remedy is for who stands at the table; a command names
     its options, by the field."""
+
+
+class ScanError(InputError):
+    """A scan, or a mask of it, cannot be used."""
+
+
+class PlanError(InputError):
+    """No screw can be planned or graded from what is given."""
