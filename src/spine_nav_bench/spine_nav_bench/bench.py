@@ -35,6 +35,7 @@ from .bench_bridges import bridges_record
 from .bench_calibrate import calibrate_record
 from .bench_calibration import calibration_sets
 from .bench_cameras import cameras_record
+from .bench_depth import depth_record
 from .bench_display import display_record
 from .bench_gaps import CASES as GAPS
 from .bench_gaps import gaps_record
@@ -52,7 +53,9 @@ from .commands import Commands
 from .reliability import plot_reliability
 from .results import render, table_text
 
-RGBD = ("accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive")
+RGBD = (
+    "accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive", "depth_calibration",
+)  # fmt: skip
 STEREO = ("stereo", "stereo_foreign", "stereo_faults", "stereo_timing", "live_stereo")
 PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges", "display", "overlay", "cameras")
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
@@ -229,6 +232,11 @@ def _measure_rgbd(
     if part == "gaps":
         few = {"cases": 4, "count": 1} if args.smoke else {"cases": GAPS}
         return gaps_record(args.anatomy, segmenter, progress=progress, **few)
+    if part == "depth_calibration":
+        return depth_record(
+            args.scenes, segmenter, commands.replay, to.cache / "runs", smoke=args.smoke,
+            progress=progress,
+        )  # fmt: skip
     if part == "foreign":
         scenes = foreign_scenes(args.scenes)[: 1 if args.smoke else None]
     else:

@@ -16,6 +16,7 @@ from .results_alive import ALIVE_TARGETS, alive_section, alive_table
 from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
 from .results_cameras import CAMERAS_TARGETS, cameras_section, cameras_time_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
+from .results_depth import DEPTH_TARGETS, depth_section, depth_table
 from .results_display import DISPLAY_TARGETS, display_section
 from .results_live import LIVE_TARGETS, live_table
 from .results_overlay import OVERLAY_TARGETS, overlay_section, overlay_table
@@ -186,7 +187,13 @@ def _first_pose(r: Record) -> tuple[str, bool] | None:
 
 MIN_LEVEL_FRAMES = 20
 EASY_CAMERAS = ("d405", "d415")
-SHOWN_TARGETS = (*OVERLAY_TARGETS, *DISPLAY_TARGETS, *BRIDGES_TARGETS, *CAMERAS_TARGETS)
+SHOWN_TARGETS = (
+    *OVERLAY_TARGETS,
+    *DISPLAY_TARGETS,
+    *BRIDGES_TARGETS,
+    *CAMERAS_TARGETS,
+    *DEPTH_TARGETS,
+)
 PARTS = (
     "accuracy",
     "foreign",
@@ -199,6 +206,7 @@ PARTS = (
     "display",
     "overlay",
     "cameras",
+    "depth_calibration",
 )
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
@@ -427,6 +435,8 @@ def render(folder: Path) -> str:
         out += overlay_section(newest["overlay"])
     if "cameras" in newest:
         out += cameras_section(newest["cameras"])
+    if "depth_calibration" in newest:
+        out += depth_section(newest["depth_calibration"])
     if "precision" in newest:
         out += precision_section(newest["precision"])
     if "display" in newest:
@@ -453,6 +463,8 @@ def table_text(record: Record) -> str:
         body = overlay_table(record)
     elif record["part"] == "cameras":
         body = cameras_time_table(record)
+    elif record["part"] == "depth_calibration":
+        body = depth_table(record)
     elif record["part"] == "precision":
         body = precision_table(record)
     else:
