@@ -200,6 +200,7 @@ def _screws(args: argparse.Namespace) -> int:
         case=args.case,
         cranial=args.cranial,
         remap=args.remap,
+        calibration=args.calibration,
         config=args.config,
         assignments=args.set,
         models=args.models,
@@ -336,6 +337,10 @@ def build_parser() -> argparse.ArgumentParser:
     screws.add_argument(
         "--cranial", choices=("left", "right", "up", "down"),
         help="where the patient's head lies in the image",
+    )  # fmt: skip
+    screws.add_argument(
+        "--calibration", type=Path, metavar="FILE",
+        help="of `spinenav calibrate stereo`, in the place of camera_info",
     )  # fmt: skip
     _recording_options(screws)
 

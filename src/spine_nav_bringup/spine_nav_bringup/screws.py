@@ -19,6 +19,7 @@ from rod_bending_ar.core.complete import planned_screws
 from rod_bending_ar.core.plan import RodOrder, RodPlan, plan_rod
 from rod_bending_ar.core.planned import PlannedRod
 from rod_bending_ar.stereo_overlay import draw_stereo, head_name
+from spine_nav_common.core.camera_calibration import CameraCalibration, load_camera_calibration
 from spine_nav_common.core.case import load_case
 from spine_nav_common.core.errors import RecordingError, RodError
 from spine_nav_common.core.implant_outputs import SCREWS, ImplantWriter, ScrewRow
@@ -149,7 +150,9 @@ def stereo_config(
     return replace(config, cranial=cranial) if cranial else config
 
 
-def stereo_frames(source: Recording) -> Iterator[StereoFrame]:
+def stereo_frames(
+    source: Recording, calibration: CameraCalibration | None = None
+) -> Iterator[StereoFrame]:
     """The recording's pairs, checked. Raises RecordingError with the remedy."""
     if source.has_rgbd and not source.has_stereo:
         raise RecordingError(
@@ -158,7 +161,7 @@ def stereo_frames(source: Recording) -> Iterator[StereoFrame]:
             "it holds RGB-D topics and no stereo pair",
             "use spinenav replay, or name the stereo topics with --remap",
         )
-    return source.stereo_frames()
+    return source.stereo_frames(calibration=calibration)
 
 
 class RegisteredFrames:
@@ -226,6 +229,7 @@ def find_screws(
     case: Path | None = None,
     cranial: str | None = None,
     remap: Path | None = None,
+    calibration: Path | None = None,
     config: Path | None = None,
     assignments: Sequence[str] = (),
     models: Path | None = None,
@@ -251,7 +255,8 @@ def find_screws(
     settings = stereo_config(config, assignments, cranial)
     loaded = load_case(case) if case else None
     source = open_recording(recording, load_remap(remap) if remap else None)
-    frames = stereo_frames(source)
+    pair = load_camera_calibration(calibration, "stereo") if calibration else None
+    frames = stereo_frames(source, pair)
     core = core or load_core(settings, models, backend or AUTO)
     run, stopped = StereoRun(), "stopped by an error"
     try:

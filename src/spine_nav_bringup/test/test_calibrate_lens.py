@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import date, timedelta
+
 import cv2
 import numpy as np
 import pytest
@@ -10,9 +13,14 @@ import pytest
 from spine_nav_bringup.board_images import board_images
 from spine_nav_bringup.calibrate_lens import calibrate_lens
 from spine_nav_bringup.cli import main
-from spine_nav_common.core.camera_calibration import load_camera_calibration
-from spine_nav_common.core.errors import InputError
-from spine_nav_common.core.images import encode_image
+from spine_nav_common.core.camera_calibration import (
+    CameraCalibration,
+    load_camera_calibration,
+    write_camera_calibration,
+)
+from spine_nav_common.core.errors import CalibrationError, InputError
+from spine_nav_common.core.images import CameraModel, encode_image
+from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.recording_writer import RecordingWriter
 
 BOARD = "chessboard:9x6:25"
@@ -147,3 +155,27 @@ def test_rectified_images_are_no_ground_for_a_lens(tmp_path):
     path = recorded(tmp_path / "rec", topics, [(np.zeros((48, 64), np.uint8),) * 2])
     with pytest.raises(InputError, match="rectified already"):
         list(board_images(path, stereo=True))
+
+
+def test_a_pair_is_used_without_camera_info_and_refused_where_it_may_not(tmp_path):
+    """`screws --calibration`: raw images; another size, rectified images or an old file stop it."""
+    P = np.column_stack([K, [0, 0, 0]])
+    right = np.column_stack([K, [-500.0 * BASELINE, 0, 0]])
+    models = [CameraModel(640, 480, K, np.zeros(5), np.eye(3), p) for p in (P, right)]
+    today = date.today()
+    made = CameraCalibration(tuple(models), "plumb_bob", "", today, today + timedelta(days=1))
+    used = write_camera_calibration(tmp_path / "pair.yaml", made)
+    image = photograph(next(iter(poses(1))))
+    raw = ("/stereo/left/image_raw", "/stereo/right/image_raw")
+    source = open_recording(recorded(tmp_path / "raw", raw, [(image, image)]))
+    (frame,) = source.stereo_frames(calibration=used)
+    assert abs(frame.baseline_m - BASELINE) < 1e-9 and "pair.yaml" in source.notes[0]
+    with pytest.raises(CalibrationError, match="expired"):
+        source.stereo_frames(calibration=replace(used, expires=today - timedelta(days=1)))
+    small = recorded(tmp_path / "small", raw, [(image[:240], image[:240])])
+    with pytest.raises(CalibrationError, match="these have 640x240"):
+        open_recording(small).stereo_frames(calibration=used)
+    rect = ("/stereo/left/image_rect", "/stereo/right/image_rect")
+    done = open_recording(recorded(tmp_path / "rect", rect, [(image, image)]))
+    with pytest.raises(CalibrationError, match="rectified already"):
+        done.stereo_frames(calibration=used)

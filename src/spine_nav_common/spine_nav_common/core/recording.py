@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 
+from .camera_calibration import CameraCalibration
 from .depth_calibration import DepthCalibration
-from .errors import RecordingError
+from .errors import CalibrationError, RecordingError
 from .frames import STEREO_FRAME_ID
 from .images import (
     CameraModel,
@@ -142,17 +144,24 @@ class Recording:
 
         return frames()
 
-    def stereo_frames(self, since_ns: int = 0) -> Iterator[StereoFrame]:
+    def stereo_frames(
+        self, since_ns: int = 0, calibration: CameraCalibration | None = None
+    ) -> Iterator[StereoFrame]:
         """All stereo pairs in order of arrival, rectified to one pinhole camera; those with a stamp
-        before `since_ns` are left out and not decoded.
+        before `since_ns` are left out and not decoded. calibration: in the place of camera_info.
 
         Raises:
             RecordingError: at once for missing topics, images or camera_info, sizes that differ,
                 no baseline, or left and right swapped.
+            CalibrationError: at once where the calibration has expired, is of another size, or the
+                images are rectified already.
         """
         left, right = self._held.topic("left"), self._held.topic("right")
-        models = self._held.camera_info("left info"), self._held.camera_info("right info")
         raw = "image_raw" in self._held.canonical("left")
+        if calibration is None:
+            models = self._held.camera_info("left info"), self._held.camera_info("right info")
+        else:
+            models = self._calibrated(calibration, left, raw)
         try:
             rig = stereo_rig(*models, raw)
         except ImageError as error:
@@ -184,6 +193,19 @@ class Recording:
                     yield frame
 
         return frames()
+
+    def _calibrated(
+        self, calibration: CameraCalibration, left: str, raw: bool
+    ) -> tuple[CameraModel, CameraModel]:
+        """Both cameras of a calibration that may be used on this recording."""
+        height, width = self._held.probe(left, decode_image)[0].shape[:2]
+        problem = calibration.problem(width, height, date.today())
+        if not raw:
+            problem = f"the images of {self.path} are rectified already"
+        if problem:
+            raise CalibrationError(calibration.path, "", problem, "or leave --calibration out")
+        self._note(f"lenses by {calibration.path} ({calibration.sha256[:12]}), not by camera_info")
+        return calibration.cameras[0], calibration.cameras[1]
 
     def static_transforms(self) -> list[StaticTransform]:
         """Fixed transforms between frames that were recorded on /tf_static; what is no rigid
