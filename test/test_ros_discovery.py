@@ -8,9 +8,10 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed; run make setup")
 from sensor_msgs.msg import CameraInfo, Image
 
 from spine_nav_bringup.live_options import LiveOptions, configure
-from spine_nav_bringup.ros.discovery import find_cameras, judge
+from spine_nav_bringup.ros.discovery import find_cameras, judge, with_cameras
 from spine_nav_common.core.known_cameras import named
 from spine_nav_common.core.types import Rejected
+from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros import qos, topics
 
 pytestmark = pytest.mark.ros
@@ -75,3 +76,11 @@ def test_with_the_aligner_they_hear_its_topic(tmp_path):
     for node in ("navigation", "overlay"):
         assert values[node].get("depth_topic", topics.DEPTH) == topics.DEPTH
         assert values[node]["colour_topic"] == "/camera/color/image_raw"
+
+
+def test_two_cameras_on_the_graph_refuse_the_run_with_the_answer_to_give(world, tmp_path):
+    for prefix in ("/a", "/b"):
+        publish(world, named(f"orbbec:{prefix}").values())
+    options = LiveOptions(tmp_path, "ros", tmp_path / "out")
+    with pytest.raises(ParameterError, match="--remap orbbec:/a"):
+        with_cameras(options, SCENES)

@@ -9,10 +9,9 @@ stops the run.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spine_nav_common.core.case import load_case
@@ -22,7 +21,7 @@ from spine_nav_common.core.outputs import write_summary
 from spine_nav_common.core.progress import Progress
 from spine_nav_common.core.run import versions
 from spine_nav_common.core.storage import recording_sha256
-from spine_nav_common.core.types import Case, NavigationResult, Rejected
+from spine_nav_common.core.types import Case, NavigationResult
 from spine_nav_common.parameters import ParameterError, digest, flatten
 from spine_nav_common.ros.executor import new_executor
 from spine_nav_common.ros.runtime import (
@@ -75,27 +74,12 @@ def run_live(
     except RosMissing as error:
         raise ParameterError(f"{error}; replay works without ROS") from error
     if use_case in ("ros", "stereo") and options.remap is None and make_nodes is None:
-        options = _with_cameras(options, USE_CASE_SCENES[use_case])
+        from .ros.discovery import with_cameras
+
+        options = with_cameras(options, USE_CASE_SCENES[use_case])
         use_case, values = configure(options)
     values = with_recorder(options, use_case, values, case)
     return _Run(options, use_case, values, case, progress).run(make_nodes)
-
-
-def _with_cameras(options: LiveOptions, scenes: tuple[str, ...]) -> LiveOptions:
-    """What is published by a known driver is heard under its names. Raises ParameterError: two cameras
-    could be meant."""
-    from .ros.discovery import find_cameras
-
-    found = find_cameras(scenes)
-    if isinstance(found, Rejected):
-        raise ParameterError(f"--source {options.source}: {found.reason}")
-    told = found.told
-    if found.align and not options.depth_aligner:
-        told += ("depth is of a camera of its own: the node depth_aligner brings it to colour",)
-    for words in told:
-        print(words, file=sys.stderr)
-    aligner = options.depth_aligner or found.align
-    return replace(options, names=found.names, depth_aligner=aligner, told=told)
 
 
 def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str, Any]:

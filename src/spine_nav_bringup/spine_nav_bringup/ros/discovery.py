@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spine_nav_common.core.known_cameras import complete, recognise
 from spine_nav_common.core.roles import ROLES
 from spine_nav_common.core.types import Rejected
+from spine_nav_common.parameters import ParameterError
 from spine_nav_common.ros.runtime import prepare_environment
+
+from ..live_options import LiveOptions
 
 _LOOK_S = 0.2
 _SETTLE_S = 1.0  # another camera may be found a moment later, and then it is asked
@@ -71,3 +75,18 @@ def find_cameras(
     finally:
         node.destroy_node()
         rclpy.shutdown(context=context)
+
+
+def with_cameras(options: LiveOptions, scenes: tuple[str, ...]) -> LiveOptions:
+    """What is published by a known driver is heard under its names, and told. Raises ParameterError: two
+    cameras could be meant."""
+    found = find_cameras(scenes)
+    if isinstance(found, Rejected):
+        raise ParameterError(f"--source {options.source}: {found.reason}")
+    told = found.told
+    if found.align and not options.depth_aligner:
+        told += ("depth is of a camera of its own: the node depth_aligner brings it to colour",)
+    for words in told:
+        print(words, file=sys.stderr)
+    aligner = options.depth_aligner or found.align
+    return replace(options, names=found.names, depth_aligner=aligner, told=told)
