@@ -42,6 +42,7 @@ from .bench_gaps import gaps_record
 from .bench_identity import identity_record
 from .bench_live_stereo import live_stereo_record
 from .bench_overlay import overlay_record
+from .bench_planning import planning_record
 from .bench_precision import SCENES as PRECISION_SCENES
 from .bench_precision import SECONDS as PRECISION_SECONDS
 from .bench_precision import precision_record, precision_scenes
@@ -57,7 +58,17 @@ RGBD = (
     "accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive", "depth_calibration",
 )  # fmt: skip
 STEREO = ("stereo", "stereo_foreign", "stereo_faults", "stereo_timing", "live_stereo")
-PARTS = (*RGBD, *STEREO, "rod", "calibration", "bridges", "display", "overlay", "cameras")
+PARTS = (
+    *RGBD,
+    *STEREO,
+    "rod",
+    "calibration",
+    "bridges",
+    "display",
+    "overlay",
+    "cameras",
+    "planning",
+)
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
 LIVE_STEREO_SMOKE_S = 5.0  # a browser takes some of it to start
@@ -177,6 +188,8 @@ def _measure(
         return {"sets": sets, "calibrate": calibrate_record(args.data, args.smoke)}
     if part == "overlay":
         return overlay_record(args.smoke, progress)
+    if part == "planning":
+        return planning_record(**({"count": 1} if args.smoke else {}), progress=progress)
     if part == "cameras":
         return cameras_record(args.smoke)
     if part == "stereo_timing":

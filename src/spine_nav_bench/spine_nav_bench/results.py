@@ -12,6 +12,7 @@ from spine_nav_common.core import jsonl
 from . import results_stereo, targets_stereo
 from .bench_gaps import GAPS_TARGETS, gaps_section, gaps_table
 from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
+from .bench_planning import PLANNING_TARGETS, planning_section, planning_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
 from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
 from .results_cameras import CAMERAS_TARGETS, cameras_section, cameras_time_table
@@ -193,6 +194,7 @@ SHOWN_TARGETS = (
     *BRIDGES_TARGETS,
     *CAMERAS_TARGETS,
     *DEPTH_TARGETS,
+    *PLANNING_TARGETS,
 )
 PARTS = (
     "accuracy",
@@ -207,6 +209,7 @@ PARTS = (
     "overlay",
     "cameras",
     "depth_calibration",
+    "planning",
 )
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
@@ -433,6 +436,8 @@ def render(folder: Path) -> str:
         out += bridges_section(newest["bridges"])
     if "overlay" in newest:
         out += overlay_section(newest["overlay"])
+    if "planning" in newest:
+        out += planning_section(newest["planning"])
     if "cameras" in newest:
         out += cameras_section(newest["cameras"])
     if "depth_calibration" in newest:
@@ -461,6 +466,8 @@ def table_text(record: Record) -> str:
         body = bridges_table(record)
     elif record["part"] == "overlay":
         body = overlay_table(record)
+    elif record["part"] == "planning":
+        body = planning_table(record)
     elif record["part"] == "cameras":
         body = cameras_time_table(record)
     elif record["part"] == "depth_calibration":
