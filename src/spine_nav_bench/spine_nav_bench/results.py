@@ -15,6 +15,7 @@ from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .bench_planning import PLANNING_TARGETS, planning_section, planning_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
 from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
+from .results_calibrate import CALIBRATE_TARGETS
 from .results_cameras import CAMERAS_TARGETS, cameras_section, cameras_time_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 from .results_depth import DEPTH_TARGETS, depth_section, depth_table
@@ -193,6 +194,7 @@ SHOWN_TARGETS = (
     *DISPLAY_TARGETS,
     *BRIDGES_TARGETS,
     *CAMERAS_TARGETS,
+    *CALIBRATE_TARGETS,
     *DEPTH_TARGETS,
     *PLANNING_TARGETS,
 )
