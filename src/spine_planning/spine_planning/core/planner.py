@@ -165,7 +165,7 @@ def _pedicle(
     most = 0.5 * implants.diameters_mm[-1] + config.margin_mm
     limits = np.array([config.tip_mm, 0.35 * 1e3 * frame.body_depth, most, 1.0])
 
-    def score(axes: np.ndarray) -> np.ndarray:
+    def score(axes: np.ndarray, limits: np.ndarray = limits) -> np.ndarray:
         return np.asarray(
             score_axes(np.ascontiguousarray(axes), field, low, _VOXEL_MM, lengths, sign, limits)
         )
@@ -196,7 +196,10 @@ def _pedicle(
             thin = max(thin, screw)
         else:
             plans.append(screw)
-    axis, f = pairs[0]
+    # measured on the axis farthest off the cortex: a plan has enough before, and then leans as it likes
+    free = limits.copy()
+    free[2] = np.inf
+    axis, _ = _search(pairs[0][0], lambda tried: score(tried, free))
     point, into = transform_points(T, 1e-3 * axis[None, :3])[0], T[:3, :3] @ way_of(axis, sign)
     if not plans:
         wanted = implants.diameters_mm[0] + 2.0 * config.least_mm
