@@ -118,12 +118,14 @@ def test_remap_lets_other_names_in(tmp_path, rgbd):
         mine = {}
 
         def other(topic: str, msgtype: str, msg, stamp_ns: int, write=writer.write) -> None:
-            mine[topic] = topic.replace("/camera/camera", "/cam0")
+            # No driver's names: those of known ones need no remap.
+            mine[topic] = topic.replace("/camera/camera/color", "/cam0/view")
+            mine[topic] = mine[topic].replace("/camera/camera/aligned_depth_to_color", "/cam0/far")
             write(mine[topic], msgtype, msg, stamp_ns)
 
         writer.write = other
         writer.write_rgbd(frame)
-    with pytest.raises(RecordingError, match=r"color/image_raw.*/cam0/color/image_raw.*--remap"):
+    with pytest.raises(RecordingError, match=r"color/image_raw.*/cam0/view/image_raw.*--remap"):
         open_recording(tmp_path / "rec").rgbd_frames()
     file = tmp_path / "remap.yaml"
     for lines in (mine.items(), [(v, k) for k, v in mine.items()]):  # either order is clear
