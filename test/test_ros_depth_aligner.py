@@ -70,6 +70,7 @@ def started(world):
 def sending(world, driver, want, **more):
     def step():
         driver.send(**more)
+        world.spin(0.05)  # as a camera does: three messages for each event would starve its results
         return want()
 
     world.until(step)

@@ -251,9 +251,9 @@ def parts(*arguments: str) -> tuple[str, ...]:
 
 def test_the_plain_bench_holds_all_parts_that_need_no_folder():
     assert parts() == (
-        "accuracy", "timing", "precision", "identity", "gaps", "alive", "stereo", "stereo_faults",
-        "stereo_timing", "live_stereo", "rod", "bridges", "display", "overlay",
-        "cameras",
+        "accuracy", "timing", "precision", "identity", "gaps", "alive",
+        "depth_calibration", "stereo", "stereo_faults", "stereo_timing", "live_stereo",
+        "rod", "bridges", "display", "overlay", "cameras", "planning",
     )  # fmt: skip
     assert set(parts("--scenes", "x", "--data", "y")) == {
         *parts(), "foreign", "stereo_foreign", "calibration",

@@ -292,7 +292,7 @@ def test_a_wrong_checksum_costs_one_message(served: Served) -> None:
 
 
 def test_who_never_reads_is_let_go_and_costs_nobody_else_anything() -> None:
-    served = Served(send_s=3.0)
+    served = Served()
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect(("127.0.0.1", served.server.port))
