@@ -430,6 +430,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"spinenav {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_INPUT
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        if error.filename is None:
+            raise
+        text = f"{error.filename}: {error.strerror}; name a file or folder that can be used"
+        print(f"spinenav {args.command}: {text}", file=sys.stderr)
+        return WRONG_INPUT
     except KeyboardInterrupt:
         print(f"spinenav {args.command}: stopped; what was written stays", file=sys.stderr)
         return FAILED

@@ -203,8 +203,8 @@ def _write(
                 writer.write_rgbd(frame)
                 if progress is not None:
                     progress(count, total, "")
-    except ValueError:  # nothing by half
-        shutil.rmtree(to)
+    except BaseException:  # nothing by half, stopped or not
+        shutil.rmtree(to, ignore_errors=True)
         raise
     if not count:
         shutil.rmtree(to)

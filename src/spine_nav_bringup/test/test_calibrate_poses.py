@@ -83,3 +83,10 @@ def test_two_clocks_from_poses_to_the_file(tmp_path):
     ]
     assert main(["calibrate", "time", *files, "--out", str(out)]) == 0
     assert abs(yaml.safe_load(out.read_text())["offset_ms"] - 100.0) < 2.0
+
+
+def test_matrices_written_by_columns_are_refused(tmp_path, capsys):
+    for n, R in enumerate(turns(40, 30.0)):
+        np.savetxt(tmp_path / f"{n}.txt", transform(R, [0.1, 0.2, -1.0] - R @ TIP).T)
+    assert main(["calibrate", "pivot", str(tmp_path), "--out", str(tmp_path / "p.yaml")]) == 2
+    assert "last row" in capsys.readouterr().err and not (tmp_path / "p.yaml").exists()

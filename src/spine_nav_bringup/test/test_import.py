@@ -149,3 +149,41 @@ def test_bags_that_are_none_are_refused(tmp_path):
     with pytest.raises(InputError, match="rosbag reindex"):
         import_rosbag1(cut, tmp_path / "out")
     assert not (tmp_path / "out/recording").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("fx: 61.0", "fx: .nan", "no positive number"),
+        ("depth_scale: 5000", "depth_scale: 0.001", "units per metre"),
+        ("cx: 31.5", "cx: 320.0", "lies outside"),
+    ],
+)
+def test_a_camera_that_cannot_be_the_pictures_is_refused(tum, tmp_path, old, new, words):
+    file = tum / "camera.yaml"
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(InputError, match=words):
+        import_tum(tum, tmp_path / "none")
+    assert not (tmp_path / "none/recording").exists()
+
+
+def test_times_in_milliseconds_are_refused(tum, tmp_path):
+    (tum / "depth.txt").write_text("1305031102175.3 depth/0.png\n")
+    with pytest.raises(InputError, match="write seconds"):
+        import_tum(tum, tmp_path / "none")
+
+
+def test_an_import_that_is_stopped_leaves_no_half_recording(tum, tmp_path):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_tum(tum, tmp_path / "out", stop)
+    assert not (tmp_path / "out/recording").exists()
+
+
+def test_an_output_below_a_file_is_one_line(tum, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["import", "tum", str(tum), "--out", str(tmp_path / "file/x")]) == 2
+    err = capsys.readouterr().err
+    assert "Not a directory" in err and "Traceback" not in err

@@ -105,6 +105,24 @@ def test_grade_and_measures_agree_with_the_plan(planned):
         grade_case(planned, planned / "screws.csv")
 
 
+def test_the_plan_of_another_scan_is_not_graded(planned, tmp_path):
+    document = json.loads((planned / "plan_report.json").read_text())
+    document["scan"]["sha256"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    with pytest.raises(PlanError, match="scan-00000000"):
+        grade_case(planned, tmp_path / "other.json")
+
+
+def test_a_plan_that_is_stopped_while_it_writes_leaves_nothing(files, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spine_planning.core.case_plan.write_json", stop)
+    with pytest.raises(KeyboardInterrupt):
+        plan_case(wanted(files, tmp_path, levels=("L3",)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_screw_that_is_moved_into_the_canal_breaches_medially(planned, spine):
     """The promise behind every A: the same screw, put wrong, is none."""
     mesh = spine.meshes["L3"]
@@ -241,6 +259,11 @@ def test_levels_that_are_not_there_and_a_folder_in_use(files, tmp_path):
         plan_case(wanted(files, tmp_path, levels=("Q9",)))
     (tmp_path / "case").mkdir()
     (tmp_path / "case" / "mine.txt").write_text("keep")
+    with pytest.raises(PlanError, match="something else"):
+        plan_case(wanted(files, tmp_path))
+    (tmp_path / "case" / "plan_report.json").write_text(
+        "{}"
+    )  # an earlier plan, and a file beside it
     with pytest.raises(PlanError, match="something else"):
         plan_case(wanted(files, tmp_path))
     assert (tmp_path / "case" / "mine.txt").read_text() == "keep"

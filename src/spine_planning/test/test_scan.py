@@ -83,6 +83,7 @@ def test_missing_uneven_and_doubled_slices(tmp_path):
     refused(write_series(tmp_path / "b", uneven), "unevenly spaced")
     twice = load_scan(write_series(tmp_path / "c", [*series(), one_slice(3)]))
     assert twice.image.GetSize()[2] == SLICES and "there twice" in twice.notes[0]
+    assert str(tmp_path) not in twice.notes[0]  # notes are kept, and paths hold names
     other = one_slice(3, PixelData=volume()[5].tobytes())
     refused(write_series(tmp_path / "d", [*series(), other]), "two energies")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ class TumFolder:
                     "depth must be aligned to colour, all of one size",
                 )  # fmt: skip
             c = self.camera
+            if not (c["cx"] < size[1] and c["cy"] < size[0]):
+                raise InputError(
+                    colour, "size", f"the camera's middle ({c['cx']:g}, {c['cy']:g}) lies outside"
+                    f" {size[1]}x{size[0]} pixels",
+                    "write the camera of pictures of this size",
+                )  # fmt: skip
             intrinsics = Intrinsics(size[1], size[0], c["fx"], c["fy"], c["cx"], c["cy"])
             yield RgbdFrame(stamp_ns, rgb, z, intrinsics)
 
@@ -102,8 +109,10 @@ def _camera(folder: Path) -> tuple[dict[str, float], float]:
         scale = float(
             values["depth_scale"] if "depth_scale" in values else values["DepthMapFactor"]
         )
-        if min(camera.values()) <= 0.0 or scale <= 0.0:
-            raise ValueError("a value is not positive")
+        if not all(0.0 < v < math.inf for v in (*camera.values(), scale)):
+            raise ValueError("a value is no positive number")
+        if scale < 100.0:
+            raise ValueError(f"depth_scale {scale:g}: units per metre, 1000 where depth is in mm")
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(file, "", f"no camera ({error})", f"write {_CAMERA}") from error
     bent = [n for n in ("k1", "k2", "k3", "p1", "p2") if values.get(n)]
@@ -138,6 +147,9 @@ def _rows(file: Path, columns: int) -> list[list[str]]:
 
 def _ns(file: Path, text: str) -> int:
     try:
-        return int(Decimal(text) * 1_000_000_000)
+        ns = int(Decimal(text) * 1_000_000_000)
+        if not 0 <= ns < 1 << 61:
+            raise ValueError("neither before 1970 nor after 2043")
+        return ns
     except (InvalidOperation, ValueError, OverflowError) as error:
         raise InputError(file, text, "is no time in seconds", "write seconds") from error

@@ -88,6 +88,10 @@ def _matrices(path: Path) -> tuple[list[float], list[np.ndarray]]:
             R = T[:3, :3]
             if np.abs(R @ R.T - np.eye(3)).max() > 1e-3 or np.linalg.det(R) < 0.0:
                 raise ValueError("its rotation is none")
+            if np.abs(T[3] - [0.0, 0.0, 0.0, 1.0]).max() > 1e-6:
+                raise ValueError(
+                    "its last row is not 0 0 0 1: written by columns, it is another pose"
+                )
         except ValueError as error:
             raise InputError(file, "", str(error), "write a rigid 4x4 matrix") from error
         stamps.append(1e-9 * int(file.stem))

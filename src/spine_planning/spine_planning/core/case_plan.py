@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -69,7 +70,8 @@ def plan_case(wanted: Wanted, progress: Progress | None = None) -> Planned:
             wanted.scan, "--labels", f"there is no mask of its vertebrae, and {NO_NETWORK}",
             "give --labels MASK, made by TotalSegmentator, SPINEPS or by hand in 3D Slicer",
         )  # fmt: skip
-    _check_out(wanted.out)
+    out = wanted.out.resolve()  # a link is kept, what it leads to is written
+    _check_out(out)
     _check_levels(wanted)
     clock = _Clock(progress)
     clock("reading the scan")
@@ -95,7 +97,7 @@ def plan_case(wanted: Wanted, progress: Progress | None = None) -> Planned:
     case = Case(f"scan-{scan.sha256[:8]}", "LPS", meshes, exposed, screws, "")
     page = _page(case, document, vertebrae, graded, sampler, clock)
     clock("writing")
-    _write(wanted.out, case, document, page, scan, labels)
+    _write(out, case, document, page, scan, labels)
     clock.stop()
     return Planned(document, clock.seconds)
 
@@ -125,13 +127,16 @@ class _Clock:
 
 
 def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / REPORT).is_file())):
+    if not out.exists():
+        return
+    own = {REPORT, PAGE, LABELS, "case.yaml", "plan.mrk.json", *(f"{v}.ply" for v in LEVELS)}
+    there = [f.name for f in out.iterdir()] if out.is_dir() else [out.name]
+    other = sorted(set(there) - own) if REPORT in there else there
+    if other:
         raise PlanError(
-            out,
-            "--out",
-            "there is something else already",
+            out, "--out", f"there is something else already ({other[0]})",
             "name a new folder: nothing is overwritten",
-        )
+        )  # fmt: skip
 
 
 def _check_levels(wanted: Wanted) -> None:
@@ -335,23 +340,25 @@ def _page(
 def _write(
     out: Path, case: Case, document: dict[str, Any], page: str, scan: Scan, labels: Labels
 ) -> None:
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    write_case(part, case)
-    try:
-        load_case(part)  # what nobody could load is not left behind
-    except CaseError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise PlanError("mask", error.field, error.problem, error.remedy) from error
-    write_json(part / REPORT, document)
-    (part / PAGE).write_text(page, encoding="utf-8")
-    upright = sitk.GetImageFromArray(labels.codes)
-    upright.CopyInformation(scan.upright)
-    own = sitk.Resample(upright, scan.image, sitk.Transform(), sitk.sitkNearestNeighbor, 0,
-                        sitk.sitkUInt8)  # fmt: skip
-    for key in own.GetMetaDataKeys():
-        own.EraseMetaData(key)
-    sitk.WriteImage(own, str(part / LABELS), True)
-    if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=".plan-", dir=out.parent
+    ) as made:  # gone, stopped or not
+        part = Path(made) / "case"
+        write_case(part, case)
+        try:
+            load_case(part)  # what nobody could load is not left behind
+        except CaseError as error:
+            raise PlanError("mask", error.field, error.problem, error.remedy) from error
+        write_json(part / REPORT, document)
+        (part / PAGE).write_text(page, encoding="utf-8")
+        upright = sitk.GetImageFromArray(labels.codes)
+        upright.CopyInformation(scan.upright)
+        own = sitk.Resample(upright, scan.image, sitk.Transform(), sitk.sitkNearestNeighbor, 0,
+                            sitk.sitkUInt8)  # fmt: skip
+        for key in own.GetMetaDataKeys():
+            own.EraseMetaData(key)
+        sitk.WriteImage(own, str(part / LABELS), True)
+        if out.exists():
+            shutil.rmtree(out)
+        part.rename(out)

@@ -389,6 +389,7 @@ def _stacked(
 def _once(ordered: Sequence[_Slice], normal: np.ndarray, notes: list[str]) -> list[_Slice]:
     """Without slices that are there twice with the same pixels; refuses two images of one place."""
     kept: list[_Slice] = []
+    twice = 0
     for s in ordered:
         if kept and abs(float((s.position - kept[-1].position) @ normal)) < 1e-3:
             if not np.array_equal(s.values, kept[-1].values):
@@ -398,9 +399,11 @@ def _once(ordered: Sequence[_Slice], normal: np.ndarray, notes: list[str]) -> li
                     " or scans in one series",
                     "give the folder of one of them",
                 )  # fmt: skip
-            notes.append(f"{s.name}: passed over, the same slice is there twice")
+            twice += 1
             continue
         kept.append(s)
+    if twice:  # without their names: paths hold patients' names, and notes are kept
+        notes.append(f"{twice} slices are there twice with the same picture: passed over once")
     return kept
 
 

@@ -89,6 +89,13 @@ def _read_screws(case: Case, path: Path, diameter_mm: float) -> list[tuple[Screw
         lines = load_plan([path], case.frame).lines
         named = [(line, diameter_mm) for line in lines]
     else:
+        scan = document.get("scan")
+        sha256 = str(scan.get("sha256", "")) if isinstance(scan, dict) else ""
+        if sha256 and case.name.startswith("scan-") and case.name != f"scan-{sha256[:8]}":
+            raise PlanError(
+                path, "scan", f"it is the plan of scan-{sha256[:8]}, the case is {case.name}",
+                "give the plan and the case of one scan",
+            )  # fmt: skip
         named = [_of_report(path, i, entry) for i, entry in enumerate(document["screws"])]
     for plan, _ in named:
         if plan.level not in case.meshes:
