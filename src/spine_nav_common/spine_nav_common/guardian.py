@@ -145,7 +145,8 @@ def yield_cpu() -> None:
         return
     for thread in os.listdir("/proc/self/task"):  # each has a priority of its own
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, int(thread), _NICE)
+            now = os.getpriority(os.PRIO_PROCESS, int(thread))
+            os.setpriority(os.PRIO_PROCESS, int(thread), max(now, _NICE))
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(_NICE), encoding="ascii")
 
