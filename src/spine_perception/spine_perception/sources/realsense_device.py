@@ -171,9 +171,11 @@ class Playback:
         self._rs, self._pipeline = rs, rs.pipeline()
         config = rs.config()
         config.enable_device_from_file(file, repeat_playback=False)
-        self.device = self._pipeline.start(config).get_device()
+        # Before the start: what plays by the clock already may drop its first images.
+        self.device = config.resolve(rs.pipeline_wrapper(self._pipeline)).get_device()
         self._playback = self.device.as_playback()
         self._playback.set_real_time(real_time)
+        self._pipeline.start(config)
 
     def wait(self, timeout_ms: int) -> Any | None:
         """The next frameset, or None."""
