@@ -22,8 +22,10 @@ from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.run import Progress
 from spine_nav_common.core.types import Intrinsics, Rejected, RgbdFrame
 from spine_nav_sim.core.board import BoardScene, bias_image, board_camera, board_frames
+from spine_nav_sim.core.sensor import CAMERAS as MODELS
+from spine_nav_sim.core.sensor import measure_depth
 from spine_perception.core.boards import BoardFinder, CharucoSpec, board_spec
-from spine_perception.core.calibrate_depth import Trouble, calibrate, look
+from spine_perception.core.calibrate_depth import PATCHES, Trouble, calibrate, look
 
 from .bench_accuracy import run_ours
 from .bench_scenes import foreign_scenes
@@ -34,6 +36,7 @@ BOARD = "charuco:10x7:24:17:DICT_5X5_100"
 MODEL, SEED, CAMERAS, VIEWS = "d415", 440_000, 6, 30
 HELD_OUT_VIEWS = 12
 AT_M = 0.5
+_STEADY_FRAMES = 40
 
 
 def depth_record(
@@ -97,15 +100,43 @@ def simulated_camera(seed: int, views: int = VIEWS) -> dict[str, Any]:
     )
     shown = sum(np.isfinite(depth) for _, depth in board_frames(held_out))
     weights = np.asarray(shown, np.float64) / np.sum(shown)
+    steady = DepthCorrector(found)(_steady(scene)) - AT_M
     return {
         "seed": seed,
         "views": found.told["views"],
         "bias_mm": _rms_mm(bias, weights),
         "beside_scale_mm": _rms_mm(bias - float(np.sum(weights * bias)), weights),
         "left_mm": _rms_mm(left, weights),
+        "left_patches_mm": _patches_mm(steady, weights),
         "left_whole_image_mm": _rms_mm(left, np.full(left.shape, 1.0 / left.size)),
         "told_mm": found.told["held_out_rms_mm_at_0_5_m"]["bias"],
     }
+
+
+def _steady(scene: BoardScene) -> np.ndarray:
+    """(H, W) float32 metres: the mean of many pictures of a wall at AT_M, the smooth bias and the noise
+    that is the same in all of them."""
+    camera, noise = board_camera(scene)
+    wall = np.full((scene.height, scene.width), AT_M, np.float32)
+    one, none = np.ones_like(wall), np.zeros_like(wall)
+    model = MODELS[scene.camera]
+    seen = [measure_depth(wall, one, none, camera, model, noise, n) for n in range(_STEADY_FRAMES)]
+    found: np.ndarray = np.nanmean(seen, axis=0).astype(np.float32)
+    return found
+
+
+def _patches_mm(error_m: np.ndarray, weights: np.ndarray) -> float:
+    """RMS in mm of the means over patches as wide as those that a calibration file tells by."""
+    side = error_m.shape[1] // PATCHES
+    total = 0.0
+    for top in range(0, error_m.shape[0], side):
+        for start in range(0, error_m.shape[1], side):
+            of = np.s_[top : top + side, start : start + side]
+            known = np.isfinite(error_m[of]) & (weights[of] > 0.0)
+            if known.any():
+                w = weights[of][known]
+                total += w.sum() * np.average(error_m[of][known], weights=w) ** 2
+    return 1e3 * float(np.sqrt(total))
 
 
 def _rms_mm(error_m: np.ndarray, weights: np.ndarray) -> float:

@@ -3,9 +3,9 @@
 and where depth says it is.
 
 The pose of the board errs too, in every view anew: it takes part in the fit, as far as its corners
-leave it free. Which surface the bias has is chosen by the error on views that were left out; what
-remains is measured there as well, without the noise: the mean product of what two views say of one
-place.
+leave it free. What remains is measured on views that were left out, without the noise: the mean
+product of what two views say of one place. The surface with the least of it is taken. Poses are not
+free there, or they would hide what remains; their errors differ from view to view and fall out.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ LEAST_VIEWS = 10
 _CELLS = 40  # over the image's width: a cell is wider than the noise of a matching window
 _LEAST_PIXELS = 0.6  # of a cell's: with fewer an edge may lie in it
 _INSIDE_PX = 3  # of a 640 px wide image: so far from the rim of the corners
-_FOLDS = 5
+_RUNS = (1, 2, 3, 5)  # views in a row, by distance, that go into one half
 _GRIDS = (1, 2, 3, 4, 6, 8)  # spline intervals over the width
 _SMOOTH = (0.1, 1.0, 10.0, 100.0)
 _PRIOR_SHARE = 5e-3  # 1 sigma of a field before anything is measured: data sheets' worst
-_PATCHES = 8  # over the width: what is left is told in such
+PATCHES = 8  # over the width: what is left is told in such
 _BOARD_SHARE = 2e-4  # how well a printed board's size is known: 0.05 mm in 240
 _HUBER = 2.5
 _WORSE = 1.002  # a richer surface must be better than this, on views that were left out
@@ -254,44 +254,43 @@ class _Fit:
         return covariance @ sum(self.blocks[i][1] for i in of), covariance
 
     def left(self, i: int, theta: np.ndarray) -> np.ndarray:
-        """(N,) shares that are left at a view's cells, its board's pose as well as may be."""
-        c = self.cells[i]
-        return c.free(_said(c.view) - self.design[i] @ theta)
+        """(N,) shares that are left at a view's cells, its board where its corners say."""
+        found: np.ndarray = _said(self.cells[i].view) - self.design[i] @ theta
+        return found
 
 
 _Left = list[list[tuple[DepthView, np.ndarray]]]
 
 
 def _left_out(cells: Sequence[_Cells], surface: Surface) -> _Left:
-    """Of each fold: the views that were left out, and what is left at their cells. Every fold has near
-    and far views."""
+    """Of each half of the views that was left out: its views, and what is left at their cells.
+
+    Halves, since only places that two views show tell something; parted in several ways, since one
+    way tells little. Each half has near and far views.
+    """
     fit = _Fit(cells, surface)
     near = sorted(range(len(cells)), key=lambda i: cells[i].view.distance_m)
     out = []
-    for k in range(_FOLDS):
-        theta, _ = fit.solve([i for n, i in enumerate(near) if n % _FOLDS != k])
-        out.append([(cells[i].view, fit.left(i, theta)) for i in near[k::_FOLDS]])
+    for run in _RUNS:
+        halves = [[i for n, i in enumerate(near) if n // run % 2 == k] for k in range(2)]
+        for own, other in (halves, halves[::-1]):
+            theta, _ = fit.solve(other)
+            out.append([(cells[i].view, fit.left(i, theta)) for i in own])
     return out
-
-
-def _score(left: _Left) -> float:
-    """RMS of what is left, cells weighted by their noise; single ones far off count less."""
-    off = np.concatenate([r / v.depth_m for fold in left for v, r in fold])
-    limit = 4.0 * 1.4826 * float(np.median(np.abs(off)))
-    return float(np.sqrt((np.minimum(np.abs(off), limit) ** 2).mean()))
 
 
 def _remaining(left: _Left) -> tuple[float, float]:
     """(share, share): 1 sigma of the bias that is left, and of one patch of one view with its noise.
 
     Two views left out of one fit err alike at a place by what is left of the bias there, and each by
-    its own noise: the mean product of their means over a patch has the bias alone.
+    its own noise and its own board's pose: the mean product of their means over a patch has the bias
+    alone. A patch counts by the views that show it. NaN where no two show one.
     """
     products, squares = [], []
     for fold in left:
         patches: dict[tuple[int, int], list[float]] = {}
         for view, off in fold:
-            place = (view.uv * [_PATCHES, 0.75 * _PATCHES]).astype(int)
+            place = (view.uv * [PATCHES, 0.75 * PATCHES]).astype(int)
             for index in np.unique(place, axis=0):
                 of = (place == index).all(axis=1)
                 if of.sum() >= 4:
@@ -300,7 +299,7 @@ def _remaining(left: _Left) -> tuple[float, float]:
             squares += [m * m for m in means]
             if len(means) > 1:
                 total = sum(means) ** 2 - sum(m * m for m in means)
-                products.append((total, len(means) * (len(means) - 1)))
+                products.append((total / (len(means) - 1), len(means)))
     if not products:
         return float("nan"), float(np.sqrt(np.mean(squares)))
     total = sum(p for p, _ in products) / sum(n for _, n in products)
@@ -400,17 +399,18 @@ def _not_enough(views: Sequence[DepthView], dropped: Sequence[Trouble]) -> Rejec
 def _choose(
     views: Sequence[DepthView],
 ) -> tuple[Surface, list[_Cells], _Left]:
-    """The surface with the least error on views that were left out; a richer one must earn it."""
+    """The surface that leaves the least on views that were left out; a richer one must earn it."""
     cells = _by_noise(views)
     best = Surface(1, 1.0)
     left = _left_out(cells, best)
-    score = _score(left)
+    score = _remaining(left)
 
     def tried(surface: Surface) -> None:
         nonlocal best, left, score
         found = _left_out(cells, surface)
-        if _WORSE * _score(found) < score:
-            best, left, score = surface, found, _score(found)
+        least = _remaining(found)  # the noise decides where nothing remains
+        if _WORSE * least[0] < score[0] or (least[0] == score[0] and least[1] < score[1]):
+            best, left, score = surface, found, least
 
     for across, smooth in product(_GRIDS, _SMOOTH):
         tried(Surface(across, smooth))
@@ -428,7 +428,7 @@ def _by_noise(views: Sequence[DepthView]) -> list[_Cells]:
         cells = [_weighted(v, sigma, o) for v, o in zip(views, off, strict=True)]
         fit = _Fit(cells, Surface(3, 1.0))
         theta, _ = fit.solve(range(len(views)))
-        left = [fit.left(i, theta) for i in range(len(views))]
+        left = [c.free(fit.left(i, theta)) for i, c in enumerate(cells)]
         off = list(left)
         relative = np.concatenate([o / v.depth_m for o, v in zip(left, views, strict=True)])
         sigma = float(max(1.4826 * np.median(np.abs(relative)), 1e-5))
