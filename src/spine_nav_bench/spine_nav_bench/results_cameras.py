@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .results_common import Record, Target, provenance, table
+from .results_common import Record, Target, provenance, spread_table
 
 MOST_ALIGN_MS, MOST_RVL_MS, MOST_PNG_MS = 6.0, 2.0, 6.0
 
@@ -35,14 +35,7 @@ def cameras_time_table(r: Record) -> list[str]:
         "rvl_ms": "compressedDepth in RVL",
         "png_ms": "compressedDepth in PNG",
     }
-    rows = []
-    for key, name in names.items():
-        s = r[key]
-        numbers = ("–",) * 4 + ("0",) if s is None else (
-            *(f"{s[k]:.2f}" for k in ("median", "p95", "p99", "max")), str(s["count"])
-        )  # fmt: skip
-        rows.append((name, *numbers))
-    return table(("ms", "median", "p95", "p99", "most", "n"), rows)
+    return spread_table("ms", names, r)
 
 
 def cameras_section(r: Record) -> list[str]:

@@ -41,6 +41,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
+def spread_table(head: str, names: Mapping[str, str], r: Record) -> list[str]:
+    """A row for each key of `names` with the spread under that key of the record, or none of it."""
+    rows = []
+    for key, name in names.items():
+        s = r[key]
+        numbers = ("–",) * 4 + ("0",) if s is None else (
+            *(f"{s[k]:.2f}" for k in ("median", "p95", "p99", "max")), str(s["count"])
+        )  # fmt: skip
+        rows.append((name, *numbers))
+    return table((head, "median", "p95", "p99", "most", "n"), rows)
+
+
 def stat(summary: Record | None, digits: int = 2) -> str:
     """mean / median / p95."""
     if summary is None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .results_common import Record, Target, provenance, table
+from .results_common import Record, Target, provenance, spread_table
 
 MOST_MS, MOST_PX = 8.0, 0.5
 
@@ -38,14 +38,7 @@ def overlay_table(r: Record) -> list[str]:
         "raster_px": "a dot's pixels against where it was to be drawn, px",
         "outline_px": "outlines, every half pixel, px",
     }
-    rows = []
-    for key, name in names.items():
-        s = r[key]
-        numbers = ("–",) * 4 + ("0",) if s is None else (
-            *(f"{s[k]:.2f}" for k in ("median", "p95", "p99", "max")), str(s["count"])
-        )  # fmt: skip
-        rows.append((name, *numbers))
-    return table(("what", "median", "p95", "p99", "most", "n"), rows)
+    return spread_table("what", names, r)
 
 
 def _range(r: Record) -> str:
