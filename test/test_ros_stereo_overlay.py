@@ -233,7 +233,8 @@ def test_a_rod_guidance_that_is_gone_takes_its_plan_from_the_next_picture(
     markers = world.listen(MarkerArray, topics.BENDING, qos.LATCHED)
     withdrawal.of("rod_guidance", "rod_guidance was ended")
     world.until(lambda: any(m.markers[0].action == Marker.DELETEALL for m in markers))
-    world.until(lambda: all(r.curve_m is None for r in screen.node.more(0)))
+    shown_ns = support.frame(index).stamp_ns  # its plan is drawn here while it stands
+    world.until(lambda: all(r.curve_m is None for r in screen.node.more(shown_ns)))
     rod = show(world, screen, tracker, index + 1).rods["right"]
     assert rod.curve_m is None and "rod_guidance was ended" in rod.text
 

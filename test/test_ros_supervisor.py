@@ -12,6 +12,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.task import Future
 from ros_world import NAMESPACE, CameraWorld, navigation, statuses
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from spine_nav_bringup.ros import bring_up
@@ -78,6 +79,20 @@ def test_a_transition_that_its_state_does_not_have_is_refused_and_survived(world
     down = Transition(id=Transition.TRANSITION_DEACTIVATE)
     assert world.call(ChangeState, "one/change_state", ChangeState.Request(transition=down)).success
     assert not node.active
+
+
+def test_a_message_that_was_under_way_when_its_node_was_stopped_is_not_taken(world):
+    got = []
+
+    class Listening(Plain):
+        def activate(self):
+            self.heard = self.listen(String, "words", got.append, qos.RESULT).callback
+
+    node = world.add(Listening("listening", []))
+    node.heard(String(data="before"))
+    node.trigger_deactivate()
+    node.heard(String(data="after"))
+    assert [m.data for m in got] == ["before"]
 
 
 def test_a_beat_that_was_due_when_its_node_was_destroyed_harms_nobody(world):

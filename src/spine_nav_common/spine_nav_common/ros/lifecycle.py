@@ -149,9 +149,14 @@ class SpineNode(LifecycleNode):
         self, kind: type, topic: str, callback: Callable, profile: QoSProfile, raw: bool = False
     ) -> Subscription:
         """A subscription that lives until deactivation; raw: of the serialised messages."""
+
+        def heard(message: Any) -> None:
+            if self.active:  # else it was under way, and what it works with is gone
+                callback(message)
+
         events = SubscriptionEventCallbacks(incompatible_qos=lambda e: self._mismatch(topic, e))
         subscription = self.create_subscription(
-            kind, topic, callback, profile, event_callbacks=events, raw=raw
+            kind, topic, heard, profile, event_callbacks=events, raw=raw
         )
         self._activated.append(lambda: self.destroy_subscription(subscription))
         return subscription

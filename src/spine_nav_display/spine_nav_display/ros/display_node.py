@@ -244,8 +244,6 @@ class DisplayNode(SpineNode):
     # Vertebrae.
 
     def _on_result(self, result: NavigationResult, status: DiagnosticArray) -> None:
-        if self.server is None:
-            return  # it was under way when the node was ended
         moment = self._moment("levels", result.stamp_ns)
         self._results.note(result.stamp_ns)
         self._silent, self._newest = False, result
@@ -298,8 +296,6 @@ class DisplayNode(SpineNode):
     # Screws and rods.
 
     def _on_implants(self, implants: Implants, status: DiagnosticArray) -> None:
-        if self.server is None:
-            return  # it was under way when the node was ended
         T = self._frames.lookup(self._levels_frame, status.header.frame_id)
         moment = self._moments.at(implants.stamp_ns)
         checks = {s.track_id: self._check(s, moment, T) for s in implants.screws}
@@ -348,8 +344,6 @@ class DisplayNode(SpineNode):
         self.get_logger().warn(f"screws cannot be read: {why}", throttle_duration_sec=10.0)
 
     def _on_bending(self, message: DiagnosticArray) -> None:
-        if self.server is None:
-            return  # it was under way when the node was ended
         self._rod_at = time.monotonic()
         now = Moment(stamp_to_ns(message.header.stamp), self._rod_at * 1e3, None, False)
         sides = [status_fields(s) for s in message.status]
