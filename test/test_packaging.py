@@ -28,8 +28,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = (
     {"spine_nav_common"},
     {"spine_nav_sim", "rod_bending_ar"},
-    {"spine_perception", "spine_planning", "spine_fluoro"},
-    {"spine_registration", "stereo_screw_tracker"},
+    {"spine_perception", "spine_fluoro"},
+    {"spine_registration", "spine_planning", "stereo_screw_tracker"},
     {"spine_nav_display"},
     {"spine_nav_bench"},
     {"spine_nav_bringup"},

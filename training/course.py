@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spine_nav_common.core.cpu import cpu_flags
+from spine_perception.core.backends import BF16_FLAGS
 from training.pupil import Pupil, Stream
 from training.weights import MODELS, follow, save_checkpoint
 
@@ -101,7 +103,7 @@ class Course:
         """Steps for `minutes` of work; with `decay` at a rate that falls to nothing meanwhile,
         and then nothing is saved on the way. Ends early, and saved, when `stop` says so."""
         bf16, last = self.mode = self.mode or fastest_mode(self.pupil, stream)
-        layout = torch.channels_last if last else torch.contiguous_format
+        layout = _layout(self.net, last)
         self.net.to(memory_format=layout).train()
         totals: dict[str, float] = {}
         begun = saved = now = clock()
@@ -152,14 +154,26 @@ def _views_of_card(path: Path) -> int:
     return int(known.get("views") or known.get("pairs") or 0)
 
 
+def _layout(net: torch.nn.Module, last: bool) -> torch.memory_format:
+    """Of a network's tensors: its kernels have four axes in the plane and five in space."""
+    if not last:
+        return torch.contiguous_format
+    space = any(p.dim() == 5 for p in net.parameters())
+    return torch.channels_last_3d if space else torch.channels_last
+
+
 def fastest_mode(pupil: Pupil, stream: Stream, tries: int = 2) -> tuple[bool, bool]:
     """(bf16, channels last) with which a step of a copy takes least time on this machine."""
     x, batch = stream.batch()
     spent: dict[tuple[bool, bool], float] = {}
-    for bf16 in (True, False):
+    # Without units for it bf16 is emulated, which in space takes minutes to find out.
+    in_space = any(p.dim() == 5 for p in pupil.net().parameters())
+    tried = (True, False) if not in_space or cpu_flags() & BF16_FLAGS else (False,)
+    for bf16 in tried:
         for last in (True, False):
-            layout = torch.channels_last if last else torch.contiguous_format
-            net = pupil.net().to(memory_format=layout).train()
+            net = pupil.net()
+            layout = _layout(net, last)
+            net = net.to(memory_format=layout).train()
             times = []
             for _ in range(tries + 1):  # the first one prepares
                 begun = clock()

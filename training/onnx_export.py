@@ -16,6 +16,8 @@ import torch
 
 OPSET = 17  # read by ONNX Runtime 1.23, the oldest supported
 AGREEMENT = 1e-3
+CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.Conv3d)
+NORMS = (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
 
 
 def fold_batch_norm(net: torch.nn.Module) -> torch.nn.Module:
@@ -25,7 +27,7 @@ def fold_batch_norm(net: torch.nn.Module) -> torch.nn.Module:
         names = [n for n, _ in module.named_children()]
         for first, second in pairwise(names):
             conv, norm = getattr(module, first), getattr(module, second)
-            if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+            if isinstance(conv, CONVOLUTIONS) and isinstance(norm, NORMS):
                 setattr(module, first, torch.nn.utils.fuse_conv_bn_eval(conv, norm))
                 setattr(module, second, torch.nn.Identity())
     return net

@@ -66,6 +66,8 @@ class Pupil:
     exam: int = 60  # views or pairs of a validation in passing; graduation takes all
     refit: tuple[str, ...] = ()  # arguments of `python -m` after graduation; {data} is the folder
     gate: Callable[[Path, Path], list[str]] | None = None  # shipped, new model to objections
+    # Where nothing is shipped: report of a method without a network, to be better than.
+    peer: Callable[[Path], dict] | None = None  # of the validation folder
     prepare: Callable[[Path], Iterator[None]] | None = (
         None  # steps before a lesson, on the train folder
     )

@@ -16,13 +16,12 @@ def _plan(args: argparse.Namespace) -> int:
     from spine_planning.core.graded import grade_words
     from spine_planning.core.implants import Implants, load_implants
 
-    levels = args.levels and tuple(v.strip().upper() for v in args.levels.split(",") if v.strip())
     progress = Progress("plan")
     planned = plan_case(
         Wanted(
-            args.scan, args.out, args.labels, levels or None,
+            args.scan, args.out, args.labels, _names(args.levels),
             load_implants(args.implants) if args.implants else Implants(),
-            args.label_names, args.series, args.predicted_error,
+            args.label_names, args.series, args.predicted_error, found=_names(args.found),
         ),
         progress,
     )  # fmt: skip
@@ -37,14 +36,37 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _segment(args: argparse.Namespace) -> int:
     from spine_nav_common.core.errors import PlanError
-    from spine_planning.core.case_plan import NO_NETWORK
-
-    raise PlanError(
-        args.scan,
-        "segment",
+    from spine_nav_common.core.progress import Progress
+    from spine_planning.core.ct_network import load_network
+    from spine_planning.core.scan import load_scan
+    from spine_planning.core.segment import (
         NO_NETWORK,
-        "use TotalSegmentator or SPINEPS, and `plan --labels MASK`",
+        check_out,
+        segment_scan,
+        write_labels,
     )
+
+    check_out(args.out)
+    network = load_network()
+    if network is None:
+        raise PlanError(
+            args.scan, "segment", NO_NETWORK, "use TotalSegmentator or SPINEPS, and `plan --labels MASK`"
+        )
+    progress = Progress("segment")
+    scan = load_scan(args.scan, args.series)
+    made = segment_scan(scan, network, _names(args.found), lambda note: progress(0, None, note))
+    write_labels(args.out, made.labels, scan)
+    progress.close()
+    for note in (*scan.notes, *made.labels.notes):
+        print(f"note: {note}")
+    for level, sure in made.certainty.items():
+        print(f"{level}: certainty {sure:.2f}")
+    print(f"wrote {args.out}, numbers as `plan --label-names spinenav` reads them")
+    return 0
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(v.strip().upper() for v in (text or "").split(",") if v.strip()) or None
 
 
 def _grade(args: argparse.Namespace) -> int:
@@ -102,8 +124,10 @@ def add_planning_commands(
     plan.add_argument("--out", type=Path, required=True, metavar="CASE")
     plan.add_argument(
         "--labels", type=Path, metavar="MASK",
-        help="mask of the vertebrae in the scan's grid, or a folder with one mask for each",
+        help="mask of the vertebrae in the scan's grid, or a folder with one mask for each (default:"
+        " the network finds them)",
     )  # fmt: skip
+    _found_option(plan)
     plan.add_argument(
         "--label-names", metavar=SCHEMES,
         help="what the mask's numbers stand for (FILE: YAML or JSON with number: level)",
@@ -115,9 +139,13 @@ def add_planning_commands(
     )
     _error_option(plan)
 
-    segment = add("segment", _segment, "vertebrae of a scan (not part of this version)")
+    segment = add("segment", _segment, "vertebrae of a CT, found and named, as a mask")
     segment.add_argument("scan", type=Path, metavar="SCAN")
-    segment.add_argument("--out", type=Path, required=True, metavar="FILE")
+    segment.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help=".nii.gz, .nrrd or .mha"
+    )
+    segment.add_argument("--series", metavar="N", help="which of several DICOM series")
+    _found_option(segment)
 
     grade = add("grade", _grade, "grades of any screws against a case's vertebrae")
     grade.add_argument("--case", type=Path, required=True)
@@ -138,6 +166,13 @@ def add_planning_commands(
     measures = add("measures", _measures, "pedicles, bodies and lordosis of a case")
     measures.add_argument("case", type=Path, metavar="CASE")
     measures.add_argument("--json", action="store_true")
+
+
+def _found_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--found", metavar="L1,L2,S1",
+        help="names of all vertebrae that the network finds, from head to foot, where it asks",
+    )  # fmt: skip
 
 
 def _error_option(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from spine_nav_common.core.case import load_case, write_case
 from spine_nav_common.core.errors import CaseError, PlanError
@@ -20,6 +19,7 @@ from spine_nav_common.core.surface import distance_field
 from spine_nav_common.core.tables import write_json
 from spine_nav_common.core.types import LEVEL_CODE, LEVELS, Case, Mesh, Rejected, ScrewPlan
 
+from .ct_network import OnnxCtNetwork, load_network
 from .grades import ERROR95_MM, Grade, grade_screw
 from .implants import Implants
 from .labels import Labels, load_labels
@@ -29,17 +29,24 @@ from .planner import PlannedScrew, PlannerConfig, Vertebra, plan_vertebra
 from .report import Page, render
 from .sampling import Sampler, density_along, hounsfield
 from .scan import Scan, load_scan
+from .segment import (
+    NO_NETWORK,
+    NO_NETWORK_REMEDY,
+    Segmented,
+    segment_scan,
+    write_labels,
+)
 from .surfaces import Surface, surface_of
 
 REPORT, PAGE, LABELS = "plan_report.json", "report.html", "labels.nii.gz"
-NO_NETWORK = "segmentation of a scan without a mask is not part of this version"
 Progress = Callable[[int, "int | None", str], None]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What `spinenav plan` was asked. levels: to plan, None = every whole one; names: numbering of
-    the mask; error95_mm: predicted error of the registration, 95 %."""
+    """What `spinenav plan` was asked. labels: the mask, None = the network finds the vertebrae;
+    levels: to plan, None = every whole one; names: numbering of the mask; found: the user's names of
+    what the network finds, from head to foot; error95_mm: predicted error of the registration, 95 %."""
 
     scan: Path
     out: Path
@@ -50,6 +57,7 @@ class Wanted:
     series: str | None = None
     error95_mm: float = ERROR95_MM
     config: PlannerConfig = field(default_factory=PlannerConfig)
+    found: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,11 @@ def plan_case(wanted: Wanted, progress: Progress | None = None) -> Planned:
 
     Raises InputError (ScanError, PlanError, CaseError): nothing is written.
     """
-    if wanted.labels is None:
+    network = load_network() if wanted.labels is None else None
+    if wanted.labels is None and network is None:
         raise PlanError(
             wanted.scan, "--labels", f"there is no mask of its vertebrae, and {NO_NETWORK}",
-            "give --labels MASK, made by TotalSegmentator, SPINEPS or by hand in 3D Slicer",
+            NO_NETWORK_REMEDY,
         )  # fmt: skip
     out = wanted.out.resolve()  # a link is kept, what it leads to is written
     _check_out(out)
@@ -76,8 +85,15 @@ def plan_case(wanted: Wanted, progress: Progress | None = None) -> Planned:
     clock = _Clock(progress)
     clock("reading the scan")
     scan = load_scan(wanted.scan, wanted.series)
-    clock("reading the mask")
-    labels = load_labels(wanted.labels, scan, wanted.names)
+    segmentation = None
+    if network is not None:
+        clock("segmentation")
+        made = segment_scan(scan, network, wanted.found, clock.step)
+        labels, segmentation = made.labels, _told(made, network)
+    else:
+        assert wanted.labels is not None
+        clock("reading the mask")
+        labels = load_labels(wanted.labels, scan, wanted.names)
     levels = _levels(wanted, labels)
     is_hu, note = hounsfield(scan, labels.codes)
     notes = [*scan.notes, *labels.notes, *([note] if note else [])]
@@ -91,6 +107,7 @@ def plan_case(wanted: Wanted, progress: Progress | None = None) -> Planned:
     graded = _graded(vertebrae, meshes, wanted, sampler, refused)
     measures = {level: measures_of(v) for level, v in vertebrae.items()}
     document = _document(wanted, scan, surfaces, vertebrae, graded, refused, measures, notes)
+    document["segmentation"] = segmentation  # None: the mask was given
     clock("pictures")
     screws = tuple(p.plan for p, _ in graded)
     exposed = tuple(v for v in meshes if v in levels)
@@ -100,6 +117,15 @@ def plan_case(wanted: Wanted, progress: Progress | None = None) -> Planned:
     _write(out, case, document, page, scan, labels)
     clock.stop()
     return Planned(document, clock.seconds)
+
+
+def _told(made: Segmented, network: OnnxCtNetwork) -> dict[str, Any]:
+    """How the mask came about, for plan_report.json."""
+    return {
+        "network_sha256": network.model_sha256,
+        "levels_known": made.because,
+        "certainty": made.certainty,
+    }
 
 
 class _Clock:
@@ -352,13 +378,7 @@ def _write(
             raise PlanError("mask", error.field, error.problem, error.remedy) from error
         write_json(part / REPORT, document)
         (part / PAGE).write_text(page, encoding="utf-8")
-        upright = sitk.GetImageFromArray(labels.codes)
-        upright.CopyInformation(scan.upright)
-        own = sitk.Resample(upright, scan.image, sitk.Transform(), sitk.sitkNearestNeighbor, 0,
-                            sitk.sitkUInt8)  # fmt: skip
-        for key in own.GetMetaDataKeys():
-            own.EraseMetaData(key)
-        sitk.WriteImage(own, str(part / LABELS), True)
+        write_labels(part / LABELS, labels, scan)
         if out.exists():
             shutil.rmtree(out)
         part.rename(out)

@@ -85,7 +85,7 @@ def load_labels(path: Path, scan: Scan, names: str | Path | None = None) -> Labe
         codes = np.zeros(numbers.shape, np.uint8)
         for number, level in known.items():
             codes[numbers == number] = LEVEL_CODE[level]
-    return _checked(path, codes, scan, notes)
+    return check_labels(path, codes, scan, notes)
 
 
 def _check_grid(path: Path, image: sitk.Image, scan: Scan) -> None:
@@ -204,7 +204,9 @@ def _table(path: Path) -> dict[int, str]:
     return table
 
 
-def _checked(path: Path, codes: np.ndarray, scan: Scan, notes: list[str]) -> Labels:
+def check_labels(path: Path, codes: np.ndarray, scan: Scan, notes: list[str]) -> Labels:
+    """Labels of level codes (Z, Y, X) in the upright grid; specks are taken out of `codes`, and told
+    in `notes`. Raises ScanError for levels in pieces, out of order or missing between."""
     voxel_ml = float(np.prod(scan.spacing_mm)) * 1e-3
     whole: list[str] = []
     cut: list[str] = []
