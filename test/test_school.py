@@ -236,6 +236,16 @@ def test_what_speaks_against_a_better_network_keeps_it_out(place, monkeypatch):
     assert shipped.read_text() == '{"miss": 9.0}'
 
 
+def test_a_first_network_has_to_beat_its_peer_and_its_gate(place, monkeypatch):
+    for peer, objections, ships in ((0.0, [], False), (9.0, ["no"], False), (9.0, [], True)):
+        known = _pupil("one", peer=lambda folder, miss=peer: {"miss": miss},
+                       gate=lambda old, new, said=tuple(objections): list(said))  # fmt: skip
+        monkeypatch.setattr(school, "PUPILS", {"one": known})
+        place.teach(["one"], minutes=6.0, turn_minutes=2.0)
+        assert place.graduate("one", 0.0, refit=False) is ships
+        assert (place.models / "one.onnx").exists() is ships
+
+
 def test_a_better_mean_does_not_excuse_an_error_that_grew():
     targets = {"missed": 0.02, "false": 0.02}
     old = {"missed": 0.20, "false": 0.04}

@@ -161,5 +161,3 @@ def make_whole(unit: Unit, rng: np.random.Generator) -> Whole:
         if len(mine) == 0 or (mine.min(0) == 0).any() or (mine.max(0) == np.array(shape) - 1).any():
             cut.add(row)
     return Whole(paint(unit, seen, rng), who, unit, frozenset(cut))
-
-

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers of the whole segmentation on virtual CTs of anatomies that training never saw.
 
-    python -m training.ct_unet.evaluate models/ct_unet.onnx --data training/data/ct/validation
-    python -m training.ct_unet.evaluate classical               # the peer: threshold and watershed
+python -m training.ct_unet.evaluate models/ct_unet.onnx --data training/data/ct/validation
+python -m training.ct_unet.evaluate classical               # the peer: threshold and watershed
 """
 
 from __future__ import annotations

@@ -219,8 +219,6 @@ def units_made(folder: Path) -> set[int]:
     return {int(p.stem) for p in find_units(folder)}
 
 
-
-
 def main() -> None:
     """Generate until the asked number of units exists."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])

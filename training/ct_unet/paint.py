@@ -158,7 +158,11 @@ def _bone(unit: Unit, look: Look, hu, rough, grain, rng: Rng) -> np.ndarray:
     elif kind < 0.75:
         dense, thick, cortical = rng.uniform(90, 200), rng.uniform(0.5, 1.4), rng.uniform(450, 1100)
     else:
-        dense, thick, cortical = rng.uniform(200, 420), rng.uniform(0.8, 2.2), rng.uniform(600, 1500)
+        dense, thick, cortical = (
+            rng.uniform(200, 420),
+            rng.uniform(0.8, 2.2),
+            rng.uniform(600, 1500),
+        )
     per = np.full(256, dense, np.float32)
     rows = len(unit.levels)
     per[1 : rows + 1] += rng.normal(0.0, 0.12 * abs(dense) + 12.0, rows)
@@ -189,11 +193,11 @@ def _metal(unit: Unit, look: Look, hu: np.ndarray, rng: Rng) -> np.ndarray:
     metal = np.zeros(hu.shape, bool)
     heads: dict[float, list[np.ndarray]] = {-1.0: [], 1.0: []}
     for row in rows:
-        for side in heads:
+        for side, places in heads.items():
             c = unit.centres_mm[row]
             head = c + [side * rng.uniform(20, 30), rng.uniform(30, 38), rng.normal(4, 3)]
             tip = c + [side * rng.uniform(5, 14), -rng.uniform(15, 32), rng.normal(4, 4)]
-            heads[side].append(head)
+            places.append(head)
             metal |= _capsule(x, y, z, head, tip) < rng.uniform(2.2, 3.6)
             metal |= sum((p - a) ** 2 for p, a in zip(look.points, head, strict=True)) < 7.0**2
     for ends in heads.values():

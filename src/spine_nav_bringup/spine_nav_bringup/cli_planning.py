@@ -50,7 +50,10 @@ def _segment(args: argparse.Namespace) -> int:
     network = load_network()
     if network is None:
         raise PlanError(
-            args.scan, "segment", NO_NETWORK, "use TotalSegmentator or SPINEPS, and `plan --labels MASK`"
+            args.scan,
+            "segment",
+            NO_NETWORK,
+            "use TotalSegmentator or SPINEPS, and `plan --labels MASK`",
         )
     progress = Progress("segment")
     scan = load_scan(args.scan, args.series)

@@ -50,7 +50,9 @@ def name_levels(vertebrae: tuple[Vertebra, ...]) -> Named | Asked:
     if not sacrum:
         return Asked("the sacrum is not in view, so nothing can be counted from", proposal)
     if not bearing:
-        return Asked("no rib is in view, so four or six lumbar vertebrae cannot be ruled out", proposal)
+        return Asked(
+            "no rib is in view, so four or six lumbar vertebrae cannot be ruled out", proposal
+        )
     if bearing != list(range(bearing[-1] + 1)):
         return Asked("ribs were seen at some vertebrae and not at those above them", "")
     lumbar = count - len(bearing)
@@ -74,11 +76,13 @@ def check_names(vertebrae: tuple[Vertebra, ...], levels: tuple[str, ...]) -> str
         i, j = LEVELS.index(a), LEVELS.index(b)
         if j <= i:
             return f"{b} cannot lie below {a}"
-        if [v for v in LEVELS[i + 1 : j] if not (b == "S1" and v in ("L5", "L6"))]:
+        if [v for v in LEVELS[i + 1 : j] if v != "L6"]:  # which few people have
             return f"{b} does not follow {a}"
     for level, v in zip(levels, vertebrae, strict=True):
         if (level == "S1") != v.is_sacrum:
-            return f"{level} is named where {'the sacrum' if v.is_sacrum else 'no sacrum'} was found"
+            return (
+                f"{level} is named where {'the sacrum' if v.is_sacrum else 'no sacrum'} was found"
+            )
     return missing_between(vertebrae)
 
 

@@ -56,7 +56,10 @@ def segment_scan(
     """
     if scan.modality not in ("", "CT"):
         raise ScanError(
-            "scan", "Modality", f"is {scan.modality}, and the network knows CT alone", NO_NETWORK_REMEDY
+            "scan",
+            "Modality",
+            f"is {scan.modality}, and the network knows CT alone",
+            NO_NETWORK_REMEDY,
         )
     hu = on_network_grid(scan)
     if float(np.nanmin(hu)) > _SOFT_HU:
@@ -84,7 +87,9 @@ def on_network_grid(scan: Scan) -> np.ndarray:
     for axis, s in enumerate(spacing):
         if s < 0.75 * STEP_MM:
             sigma = 0.4 * float(np.sqrt(STEP_MM**2 - s**2))
-            image = sitk.RecursiveGaussian(image, sigma, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis)
+            image = sitk.RecursiveGaussian(
+                image, sigma, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis
+            )
     extent = (np.array(image.GetSize()) - 1) * spacing
     size = [2 * int(np.ceil((e / STEP_MM + 1.0) / 2.0)) for e in extent]
     grid = sitk.Resample(
@@ -134,12 +139,14 @@ def _body_behind(mask: np.ndarray) -> bool:
     depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(part), 1.0)
     thick = np.unravel_index(int(depth.argmax()), part.shape)[1]
     middle = float(np.argwhere(part)[:, 1].mean())
-    return STEP_MM * (middle - thick) < -_BEHIND_MM
+    return bool(STEP_MM * (middle - thick) < -_BEHIND_MM)
 
 
 def _place(k: int, found: Found) -> str:
     v = found.vertebrae[k]
-    kind = "the sacrum" if v.is_sacrum else f"vertebra {k + 1} of {len(found.vertebrae)} from the top"
+    kind = (
+        "the sacrum" if v.is_sacrum else f"vertebra {k + 1} of {len(found.vertebrae)} from the top"
+    )
     return f"{kind} ({v.centre_mm[2]:.0f} mm above the scan's lowest slice)"
 
 

@@ -81,25 +81,26 @@ def ask(hu: np.ndarray, network: CtNetwork, step: Step | None = None) -> Answer:
     x = ct_features(values, seen)
     masks = np.zeros((len(MASKS), *padded), np.float32)
     votes = np.zeros((3, *(padded // 2)), np.float32)
-    weights = np.full(padded, 1e-6, np.float32)
+    weights = np.zeros(padded, np.float32)
     hat = _hat()
     blocks = list(_blocks(padded))
     for count, block in enumerate(blocks):
         if step is not None:
             step(count / len(blocks))
         if ((values[block] > _BONE_HU) & seen[block]).sum() < _BONE_VOXELS:
-            weights[block] += hat  # nothing there: probability zero
-            continue
-        logits, vectors = network(np.ascontiguousarray(x[(slice(None), *block)][None]))
-        half = tuple(slice(s.start // 2, s.stop // 2) for s in block)
-        masks[(slice(None), *block)] += hat / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0)))
-        votes[(slice(None), *half)] += hat[::2, ::2, ::2] * vectors * CENTRE_SCALE_MM
+            continue  # nothing there: probability zero
+        k, j, i = block
+        logits, vectors = network(np.ascontiguousarray(x[:, k, j, i][None]))
+        masks[:, k, j, i] += hat / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0)))
+        k, j, i = (slice(s.start // 2, s.stop // 2) for s in block)
+        votes[:, k, j, i] += hat[::2, ::2, ::2] * vectors * CENTRE_SCALE_MM
         weights[block] += hat
+    weights = np.maximum(weights, 1e-9)
     masks /= weights
     votes /= weights[::2, ::2, ::2]
     masks *= seen
-    cells = tuple(slice(n // 2) for n in hu.shape)
-    return Answer(masks[(slice(None), *inside)], votes[(slice(None), *cells)])
+    z, y, w = hu.shape
+    return Answer(masks[:, :z, :y, :w], votes[:, : z // 2, : y // 2, : w // 2])
 
 
 def _hat() -> np.ndarray:
@@ -130,7 +131,7 @@ def instances(answer: Answer) -> Found:
     own = cells & ~(_pooled(is_sacrum.astype(np.float32)) > 0.5)
     at = np.argwhere(own)
     middle = STEP_MM * (2.0 * at[:, ::-1] + 0.5)
-    votes = middle + answer.votes[(slice(None), *at.T)].T
+    votes = middle + answer.votes.transpose(1, 2, 3, 0)[tuple(at.T)]
     owner, count = _gathered(votes, np.array(bone.shape) * STEP_MM)
     marks = np.zeros(own.shape, np.int32)
     marks[tuple(at.T)] = owner + 1
@@ -166,7 +167,9 @@ def assembled(kept: list[tuple[np.ndarray, bool]], bone: np.ndarray, ribs: np.nd
         )
         near = 0.0 if is_sacrum else _rib_ml(mask, ribs)
         volume = 1e-3 * STEP_MM**3 * float(part.sum())
-        described.append((mask, Vertebra(centre, volume, sure, is_sacrum, near >= _RIB_ML, touches)))
+        described.append(
+            (mask, Vertebra(centre, volume, sure, is_sacrum, near >= _RIB_ML, touches))
+        )
     # The sacrum is the last, however its centre lies to a steep L5's.
     described.sort(key=lambda d: (d[1].is_sacrum, -d[1].centre_mm[2]))
     labels = np.zeros(bone.shape, np.uint8)
