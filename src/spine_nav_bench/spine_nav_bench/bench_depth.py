@@ -25,7 +25,9 @@ from spine_nav_sim.core.board import BoardScene, bias_image, board_camera, board
 from spine_nav_sim.core.sensor import CAMERAS as MODELS
 from spine_nav_sim.core.sensor import measure_depth
 from spine_perception.core.boards import BoardFinder, CharucoSpec, board_spec
-from spine_perception.core.calibrate_depth import PATCHES, Trouble, calibrate, look
+from spine_perception.core.calibrate_depth import PATCHES, calibrate
+from spine_perception.core.coverage import Trouble
+from spine_perception.core.depth_views import look
 
 from .bench_accuracy import run_ours
 from .bench_scenes import foreign_scenes
@@ -109,7 +111,7 @@ def simulated_camera(seed: int, views: int = VIEWS) -> dict[str, Any]:
         "left_mm": _rms_mm(left, weights),
         "left_patches_mm": _patches_mm(steady, weights),
         "left_whole_image_mm": _rms_mm(left, np.full(left.shape, 1.0 / left.size)),
-        "told_mm": found.told["held_out_rms_mm_at_0_5_m"]["bias"],
+        "told_mm": found.told["left_mm_at_0_5_m"],
     }
 
 

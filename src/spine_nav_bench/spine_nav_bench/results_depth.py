@@ -53,13 +53,13 @@ def depth_table(r: Record) -> list[str]:
         (
             str(c["seed"]), str(c["views"]),
             *(f"{c[k]:.2f}" for k in (
-                "bias_mm", "beside_scale_mm", "left_mm", "left_whole_image_mm",
-                "left_patches_mm", "told_mm")),
+                "bias_mm", "beside_scale_mm", "left_mm", "left_whole_image_mm", "told_mm",
+                "left_patches_mm")),
         )
         for c in r["cameras"]
     ]  # fmt: skip
     head = ("camera", "views", "bias mm", "beside one scale", "left", "left over the whole image",
-            "with the noise that stays, means of patches", "the same as the file says")  # fmt: skip
+            "the same as the file says", "left, with the noise that stays, means of patches")  # fmt: skip
     lines = table(head, rows)
     if r["with"] is None:
         return lines
@@ -79,7 +79,7 @@ def depth_section(r: Record) -> list[str]:
         "## Depth calibration", "", *provenance(r), "",
         ("Simulated cameras of the D415 class, each with a bias of its own, by 30 views of a board; RMS of "
          "the true bias at 0.5 m, in the pixels where 12 other views show the board and as often as they "
-         "do. A part of such a camera's matching noise stays in the same place in every picture: the two last "
-         "columns are means over patches of 80 pixels with it, true and by the file. Recordings made elsewhere: calibrated by their own board recording; mean / median / p95."),
+         "do. A part of such a camera's matching noise stays in the same place in every picture: the last "
+         "column is of means over patches of 80 pixels with it. Recordings made elsewhere: calibrated by their own board recording; mean / median / p95."),
         "", *depth_table(r), "",
     ]  # fmt: skip

@@ -14,12 +14,9 @@ from spine_nav_common.core.recording import open_recording
 from spine_nav_common.core.types import Rejected
 from spine_nav_sim.core.board import BoardScene, simulate_board
 from spine_perception.core.boards import BoardFinder, board_spec
-from spine_perception.core.calibrate_depth import (
-    DepthView,
-    calibrate,
-    look,
-)
+from spine_perception.core.calibrate_depth import calibrate
 from spine_perception.core.coverage import Trouble, covered, missing
+from spine_perception.core.depth_views import DepthView, look
 
 BOARD = "charuco:10x7:24:17:DICT_5X5_100"
 """The board of `spinenav simulate --scene board`."""
@@ -80,16 +77,15 @@ def told(calibration: DepthCalibration) -> str:
     """A few lines for a reader at the terminal."""
     t = calibration.told
     left = t["held_out_rms_mm_at_0_5_m"]
-    surface = t["surface"]
     lines = [
         (
             f"{t['views']} views of the board from {t['distance_m'][0]} to {t['distance_m'][1]} m,"
             f" corners {t['corners_rms_px']} px off; depth in {100 * t['valid']:.0f} % of its pixels"
         ),
         (
-            f"bias at 0.5 m: {left['scale alone']} mm beside one scale before, {left['bias']} mm left on"
-            f" views that took no part (RMS); surface of {surface['intervals'][0]} x"
-            f" {surface['intervals'][1]} intervals"
+            f"bias at 0.5 m: {left['scale alone']} mm beside one scale before,"
+            f" {t['left_mm_at_0_5_m']} mm left anywhere in the image (1 sigma); views that took no part"
+            f" say {left['bias']} mm (RMS, with noise that stays in its place), {left['expected']} expected"
         ),
         f"valid until {calibration.expires}",
     ]

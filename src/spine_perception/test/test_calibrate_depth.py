@@ -16,8 +16,10 @@ from spine_nav_common.parameters import ParameterError
 from spine_nav_sim.core.board import BoardScene, bias_image, board_camera, board_frames
 from spine_perception.core import calibrate_depth
 from spine_perception.core.boards import BoardFinder, board_spec
-from spine_perception.core.calibrate_depth import calibrate, look
+from spine_perception.core.calibrate_depth import calibrate
 from spine_perception.core.coverage import Trouble, covered, missing
+from spine_perception.core.depth_process import Process
+from spine_perception.core.depth_views import look
 
 SPEC = board_spec("charuco:10x7:24:17:DICT_5X5_100")
 SCENE = BoardScene(SPEC.board, SPEC.square_m, (10, 7), seed=1, views=18)
@@ -40,9 +42,15 @@ def judged(views, dropped=()):
     return calibrate(views, dropped, board_camera(SCENE)[0], str(SPEC), today=TODAY)
 
 
-def test_the_bias_is_taken_out_and_what_is_left_is_told(views):
+@pytest.fixture(scope="module")
+def calibrated(views):
     found = judged(views)
     assert not isinstance(found, Rejected), found
+    return found
+
+
+def test_the_bias_is_taken_out_and_what_is_left_is_told(calibrated):
+    found = calibrated
     bias = bias_image(SCENE, 0.5)
     left = DepthCorrector(found)((0.5 + bias).astype(np.float32)) - 0.5
     # Where the board was: three corners of the image were hardly shown it.
@@ -51,16 +59,25 @@ def test_the_bias_is_taken_out_and_what_is_left_is_told(views):
     assert before > 0.5 and after < 0.2, (before, after)
     told = found.told["held_out_rms_mm_at_0_5_m"]
     assert told["bias"] < 0.15 and told["bias"] < 0.6 * told["scale alone"]
+    assert after < 1.5 * found.told["left_mm_at_0_5_m"]
     assert found.field_share * 500.0 < 0.3 and 500.0 * found.scale_share > 0.05
     assert found.camera().field_share == found.field_share
     assert (found.expires - found.made).days == 180
 
 
-def test_pixels_without_depth_stay_without(views):
+def test_a_model_that_is_too_stiff_is_caught_by_views_that_were_left_out(views, monkeypatch):
+    stiff = Process(1e-5, 0.3, 5e-4)
+    monkeypatch.setattr(calibrate_depth, "likeliest", lambda *_: stiff)
     found = judged(views)
+    left = DepthCorrector(found)((0.5 + bias_image(SCENE, 0.5)).astype(np.float32)) - 0.5
+    truly = 1e3 * float(np.std(left[40:-40, 40:-40]))
+    assert truly > 0.3 and 500.0 * found.field_share > 0.6 * truly
+
+
+def test_pixels_without_depth_stay_without(calibrated):
     depth = np.full((480, 640), 0.5, np.float32)
     depth[10:20] = np.nan
-    assert np.array_equal(np.isnan(DepthCorrector(found)(depth)), np.isnan(depth))
+    assert np.array_equal(np.isnan(DepthCorrector(calibrated)(depth)), np.isnan(depth))
 
 
 def refused(found, *words):
@@ -90,10 +107,7 @@ def test_a_part_of_the_image_alone_is_refused_with_where_to_show_it(views):
 
 def test_a_bias_that_nothing_checks_is_not_given(views, monkeypatch):
     """Views that overlap nowhere: each place is told by one alone."""
-    real = calibrate_depth._left_out
-    monkeypatch.setattr(
-        calibrate_depth, "_left_out", lambda *given: [fold[:1] for fold in real(*given)]
-    )
+    monkeypatch.setattr(calibrate_depth, "_PARTS", len(views))  # one view at a time is left out
     refused(judged(views), "take more views")
 
 
