@@ -95,7 +95,7 @@ def cells_of(views: Sequence[DepthView]) -> Cells:
     uv = np.stack(
         [np.bincount(inverse, np.concatenate([v.uv[:, k] for v in views])) for k in (0, 1)], 1
     )
-    uv /= np.bincount(inverse, minlength=len(used))[:, None]
+    uv = uv / np.bincount(inverse, minlength=len(used))[:, None]
     cells = Cells(uv, of, (), float(np.median([v.distance_m for v in views])))
     sigma, off = 2e-3, [np.zeros(len(v.uv)) for v in views]
     for _ in range(4):
