@@ -92,10 +92,9 @@ def cells_of(views: Sequence[DepthView]) -> Cells:
     index = [r[:, 1] * CELLS + r[:, 0] for r in rows]
     used, inverse = np.unique(np.concatenate(index), return_inverse=True)
     of = tuple(np.split(inverse, np.cumsum([len(i) for i in index])[:-1]))
-    uv = np.stack(
-        [np.bincount(inverse, np.concatenate([v.uv[:, k] for v in views])) for k in (0, 1)], 1
-    )
-    uv = uv / np.bincount(inverse, minlength=len(used))[:, None]
+    n = len(used)
+    sums = [np.bincount(inverse, np.concatenate([v.uv[:, k] for v in views]), n) for k in (0, 1)]
+    uv = np.stack(sums, axis=1) / np.bincount(inverse, minlength=n)[:, None]
     cells = Cells(uv, of, (), float(np.median([v.distance_m for v in views])))
     sigma, off = 2e-3, [np.zeros(len(v.uv)) for v in views]
     for _ in range(4):
