@@ -45,12 +45,14 @@ class RodsSeen:
 @dataclass(frozen=True)
 class _Known:
     """A rod as it was last measured, in the camera of the last pair, the heads that held it, in how
-    many pairs in turn it was measured, and how many of the last of them were glances."""
+    many pairs in turn it was measured, how many of the last of them were glances, and the heads that
+    were seen when it was last measured in full."""
 
     fitted: FittedRod
     seen_ns: int
     pairs: int = 1
     glances: int = 0
+    beside: frozenset[int] = frozenset()
 
     @property
     def rod(self) -> RodFit:
@@ -89,7 +91,7 @@ class Rods:
         Args:
             seeds: the finder's cells, None where the picture was not searched. Known rods are
                 looked at where they should be: at a glance, or measured anew where that does not
-                find all of them, and one in turn.
+                find all of them, where the search brought a head, and one in turn.
             T_now_before: (4, 4) motion of the camera since the last pair.
             screws: heads shown in this pair.
             cranial: unit vector (3,) towards the patient's head.
@@ -98,11 +100,15 @@ class Rods:
         events: list[str] = []
         fitted: list[FittedRod] = []
         of: list[FittedRod | None] = []  # what was measured of each known rod
-        turn, glances = _whose_turn(known, searched=seeds is not None), {}
+        turn = _whose_turn(known, searched=seeds is not None)
+        seen = frozenset(s.track_id for s in screws if not s.hidden)
+        glanced: dict[int, tuple[int, frozenset[int]]] = {}
         for k in known:
-            own = None if k is turn else self._glanced(frame, k, screws)
+            # a glance moves a rod's saddles, it joins no head to it
+            brought = seeds is not None and bool(seen - k.beside)
+            own = None if k is turn or brought else self._glanced(frame, k, screws)
             if own is not None:
-                glances[id(own)] = k.glances + 1
+                glanced[id(own)] = k.glances + 1, k.beside
             else:
                 own = self._fitted(frame, rough_curve(k.rod), 1, screws, cranial, events)
             of.append(own)
@@ -119,7 +125,8 @@ class Rods:
         rods = [r for r in rods if not any(r is g for g in gone)]
         pairs = {id(own): k.pairs + 1 for k, own in zip(known, of, strict=True)}
         self._known = [
-            _Known(r, frame.stamp_ns, pairs.get(id(r), 1), glances.get(id(r), 0)) for r in rods
+            _Known(r, frame.stamp_ns, pairs.get(id(r), 1), *glanced.get(id(r), (0, seen)))
+            for r in rods
         ]
         self._known += [k for k, _ in covered]
         lone = [r for r in rods if not r.held]
