@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures of a vertebra on its surface, with the names of plan_report.json.
 
-Width and height of a pedicle: across its axis (the one that keeps farthest off the cortex), in the
-axial and in the sagittal plane, where they are least. Angles: of that axis against the vertebra's own
-sagittal and axial planes. Interpedicular distance: between the medial walls there.
+A pedicle's axis is the line through the middles of its cross sections, narrow ones before wide ones:
+an axis that keeps farthest off the cortex is one of many, and jumps from one surface to the next. Width
+and height: across that axis, in the axial and in the sagittal plane, where they are least. Angles: of
+that axis against the vertebra's own sagittal and axial planes. Interpedicular distance: between the
+medial walls there.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +26,12 @@ _PEDICLE_M = np.arange(
     -0.006, 0.0121, 0.001
 )  # about the place where the axis meets the wall's plane
 _FARTHEST_M = 0.030
+_SPOKES = 32
+_SECTIONS_M = np.arange(-0.008, 0.0121, 0.001)
+_WIDEST_M = 0.018  # a spoke that is longer is in the body or the lamina
+_ROUNDS = 10
+_SLOPE = 0.2  # 1 sigma of a turn of the axis, of sections that err by _SECTION_M
+_SECTION_M = 1e-3
 
 
 def measures_of(vertebra: Vertebra) -> dict[str, float]:
@@ -39,19 +48,15 @@ def measures_of(vertebra: Vertebra) -> dict[str, float]:
         pedicle = vertebra.pedicles[side]
         if isinstance(pedicle, Rejected):
             continue
-        way = pedicle.into
+        point, way = _axis(scene, R_inverse, pedicle.point_m, pedicle.into)
         local = R.T @ way
         out[f"pedicle_axial_angle_{side}_deg"] = float(
             np.degrees(np.arctan2(-sign * local[0], -local[1]))
         )
         out[f"pedicle_sagittal_angle_{side}_deg"] = float(np.degrees(np.arcsin(local[2])))
-        at = transform_points(R_inverse, pedicle.point_m[None])[0]
-        start = pedicle.point_m - (at[1] / local[1]) * way  # where the axis meets the wall's plane
+        start = _at_wall(R_inverse, point, way)
         points = start - _PEDICLE_M[:, None] * way
-        lateral = sign * R[:, 0]
-        lateral = lateral - (lateral @ way) * way
-        lateral /= np.linalg.norm(lateral)
-        up = np.cross(lateral, way)
+        lateral, up = _across(sign * R[:, 0], way)
         found = {
             name: first_hits(scene, points, np.tile(direction, (len(points), 1)))
             for name, direction in
@@ -71,6 +76,53 @@ def measures_of(vertebra: Vertebra) -> dict[str, float]:
     if len(medial_walls) == 2:
         out["interpedicular_distance_mm"] = 1e3 * abs(medial_walls[0] - medial_walls[1])
     return {name: round(value, 2) for name, value in out.items()}
+
+
+def _axis(
+    scene: Any, T_vertebra_mesh: np.ndarray, point_m: np.ndarray, way: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A point (3,) and the direction (3,) of the pedicle's axis, from one that lies in the pedicle."""
+    turn = np.linspace(0.0, 2.0 * np.pi, _SPOKES, endpoint=False)
+    aside = np.linalg.inv(T_vertebra_mesh)[:3, 0]
+    for _ in range(_ROUNDS):
+        start = _at_wall(T_vertebra_mesh, point_m, way)
+        a, b = _across(aside, way)
+        spokes = np.cos(turn)[:, None] * a + np.sin(turn)[:, None] * b
+        points = start - _SECTIONS_M[:, None] * way
+        far = first_hits(
+            scene, np.repeat(points, _SPOKES, axis=0), np.tile(spokes, (len(points), 1))
+        ).reshape(len(points), _SPOKES)
+        far = np.where(np.isfinite(far), np.minimum(far, _WIDEST_M), _WIDEST_M)
+        # A section is a fan of triangles of sides far[k], far[k + 1].
+        area = 0.5 * (far * np.roll(far, -1, axis=1)).sum(axis=1) * np.sin(turn[1])
+        x, y = far * np.cos(turn), far * np.sin(turn)
+        cross = x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)
+        middle = np.stack(
+            [((c + np.roll(c, -1, axis=1)) * cross).sum(axis=1) / (6.0 * area) for c in (x, y)], 1
+        )
+        weight = (area.min() / area) ** 4
+        at = float(weight @ _SECTIONS_M / weight.sum())
+        A = np.column_stack([np.ones_like(area), _SECTIONS_M - at])
+        information = A.T @ (weight[:, None] * A) + np.diag([0.0, (_SECTION_M / _SLOPE) ** 2])
+        shift, slope = np.linalg.solve(information, A.T @ (weight[:, None] * middle))
+        point_m = start - at * way + shift[0] * a + shift[1] * b
+        way = way - slope[0] * a - slope[1] * b  # sections are counted backwards
+        way = way / np.linalg.norm(way)
+    return point_m, way
+
+
+def _at_wall(T_vertebra_mesh: np.ndarray, point_m: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """Where an axis meets the plane of the body's posterior wall."""
+    at = transform_points(T_vertebra_mesh, point_m[None])[0]
+    found: np.ndarray = point_m - (at[1] / (T_vertebra_mesh[:3, :3] @ way)[1]) * way
+    return found
+
+
+def _across(aside: np.ndarray, way: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two unit vectors square to the axis, the first as near to `aside` as may be."""
+    a = aside - (aside @ way) * way
+    a = a / np.linalg.norm(a)
+    return a, np.cross(a, way)
 
 
 def lordosis_deg(vertebrae: Mapping[str, Vertebra]) -> dict[str, float]:
