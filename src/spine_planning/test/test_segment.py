@@ -22,7 +22,7 @@ from spine_planning.core.classical import classical_vertebrae
 from spine_planning.core.ct_network import BLOCK, BONE_HU, CENTRE_SCALE_MM, STEP_MM
 from spine_planning.core.labels import load_labels
 from spine_planning.core.level_names import Asked, Named, check_names, name_levels
-from spine_planning.core.scan import load_scan
+from spine_planning.core.scan import Scan, load_scan
 from spine_planning.core.segment import on_network_grid, segment_scan, write_labels
 from spine_planning.core.vertebrae import Vertebra, ask, find_vertebrae
 
@@ -138,6 +138,23 @@ def test_head_and_feet_exchanged_are_refused(files):
     scan = load_scan(files.ct)
     with pytest.raises(ScanError, match="sacrum lies above"):
         segment_scan(scan, Oracle(files.centres, sacrum=0), None)
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 0.8), (0.9, 0.9, 3.0), (2.0, 2.0, 2.0)])
+def test_the_network_s_grid_lies_where_the_scan_lies(spacing):
+    size = [int(60 / s) for s in spacing]
+    z, y, x = np.indices(size[::-1])
+    ramp = (7.0 * x * spacing[0] + 3.0 * y * spacing[1] - 5.0 * z * spacing[2]).astype(np.float32)
+    image = sitk.GetImageFromArray(ramp)
+    image.SetSpacing(spacing)
+    image.SetOrigin((11.0, -7.0, 3.0))
+    hu = on_network_grid(Scan(image, ""))
+    k, j, i = (STEP_MM * a for a in np.indices(hu.shape))
+    inner = np.isfinite(hu)
+    inner[[0, -1]] = inner[:, [0, -1]] = inner[:, :, [0, -1]] = False
+    assert inner.sum() > 10000
+    assert np.abs(hu - (7.0 * i + 3.0 * j - 5.0 * k))[inner].max() < 0.1
+    assert all(n % 2 == 0 for n in hu.shape)
 
 
 def test_joined_blocks_say_what_each_says():

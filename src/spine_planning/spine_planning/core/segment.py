@@ -73,7 +73,7 @@ def segment_scan(
     named, because = _named(found.vertebrae, levels)
     told("border of each vertebra")
     codes = np.zeros(sitk.GetArrayViewFromImage(scan.upright).shape, np.uint8)
-    _draw(found, named, scan, codes)
+    draw(found, named, scan, codes)
     labels = check_labels(Path("segmentation"), codes, scan, [f"levels: {because}"])
     sure = {n: round(v.certainty, 3) for n, v in zip(named, found.vertebrae, strict=True)}
     return Segmented(labels, sure, because)
@@ -81,19 +81,18 @@ def segment_scan(
 
 def on_network_grid(scan: Scan) -> np.ndarray:
     """(Z, Y, X) float32 HU every STEP_MM from voxel 0 of the upright scan, even sides, NaN beyond it;
-    finer scans are blurred to what the grid can hold."""
-    image = sitk.Cast(scan.upright, sitk.sitkFloat32)
-    spacing = np.array(image.GetSpacing())
-    for axis, s in enumerate(spacing):
-        if s < 0.75 * STEP_MM:
-            sigma = 0.4 * float(np.sqrt(STEP_MM**2 - s**2))
-            image = sitk.RecursiveGaussian(
-                image, sigma, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis
-            )
-    extent = (np.array(image.GetSize()) - 1) * spacing
+    finer scans by the means of their voxels."""
+    upright = scan.upright
+    spacing = np.array(upright.GetSpacing())
+    # Means of whole voxels: on a large scan a tenth of a Gaussian's time.
+    factor = [max(1, int(STEP_MM / s + 0.05)) for s in spacing]
+    image = sitk.Cast(upright, sitk.sitkFloat32) if max(factor) == 1 else upright
+    if max(factor) > 1:
+        image = sitk.Cast(sitk.BinShrink(image, factor), sitk.sitkFloat32)
+    extent = (np.array(upright.GetSize()) - 1) * spacing
     size = [2 * int(np.ceil((e / STEP_MM + 1.0) / 2.0)) for e in extent]
     grid = sitk.Resample(
-        image, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), [STEP_MM] * 3,
+        image, size, sitk.Transform(), sitk.sitkLinear, upright.GetOrigin(), [STEP_MM] * 3,
         image.GetDirection(), float("nan"), sitk.sitkFloat32,
     )  # fmt: skip
     return sitk.GetArrayFromImage(grid)
@@ -176,7 +175,7 @@ def _heights(vertebrae: tuple[Vertebra, ...]) -> str:
     )
 
 
-def _draw(found: Found, levels: tuple[str, ...], scan: Scan, codes: np.ndarray) -> None:
+def draw(found: Found, levels: tuple[str, ...], scan: Scan, codes: np.ndarray) -> None:
     """Labels in the scan's own voxels: the border is where the probability, between the network's
     voxels, passes one half; between two vertebrae the likelier has it."""
     factor = np.array(scan.upright.GetSpacing())[::-1] / STEP_MM
