@@ -130,7 +130,10 @@ class Case:
 
 @dataclass(frozen=True)
 class LevelEstimate:
-    """What is known of one level in one frame. T_camera_ct is None unless TRACKED or OCCLUDED."""
+    """What is known of one level in one frame. T_camera_ct is None unless TRACKED or OCCLUDED.
+
+    noise: the part of `covariance` that is new with every frame; what is left of it stays (bias).
+    """
 
     level: str
     status: Status
@@ -139,6 +142,7 @@ class LevelEstimate:
     anchor_camera_m: np.ndarray | None = None
     predicted_tre_mm: float | None = None
     reason: str = ""
+    noise: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .bias import bias_response
 from .chain import chain_gaps_m, chain_springs
 from .config import NavigatorConfig
 from .doubt import Explained, read_elsewhere, votes_apart_m
-from .error import ErrorInputs, ErrorModel, predicted_tre_mm, total_covariance
+from .error import ErrorInputs, ErrorModel, noise_covariance, predicted_tre_mm, total_covariance
 from .estimator import anchors
 from .identity import Identity
 from .levels import Evidence, LevelState, advance
@@ -40,6 +40,7 @@ class Belief:
     shown: bool = False  # some exposed level has been tracked since the registration
     followed: bool = False  # a frame after that of the registration was understood
     stamp_ns: int | None = None  # of the frame that made it
+    noise: tuple[np.ndarray | None, ...] = ()  # of `covariance`, what is new with every frame
 
     def seen_ns(self, exposed: Sequence[int]) -> int:
         """Stamp of the last frame in which an exposed level was tracked, or of the registration."""
@@ -71,10 +72,10 @@ def judged(
     elsewhere = read_elsewhere(result.estimate, vote_gap, model.exposed)
     chain_gap = chain_gaps_m(model, T)
     inputs: dict[int, ErrorInputs] = {}
-    levels, covariances, bounds = [], [], []
+    levels, covariances, noises, bounds = [], [], [], []
     for k, state in enumerate(belief.levels):
         fit, anchor = result.estimate.fits[k], result.estimate.anchor_camera_m[k]
-        covariance, bound = None, 0.0  # of levels that are never shown nobody asks
+        covariance, noise, bound = None, None, 0.0  # of levels that are never shown nobody asks
         if model.exposed[k]:
             own = slice(6 * k, 6 * k + 6)
             inputs[k] = ErrorInputs(
@@ -85,6 +86,7 @@ def judged(
                 bias[k],
             )
             covariance = total_covariance(inputs[k], error_model)
+            noise = noise_covariance(inputs[k], error_model)
             bound = predicted_tre_mm(covariance, anchor, inputs[k].points_m)
         evidence = Evidence(
             fit.area_mm2 * fit.inlier_share, fit.inlier_share, views[k].contradicted,
@@ -93,11 +95,12 @@ def judged(
         seen = None if elsewhere else evidence
         levels.append(advance(state, seen, frame.stamp_ns, config, elsewhere))
         covariances.append(covariance)
+        noises.append(noise)
         bounds.append(bound)
     shown = any(s.status is Status.TRACKED and e for s, e in zip(levels, model.exposed))
     after = replace(
         belief, track=result.state, levels=tuple(levels), covariance=tuple(covariances),
-        tre_mm=tuple(bounds), shown=belief.shown or shown,
+        tre_mm=tuple(bounds), shown=belief.shown or shown, noise=tuple(noises),
     )  # fmt: skip
     return after, inputs
 
@@ -128,7 +131,14 @@ def report(
             covariance, bound = belief.covariance[k], belief.tre_mm[k]
             out.append(
                 LevelEstimate(
-                    level, state.status, T[k].copy(), covariance, anchor[k], bound, state.reason
+                    level,
+                    state.status,
+                    T[k].copy(),
+                    covariance,
+                    anchor[k],
+                    bound,
+                    state.reason,
+                    belief.noise[k],
                 )
             )
         else:

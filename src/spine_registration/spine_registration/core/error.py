@@ -95,6 +95,11 @@ def total_covariance(inputs: ErrorInputs, model: ErrorModel) -> np.ndarray:
     return out
 
 
+def noise_covariance(inputs: ErrorInputs, model: ErrorModel) -> np.ndarray:
+    """(6, 6) the part of `total_covariance` that is new with every frame; the rest stays."""
+    return model.filter_gain**2 * inputs.filter_covariance
+
+
 def predicted_tre_mm(
     covariance: np.ndarray, anchor_m: np.ndarray, points_m: np.ndarray, level: float = 0.95
 ) -> float:

@@ -83,7 +83,7 @@ def fuse(
     before = _forgotten(_with(known, seen), stamp_ns)
     names = [n for n in before.cameras if n in seen]
     base = seen[names[0]].T_common_ct
-    z = np.concatenate([_difference(seen[n].T_common_ct, base, anchor_ct_m) for n in names])
+    z = np.concatenate([difference(seen[n].T_common_ct, base, anchor_ct_m) for n in names])
     rows = np.concatenate([_slot(before.cameras.index(n)) for n in names])
     H = np.tile(np.eye(6), (len(names), 1))  # every camera measures the one pose
     B = np.zeros((len(rows), len(before.mean)))
@@ -109,7 +109,7 @@ def fuse(
         before.cameras, before.mean + gain @ off, 0.5 * (covariance + covariance.T), before.prior,
         stamp_ns,
     )  # fmt: skip
-    return after, Fused(_moved(base, x, anchor_ct_m), P, tuple(names))
+    return after, Fused(moved(base, x, anchor_ct_m), P, tuple(names))
 
 
 def _slot(i: int) -> np.ndarray:
@@ -117,7 +117,8 @@ def _slot(i: int) -> np.ndarray:
 
 
 def _with(known: Biases, seen: Mapping[str, CameraPose]) -> Biases:
-    """Cameras that were never seen begin with their prior; the others' priors are those of now."""
+    """Cameras that were never seen begin with their prior; the others' priors are those of now, and what
+    a prior has grown by (less bone in view, say) may have changed the bias by as much."""
     cameras = known.cameras + tuple(n for n in seen if n not in known.cameras)
     size, old = 6 * len(cameras), len(known.mean)
     mean, covariance, prior = np.zeros(size), np.zeros((size, size)), np.zeros((size, size))
@@ -127,10 +128,20 @@ def _with(known: Biases, seen: Mapping[str, CameraPose]) -> Biases:
     for i, name in enumerate(cameras):
         own = np.ix_(_slot(i), _slot(i))
         if name in seen:
+            if i < len(known.cameras):
+                covariance[own] += _growth(prior[own], seen[name].bias)
             prior[own] = seen[name].bias
         if i >= len(known.cameras):
             covariance[own] = prior[own]
     return Biases(cameras, mean, covariance, prior, known.stamp_ns)
+
+
+def _growth(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """(6, 6) by how much a covariance has grown, in the directions in which it has."""
+    scale = np.sqrt(np.diag(now)) + 1e-12  # metres and radians beside each other
+    value, axis = np.linalg.eigh((now - before) / np.outer(scale, scale))
+    grown = (axis * np.maximum(value, 0.0)) @ axis.T
+    return np.asarray(grown * np.outer(scale, scale))
 
 
 def _forgotten(known: Biases, stamp_ns: int) -> Biases:
@@ -141,13 +152,14 @@ def _forgotten(known: Biases, stamp_ns: int) -> Biases:
     return Biases(known.cameras, kept * known.mean, covariance, known.prior, stamp_ns)
 
 
-def _difference(T: np.ndarray, base: np.ndarray, anchor_m: np.ndarray) -> np.ndarray:
+def difference(T: np.ndarray, base: np.ndarray, anchor_m: np.ndarray) -> np.ndarray:
     """(6,) from base to T: how the anchor moves, and the rotation vector, in the common axes."""
-    moved = (T[:3, :3] - base[:3, :3]) @ anchor_m + T[:3, 3] - base[:3, 3]
-    return np.concatenate([moved, log_so3(T[:3, :3] @ base[:3, :3].T)])
+    shift = (T[:3, :3] - base[:3, :3]) @ anchor_m + T[:3, 3] - base[:3, 3]
+    return np.concatenate([shift, log_so3(T[:3, :3] @ base[:3, :3].T)])
 
 
-def _moved(base: np.ndarray, x: np.ndarray, anchor_m: np.ndarray) -> np.ndarray:
+def moved(base: np.ndarray, x: np.ndarray, anchor_m: np.ndarray) -> np.ndarray:
+    """(4, 4) the pose at `difference` x (6,) from base."""
     T = np.eye(4)
     T[:3, :3] = exp_so3(x[3:]) @ base[:3, :3]
     T[:3, 3] = base[:3, :3] @ anchor_m + base[:3, 3] + x[:3] - T[:3, :3] @ anchor_m

@@ -26,7 +26,7 @@ from .answers import Answers, Rejection
 from .estimator import Estimate, anchors
 from .model import SpineModel
 from .picture import WIDTH, stood_still, thumbnail
-from .registration import differs
+from .registration import Placed, differs
 
 VERSION = 1
 AGREE_M, AGREE_DEG = 4e-3, 8.0
@@ -193,13 +193,6 @@ class Recall:
         ]
         near = (far <= AGREE_M) & (np.array(turned) <= AGREE_DEG)
         return Said.SAME if near[shown.tracked].all() else Said.NOTHING
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where each level is: what `differs` compares."""
-
-    anchor_camera_m: np.ndarray
 
 
 def to_json(memory: Memory) -> str:

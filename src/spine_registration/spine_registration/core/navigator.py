@@ -39,7 +39,7 @@ from .levels import advance, registered
 from .memory import Memory, Recall, Said, case_key, remember
 from .model import SpineModel, build_model
 from .observation import BonePixels, observe
-from .registration import Registration, differs, register
+from .registration import Registration, differs, led, register
 from .tracker import TrackStep, start, step
 from .warm import warm_up
 
@@ -108,6 +108,7 @@ class Navigator:
         self.took = Took()  # what went into the last frame's answer besides its pixels
         self._withheld: dict[str, str] = {}
         self._to_withhold: deque[dict[str, str]] = deque()
+        self._suggested: np.ndarray | None = None
         self.registrations = (
             0  # so often the pose was begun from scratch: a check is of one of them
         )
@@ -165,6 +166,21 @@ class Navigator:
         """From the next frame on show these levels no more, each with its reason, until
         `request_registration`: the surgeon's check has failed."""
         self._to_withhold.append(dict(reasons))
+
+    @property
+    def proven_poses(self) -> np.ndarray | None:
+        """(L, 4, 4) poses of all levels of the case in the last frame, None unless some are tracked and
+        the spine is proven to be the case's."""
+        belief = self._belief
+        if belief is None or not self._identity.proven:
+            return None
+        tracked = any(belief.levels[k].status is Status.TRACKED for k in self._exposed)
+        return belief.track.T_camera_ct.copy() if tracked else None
+
+    def suggest(self, T_camera_ct: np.ndarray | None) -> None:
+        """Where a camera that is registered with this one follows the levels (L, 4, 4), in this one's
+        frame: heard in the next frame, should this camera have to search; see `registration.led`."""
+        self._suggested = T_camera_ct
 
     def memory(self, frame: RgbdFrame, clock: str = "") -> Memory:
         """What a process that takes this one's place may use; `frame` is the last one solved."""
@@ -285,6 +301,7 @@ class Navigator:
             levels = self._follow(self._belief, frame, seg, pixels, events)
             clock.lap("update")
         self._seg = None if isinstance(seg, Rejected) else seg
+        self._suggested = None
         verdict = self._identity.verdict
         shown = tuple(
             LevelEstimate(e.level, Status.REJECTED, reason=self._withheld[e.level])
@@ -339,6 +356,7 @@ class Navigator:
         if isinstance(pixels, Rejected):
             return self._all(Status.SEARCHING, pixels.reason)
         found = register(self.model, pixels, find_instances(seg), self._noise(), self.config)
+        found = self._led(found, pixels, events)
         if isinstance(found, Rejected):
             self._agreeing = None
             return self._all(Status.SEARCHING, found.reason)
@@ -382,6 +400,18 @@ class Navigator:
             if count < AGREE_FRAMES:
                 return self._all(Status.REGISTERING, f"{found.best.name}: {count} clear frames")
         return self._begin(frame, found, pixels, events)
+
+    def _led(
+        self, found: Registration | Rejected, pixels: BonePixels, events: list[str]
+    ) -> Registration | Rejected:
+        """The answer of a search, with what another camera suggested."""
+        if self._suggested is None:
+            return found
+        before = isinstance(found, Registration) and found.clear
+        found = led(self.model, pixels, found, self._suggested, self._noise(), self.config)
+        if isinstance(found, Registration) and found.clear and not before:
+            events.append("found where the other camera follows it")
+        return found
 
     def _begin(
         self, frame: RgbdFrame, found: Registration, pixels: BonePixels, events: list[str]
@@ -436,6 +466,7 @@ class Navigator:
                 self.model, pixels, find_instances(seg), self._noise(), self.config,
                 result.estimate.T_camera_ct,
             )  # fmt: skip
+            found = self._led(found, pixels, events)
             if isinstance(found, Rejected) or not found.clear:
                 return self._blind(
                     belief, frame, f"level not certain again: {found.reason}", events

@@ -19,7 +19,7 @@ from spine_perception.core.instances import Instance
 
 from .chain import chain_prior
 from .config import NavigatorConfig
-from .estimator import MAX_SIGMA_M, Estimate, Noise, estimate, gate_m
+from .estimator import MAX_SIGMA_M, Estimate, Noise, anchors, estimate, gate_m
 from .model import SpineModel
 from .observation import BonePixels, thin
 from .starts import MATCH_M, REVERSED_NAT, UNANIMOUS, Start, find_starts, reversed_start
@@ -37,6 +37,8 @@ SHAPE_MARGIN_NAT = 6.0
 """Least lead by shape alone: identical vertebrae differ by none, however many of them are open."""
 CLAIM_M = 30e-3
 MIN_EXPLAINED = 0.6
+LED_M = 6e-3
+"""Bone that another camera's poses lead to lies no farther from them: biases and the transform's error."""
 MISSING_LEVEL_NAT = 10.0
 """Cost of an exposed level without bone: the surgeon said that it is open."""
 
@@ -46,6 +48,13 @@ class HasPlace(Protocol):
 
     @property
     def anchor_camera_m(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where each level is: what `differs` compares."""
+
+    anchor_camera_m: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,35 @@ def register(
         refined = _refined(model, pixels, found.best.estimate, noise, config)
         found = replace(found, best=replace(found.best, estimate=refined))
     return found
+
+
+def led(
+    model: SpineModel,
+    pixels: BonePixels,
+    found: Registration | Rejected,
+    T_camera_ct: np.ndarray,
+    noise: Noise,
+    config: NavigatorConfig,
+) -> Registration | Rejected:
+    """What a registration means beside poses T (L, 4, 4) at which another, registered camera follows the
+    levels: what was not clear and agrees with them is, and bone that is too little for a search is looked
+    for there. A clear answer stays what it is, that it may contradict them."""
+    there = Placed(anchors(model, T_camera_ct))
+    if isinstance(found, Registration):
+        same = not differs(model, there, found.best.estimate)
+        return replace(found, clear=True, reason="") if same else found
+    gate = gate_m(noise.sigma_m)
+    kept = estimate(
+        model, pixels, chain_prior(model, T_camera_ct, 0.3, config), noise, T_camera_ct,
+        (gate + 4e-3, gate), reassign_at=(0, 1), settle=SETTLE_STEPS,
+    )  # fmt: skip
+    if not np.isfinite(kept.T_camera_ct).all():
+        return found
+    far_m = np.linalg.norm(kept.anchor_camera_m - there.anchor_camera_m, axis=1)
+    fits = [f for f, e in zip(kept.fits, model.exposed) if e and f.area_mm2 >= MIN_LEVEL_AREA_MM2]
+    if not fits or min(f.inlier_share for f in fits) < MIN_EXPLAINED or far_m.max() > LED_M:
+        return found
+    return Registration(_hypothesis(model, kept, 0.0), np.inf, "none", True, "")
 
 
 def _register(
