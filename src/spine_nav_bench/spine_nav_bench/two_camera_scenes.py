@@ -137,7 +137,9 @@ def _calibrated(T_first_second: np.ndarray, rng: np.random.Generator) -> HandEye
     for _ in range(BOARD_VIEWS):
         turn = np.array([*rng.uniform(-0.7, 0.7, 2), rng.uniform(-1.6, 1.6)])
         board = rigid(turn, np.zeros(3), np.array([*rng.uniform(-0.05, 0.05, 2), 0.45]))
-        first.append(invert(noisy(board)))  # the board's frame is the base, the first camera the body
+        first.append(
+            invert(noisy(board))
+        )  # the board's frame is the base, the first camera the body
         second.append(noisy(invert(T_first_second) @ board))
     found = calibrate_handeye(np.array(first), np.array(second), noise, noise)
     if not isinstance(found, HandEyeFound):

@@ -71,11 +71,37 @@ def _simulate(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
+    from spine_nav_common.core.errors import InputError
     from spine_nav_common.core.progress import Progress
 
     from .replay import replay
+    from .replay_two import replay_two
 
     progress = Progress("replay")
+    if args.second is None and (args.between or args.second_calibration):
+        raise InputError(
+            "replay", "--second", "it is missing", "name the second camera's recording"
+        )
+    if args.second is not None:
+        outcome = replay_two(
+            args.recording,
+            args.second,
+            args.case,
+            args.out,
+            between=args.between,
+            calibration=args.calibration,
+            second_calibration=args.second_calibration,
+            confirm=args.confirm,
+            remap=args.remap,
+            config=args.config,
+            assignments=args.set,
+            model=args.model,
+            backend=args.backend,
+            progress=progress,
+        )
+        progress.close()
+        print(outcome.text())
+        return outcome.exit_code
     outcome = replay(
         args.recording,
         args.case,
@@ -290,6 +316,19 @@ def build_parser() -> argparse.ArgumentParser:
     replay.add_argument(
         "--confirm", action="store_true", help="accept the best level hypothesis (stands for you)"
     )
+    replay.add_argument(
+        "--second", type=Path, metavar="RECORDING",
+        help="of another RGB-D camera over the same operation, by one clock: both give one estimate, in"
+        " the first one's frame",
+    )  # fmt: skip
+    replay.add_argument(
+        "--between", type=Path, metavar="FILE",
+        help="how the two cameras stand, of `spinenav calibrate handeye` (default: by the spine)",
+    )  # fmt: skip
+    replay.add_argument(
+        "--second-calibration", type=Path, action="append", default=[], metavar="FILE",
+        help="as --calibration, of the second camera",
+    )  # fmt: skip
     _recording_options(replay)
     _model_option(replay)
     _calibration_option(replay)

@@ -252,7 +252,7 @@ def replay(
         if stereo is not None:
             more["stereo"] = {
                 **stereo_summary(screws),
-                "drops": _drops(found.recordings["stereo"]),
+                "drops": drops(found.recordings["stereo"]),
             }
         summary = write_summary(
             out,
@@ -265,7 +265,7 @@ def replay(
                 **({"depth_calibration": depth.sha256} if depth else {}),
                 "recording": recording_sha256(recording),
             },
-            drops=_drops(found.recordings.get("rgbd")),
+            drops=drops(found.recordings.get("rgbd")),
             frames=run.frames,
             stopped=stopped,
             truncated=next((r.truncated for r in found.recordings.values() if r.truncated), None),
@@ -277,14 +277,15 @@ def replay(
                 **flatten(settings),
                 **({"stereo": flatten(stereo_settings)} if stereo else {}),
             },
-            status_counts_per_level=_per_level(out, loaded),
+            status_counts_per_level=per_level(out, loaded),
             notes=[*loaded.notes, *found.notes, *found.broken.values(), *told],
             **more,
         )
     return Outcome(summary, stopped)
 
 
-def _drops(recording: Recording | None) -> dict[str, Any]:
+def drops(recording: Recording | None) -> dict[str, Any]:
+    """What of a recording was read and what gave no frame, for the summary."""
     if recording is None:
         return {
             **dict.fromkeys(("read", "duplicated", "late", "unpaired", "bad"), 0),
@@ -293,7 +294,8 @@ def _drops(recording: Recording | None) -> dict[str, Any]:
     return {**recording.counts, "reasons": dict(recording.reasons)}
 
 
-def _per_level(out: Path, case: Case) -> dict[str, dict[str, int]]:
+def per_level(out: Path, case: Case) -> dict[str, dict[str, int]]:
+    """How many rows of each level have each status, for the summary."""
     from spine_nav_common.core.outputs import POSES, read_poses, status_counts
 
     rows = read_poses(out / POSES)

@@ -133,6 +133,7 @@ class LevelEstimate:
     """What is known of one level in one frame. T_camera_ct is None unless TRACKED or OCCLUDED.
 
     noise: the part of `covariance` that is new with every frame; what is left of it stays (bias).
+    measured: of an OCCLUDED level, this frame placed it and its predicted TRE alone is too large to show.
     """
 
     level: str
@@ -143,6 +144,7 @@ class LevelEstimate:
     predicted_tre_mm: float | None = None
     reason: str = ""
     noise: np.ndarray | None = None
+    measured: bool = False
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,7 @@ def report(
                     bound,
                     state.reason,
                     belief.noise[k],
+                    state.measured,
                 )
             )
         else:

@@ -45,12 +45,14 @@ class CameraPose:
 
 @dataclass(frozen=True)
 class Biases:
-    """What is known of the cameras' biases: mean (6 n,), covariance (6 n, 6 n), prior (6 n, 6 n)."""
+    """What is known of the cameras' biases: mean (6 n,), covariance (6 n, 6 n), prior (6 n, 6 n), and what
+    has been allowed for of its growth, `widest` (6 n, 6 n)."""
 
     cameras: tuple[str, ...] = ()
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
     covariance: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     prior: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    widest: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     stamp_ns: int = 0
 
 
@@ -107,7 +109,7 @@ def fuse(
     covariance = before.covariance - gain @ B @ before.covariance
     after = Biases(
         before.cameras, before.mean + gain @ off, 0.5 * (covariance + covariance.T), before.prior,
-        stamp_ns,
+        before.widest, stamp_ns,
     )  # fmt: skip
     return after, Fused(moved(base, x, anchor_ct_m), P, tuple(names))
 
@@ -121,19 +123,23 @@ def _with(known: Biases, seen: Mapping[str, CameraPose]) -> Biases:
     a prior has grown by (less bone in view, say) may have changed the bias by as much."""
     cameras = known.cameras + tuple(n for n in seen if n not in known.cameras)
     size, old = 6 * len(cameras), len(known.mean)
-    mean, covariance, prior = np.zeros(size), np.zeros((size, size)), np.zeros((size, size))
-    mean[:old], covariance[:old, :old], prior[:old, :old] = (
-        known.mean, known.covariance, known.prior,
-    )  # fmt: skip
+    mean = np.zeros(size)
+    mean[:old] = known.mean
+    covariance, prior, widest = np.zeros((3, size, size))
+    for grown, before in (
+        (covariance, known.covariance), (prior, known.prior), (widest, known.widest),
+    ):  # fmt: skip
+        grown[:old, :old] = before
     for i, name in enumerate(cameras):
         own = np.ix_(_slot(i), _slot(i))
-        if name in seen:
-            if i < len(known.cameras):
-                covariance[own] += _growth(prior[own], seen[name].bias)
-            prior[own] = seen[name].bias
         if i >= len(known.cameras):
-            covariance[own] = prior[own]
-    return Biases(cameras, mean, covariance, prior, known.stamp_ns)
+            covariance[own] = prior[own] = widest[own] = seen[name].bias
+        elif name in seen:
+            more = _growth(widest[own], seen[name].bias)
+            covariance[own] += more
+            widest[own] += more
+            prior[own] = seen[name].bias
+    return Biases(cameras, mean, covariance, prior, widest, known.stamp_ns)
 
 
 def _growth(before: np.ndarray, now: np.ndarray) -> np.ndarray:
@@ -148,8 +154,11 @@ def _forgotten(known: Biases, stamp_ns: int) -> Biases:
     """Towards the prior, by how much time has passed."""
     since_s = 1e-9 * max(0, stamp_ns - known.stamp_ns) if known.stamp_ns else 0.0
     kept = float(np.exp(-since_s / FORGET_S))
-    covariance = kept**2 * known.covariance + (1.0 - kept**2) * known.prior
-    return Biases(known.cameras, kept * known.mean, covariance, known.prior, stamp_ns)
+    covariance, widest = (
+        kept**2 * known_ + (1.0 - kept**2) * known.prior
+        for known_ in (known.covariance, known.widest)
+    )
+    return Biases(known.cameras, kept * known.mean, covariance, known.prior, widest, stamp_ns)
 
 
 def difference(T: np.ndarray, base: np.ndarray, anchor_m: np.ndarray) -> np.ndarray:

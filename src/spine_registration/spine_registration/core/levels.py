@@ -42,7 +42,8 @@ class Evidence:
 class LevelState:
     """Status with its memory. seen_ns: last frame in which the level could be tracked, or the
     registration, in ns of the frames' clock. reference_area_mm2: bone seen at best, slowly
-    forgotten. uncertain: withdrawn because its bound exceeded the limit, and not back since."""
+    forgotten. uncertain: withdrawn because its bound exceeded the limit, and not back since. measured:
+    the last frame placed it, and nothing but that bound keeps it from being shown."""
 
     status: Status
     reason: str
@@ -50,6 +51,7 @@ class LevelState:
     seen_ns: int
     contradictions: int
     uncertain: bool = False
+    measured: bool = False
 
 
 def registered(stamp_ns: int) -> LevelState:
@@ -85,7 +87,8 @@ def advance(
         why = (
             f"uncertain: predicted TRE {evidence.predicted_tre_mm:.1f} mm, shown below {limit:.1f}"
         )
-        return _without(replace(state, uncertain=True), stamp_ns, config, why)
+        withdrawn = _without(replace(state, uncertain=True), stamp_ns, config, why)
+        return replace(withdrawn, measured=withdrawn.status is Status.OCCLUDED)
     return LevelState(Status.TRACKED, "", reference, stamp_ns, contradictions)
 
 
@@ -110,4 +113,4 @@ def _without(state: LevelState, stamp_ns: int, config: NavigatorConfig, why: str
         return LevelState(Status.LOST, why, 0.0, state.seen_ns, 0, state.uncertain)
     held = state.status in (Status.TRACKED, Status.OCCLUDED)
     status = Status.OCCLUDED if held else Status.REGISTERING
-    return replace(state, status=status, reason=why)
+    return replace(state, status=status, reason=why, measured=False)

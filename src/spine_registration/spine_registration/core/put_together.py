@@ -281,10 +281,10 @@ class PutTogether:
     ) -> tuple[LevelEstimate, tuple[str, ...], bool]:
         """What is shown of a level, by whom, and whether the cameras contradict each other."""
         anchor = self._model.anchor_m[self._index[level]]
-        tracked = self._poses(by, Status.TRACKED, anchor)
+        tracked = self._poses(by, anchor, measured=True)
         last = self._levels.get(level, _Level())
         if not tracked:
-            held = self._poses(by, Status.OCCLUDED, anchor)
+            held = self._poses(by, anchor, measured=False)
             return self._unseen(stamp_ns, level, by, held, last), (), False
         known, fused = fuse(last.biases, stamp_ns, tracked, anchor)
         if isinstance(fused, Rejected):
@@ -314,11 +314,15 @@ class PutTogether:
         return estimate, fused.cameras, False
 
     def _poses(
-        self, by: Mapping[str, LevelEstimate | None], status: Status, anchor: np.ndarray
+        self, by: Mapping[str, LevelEstimate | None], anchor: np.ndarray, measured: bool
     ) -> dict[str, CameraPose]:
+        """Of each camera that placed the level in this frame, or (not `measured`) holds it alone: a pose
+        whose own bound is too wide to be shown may be good enough beside the other camera's."""
         out = {}
         for name, e in by.items():
-            if e is None or e.status is not status:
+            held = e is not None and e.status is Status.OCCLUDED and not e.measured
+            placed = e is not None and (e.status is Status.TRACKED or e.measured)
+            if e is None or not (placed if measured else held):
                 continue
             if name == FIRST:
                 out[name] = of_first(e)

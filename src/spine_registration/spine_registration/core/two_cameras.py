@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spine_nav_common.core.depth_camera import DepthCamera
 from spine_nav_common.core.geometry import invert
-from spine_nav_common.core.types import LevelEstimate, NavigationResult, RgbdFrame, Status
+from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, RgbdFrame, Status
+from spine_perception.core.segmentation import SegmentsFrames
 
 from .between import Between
+from .config import NavigatorConfig
 from .fusion import difference
+from .model import build_model
 from .navigator import Navigator
 from .put_together import FIRST, SECOND, PutTogether, Together
 
@@ -94,9 +98,26 @@ class TwoCameras:
         self._together = PutTogether(first.model, between, first.config.max_predicted_tre_mm)
         self._last: dict[str, RgbdFrame] = {}
         self._results: dict[str, NavigationResult] = {}
+        self.ever_together = False
         self.alone: dict[
             str, NavigationResult
         ] = {}  # of each camera at this moment, in its own frame
+
+    @classmethod
+    def of(
+        cls,
+        case: Case,
+        segmenter: SegmentsFrames,
+        config: NavigatorConfig,
+        between: Between | None,
+        depth: Sequence[DepthCamera | None] = (None, None),
+    ) -> TwoCameras:
+        """Both navigations of a case by one network. depth: what is measured of either camera's depth."""
+        model = build_model(case)
+        first, second = (
+            Navigator(case, segmenter, config, model=model, camera=camera) for camera in depth
+        )
+        return cls(first, second, between)
 
     @property
     def between(self) -> Between | None:
@@ -135,6 +156,7 @@ class TwoCameras:
             results[SECOND] = self._at(moving, skew_s)
             self._results[SECOND] = moving
         told = self._together(moment.stamp_ns, results.get(FIRST), results.get(SECOND))
+        self.ever_together = self.ever_together or self.between is not None
         out = {n: STILL if still[n] else why for n, why in told.out.items()}
         return replace(told, out=out)
 
