@@ -50,12 +50,14 @@ from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
 from .bench_stereo import foreign_record, judged_record, stereo_timing_record
 from .bench_stereo_faults import faults_record
 from .bench_timing import timing_record
+from .bench_two_cameras import two_cameras_record
 from .commands import Commands
 from .reliability import plot_reliability
 from .results import render, table_text
 
 RGBD = (
     "accuracy", "foreign", "timing", "precision", "identity", "gaps", "alive", "depth_calibration",
+    "two_cameras",
 )  # fmt: skip
 STEREO = ("stereo", "stereo_foreign", "stereo_faults", "stereo_timing", "live_stereo")
 PARTS = (
@@ -245,6 +247,9 @@ def _measure_rgbd(
     if part == "gaps":
         few = {"cases": 4, "count": 1} if args.smoke else {"cases": GAPS}
         return gaps_record(args.anatomy, segmenter, progress=progress, **few)
+    if part == "two_cameras":
+        few = {"count": 1, "seconds": SMOKE_SECONDS} if args.smoke else {}
+        return two_cameras_record(segmenter, progress=progress, **few)
     if part == "depth_calibration":
         return depth_record(
             args.scenes, segmenter, commands.replay, to.cache / "runs", smoke=args.smoke,

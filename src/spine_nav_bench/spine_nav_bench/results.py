@@ -13,6 +13,7 @@ from . import results_stereo, targets_stereo
 from .bench_gaps import GAPS_TARGETS, gaps_section, gaps_table
 from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .bench_planning import PLANNING_TARGETS, planning_section, planning_table
+from .bench_two_cameras import TWO_CAMERAS_TARGETS, two_cameras_section, two_cameras_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
 from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
 from .results_calibrate import CALIBRATE_TARGETS
@@ -196,6 +197,7 @@ SHOWN_TARGETS = (
     *CAMERAS_TARGETS,
     *CALIBRATE_TARGETS,
     *DEPTH_TARGETS,
+    *TWO_CAMERAS_TARGETS,
     *PLANNING_TARGETS,
 )
 PARTS = (
@@ -211,6 +213,7 @@ PARTS = (
     "overlay",
     "cameras",
     "depth_calibration",
+    "two_cameras",
     "planning",
 )
 TARGETS = (
@@ -432,6 +435,8 @@ def render(folder: Path) -> str:
         out += identity_section(newest["identity"])
     if "gaps" in newest:
         out += gaps_section(newest["gaps"])
+    if "two_cameras" in newest:
+        out += two_cameras_section(newest["two_cameras"])
     if "alive" in newest:
         out += alive_section(newest["alive"])
     if "bridges" in newest:
@@ -462,6 +467,8 @@ def table_text(record: Record) -> str:
         body = identity_table(record)
     elif record["part"] == "gaps":
         body = gaps_table(record)
+    elif record["part"] == "two_cameras":
+        body = two_cameras_table(record)
     elif record["part"] == "alive":
         body = alive_table(record)
     elif record["part"] == "bridges":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spine_nav_common.core.geometry import exp_se3, invert, transform_points
+from spine_nav_common.core.geometry import exp_se3, invert
 from spine_nav_common.core.handeye import HandEyeFound, PoseNoise, calibrate_handeye
 from spine_nav_common.core.types import Case
 from spine_nav_sim.core import sensor as sensors
@@ -26,10 +26,13 @@ from spine_nav_sim.core.scene_props import Pass, Prop, passing_props
 from spine_nav_sim.core.scene_render import Scene
 from spine_registration.core.between import Between
 
-PAIRS = (("d415", "d405"), ("d405", "d415"), ("d415", "d435"), ("d415", "d415"))
+PAIRS = (("d415", "d405"), ("d405", "d415"), ("d415", "d415"), ("d415", "d435"))
 """By turns: the first camera and the second."""
-SECONDS = 9.0
-HANDS = ((2.5, 4.5), (5.5, 7.5))
+DISTANCE_M = {"d405": (0.28, 0.36)}
+"""To the wound, as a model's depth wants it."""
+_DISTANCE_M = (0.38, 0.50)
+SECONDS, FPS = 7.0, 10.0
+HANDS = ((2.0, 3.8), (4.6, 6.4))
 """Seconds in which a hand is over the first camera, and over the second."""
 APART_DEG = (25.0, 50.0)
 PITCH_DEG = (12.0, 28.0)
@@ -49,8 +52,6 @@ class TwoCameraScene:
     T_first_second: np.ndarray
     between: Between
     cameras: tuple[str, str]
-    seconds: float = SECONDS
-    fps: float = 15.0
 
 
 def two_camera_scene(seed: int, index: int, hands: bool = True) -> TwoCameraScene:
@@ -61,7 +62,8 @@ def two_camera_scene(seed: int, index: int, hands: bool = True) -> TwoCameraScen
     names = PAIRS[pair]
     config = SceneConfig(
         camera=names[0], camera_moves=(turn + pair) % 2 == 0, tool_passes=False, seconds=SECONDS,
-        pitch_deg=PITCH_DEG, hardness=0.5,
+        pitch_deg=PITCH_DEG, hardness=0.5, fps=FPS,
+        distance_m=DISTANCE_M.get(names[0], _DISTANCE_M),
     )  # fmt: skip
     first = make_scene(anatomy, rng, config)
     second = _beside(first, names[1], rng)
@@ -89,7 +91,10 @@ def _beside(first: Scene, camera: str, rng: np.random.Generator) -> Scene:
     """The scene by another camera on the same stand, that looks at the wound from another side."""
     model = sensors.CAMERAS[camera]
     intrinsics = sensors.camera_intrinsics(model, 640, 480, rng)
-    config = replace(first.config, camera=camera, camera_moves=False)
+    config = replace(
+        first.config, camera=camera, camera_moves=False,
+        distance_m=DISTANCE_M.get(camera, _DISTANCE_M),
+    )  # fmt: skip
     T_first_world = first.camera_path.T_camera_world(0.0)
     while True:
         path = place_camera(first.T_world_wound, first.wound, intrinsics, model, rng, config)
@@ -142,11 +147,5 @@ def _calibrated(T_first_second: np.ndarray, rng: np.random.Generator) -> HandEye
         )  # the board's frame is the base, the first camera the body
         second.append(noisy(invert(T_first_second) @ board))
     found = calibrate_handeye(np.array(first), np.array(second), noise, noise)
-    if not isinstance(found, HandEyeFound):
-        raise ValueError(found.reason)
+    assert isinstance(found, HandEyeFound), found
     return found
-
-
-def points_m(case: Case, level: str, T: np.ndarray) -> np.ndarray:
-    """(K, 3) planned points of a level in the camera's frame."""
-    return transform_points(T, case.plan_points_m(level))

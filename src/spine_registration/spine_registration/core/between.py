@@ -167,11 +167,7 @@ def from_spine(seen: Sequence[SeenByBoth], moments: int = 1) -> Between | Reject
             f"{LEAST_LEVELS} levels that both cameras track are needed to register them by the spine,"
             f" there is {both}: calibrate the two cameras (spinenav calibrate handeye)"
         )
-    start = np.asarray(seen[0].first.T_camera_ct) @ invert(np.asarray(seen[0].second.T_camera_ct))
-    between = Between(start, np.zeros((6, 6)), "the spine itself")
-    for _ in range(_SETTLE):
-        found = offset(seen, between, moments)
-        between = replace(between, T_first_second=found.T @ between.T_first_second)
+    between = _fitted(seen, moments)
     found = offset(seen, between, moments)
     if not found.one_motion:
         return Rejected(
@@ -188,6 +184,16 @@ def from_spine(seen: Sequence[SeenByBoth], moments: int = 1) -> Between | Reject
     return replace(between, covariance=0.5 * (covariance + covariance.T))
 
 
+def _fitted(seen: Sequence[SeenByBoth], moments: int) -> Between:
+    """The transform that fits all levels best, whatever they say of each other; without a covariance."""
+    start = np.asarray(seen[0].first.T_camera_ct) @ invert(np.asarray(seen[0].second.T_camera_ct))
+    between = Between(start, np.zeros((6, 6)), "the spine itself")
+    for _ in range(_SETTLE):
+        found = offset(seen, between, moments)
+        between = replace(between, T_first_second=found.T @ between.T_first_second)
+    return between
+
+
 def checked(between: Between, seen: Sequence[SeenByBoth], moments: int = 1) -> str:
     """Why a calibration does not fit the spine that both cameras see, with the remedy; "" = it fits."""
     found = offset(seen, between, moments)
@@ -195,7 +201,7 @@ def checked(between: Between, seen: Sequence[SeenByBoth], moments: int = 1) -> s
         return ""
     if not found.one_motion and found.none:
         return "the two cameras' vertebrae do not lie alike: one camera names or places a level wrongly"
-    true = found.T @ between.T_first_second
+    true = _fitted(seen, moments).T_first_second
     return (
         f"{between.source} does not fit: by it the second camera's vertebrae lie {found.mm:.1f} mm and"
         f" {found.deg:.1f} deg off the first one's{_why(between.T_first_second, true)}"
