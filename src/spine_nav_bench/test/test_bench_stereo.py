@@ -252,7 +252,7 @@ def parts(*arguments: str) -> tuple[str, ...]:
 def test_the_plain_bench_holds_all_parts_that_need_no_folder():
     assert parts() == (
         "accuracy", "timing", "precision", "identity", "gaps", "alive",
-        "depth_calibration", "stereo", "stereo_faults", "stereo_timing", "live_stereo",
+        "depth_calibration", "two_cameras", "stereo", "stereo_faults", "stereo_timing", "live_stereo",
         "rod", "bridges", "display", "overlay", "cameras", "planning",
     )  # fmt: skip
     assert set(parts("--scenes", "x", "--data", "y")) == {

@@ -38,7 +38,7 @@ class Eye:
         root = bias * np.linalg.cholesky(BIAS)
         self.bias = [root @ self.rng.standard_normal(6) for _ in model.levels]
 
-    def look(self, stamp_ns, hidden=(), named=0, identity="proven", moved=None):
+    def look(self, stamp_ns, hidden=(), named=0, identity="proven", moved=None, nat=9.0):
         """named: every level is called by the name of its neighbour so many levels lower."""
         out = []
         for k, level in enumerate(self.model.levels):
@@ -55,7 +55,7 @@ class Eye:
             out.append(
                 LevelEstimate(level, Status.TRACKED, T, NOISE + BIAS, anchor, 1.5, noise=NOISE)
             )
-        return NavigationResult(stamp_ns, tuple(out), identity=identity)
+        return NavigationResult(stamp_ns, tuple(out), identity=identity, identity_margin_nat=nat)
 
 
 @pytest.fixture
@@ -220,9 +220,19 @@ def test_two_names_are_told_from_the_first_moment_on(model, eyes, together):
 
 def test_a_camera_that_sees_another_patient_is_heard(model, eyes, together):
     run(together, eyes, 20)
-    told = run(together, eyes, 1, 20, second={"identity": "refused"})[0]
+    told = run(together, eyes, 1, 20, second={"identity": "refused", "nat": -40.0})[0]
     assert {e.status for e in told.result.levels} == {Status.REJECTED}
     assert "another spine" in told.result.levels[0].reason and told.result.identity == "refused"
+
+
+def test_a_camera_that_cannot_tell_whose_spine_it_is_says_nothing_against_the_other(
+    model, eyes, together
+):
+    run(together, eyes, 20)
+    unsure = {"identity": "refused", "nat": -2.3, "hidden": model.levels}
+    told = run(together, eyes, 3, 20, second=unsure)[-1]
+    assert {e.status for e in told.result.levels} == {Status.TRACKED}
+    assert told.cameras["L2"] == ("first",) and told.out["second"] == "covered"
 
 
 def test_levels_that_one_camera_each_sees_are_all_shown(model, eyes, together):

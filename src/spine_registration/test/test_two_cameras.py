@@ -70,7 +70,9 @@ def test_both_track_one_spine_in_the_first_cameras_frame(pair, model, truth):
     two, shown = pair
     for i in range(1, 12):
         told = two.process(Moment(*shown(i)))
-    assert set(told.cameras.values()) == {("first", "second")}, [(e.status.value, e.reason) for e in two.alone["second"].levels]
+    assert set(told.cameras.values()) == {("first", "second")}, [
+        (e.status.value, e.reason) for e in two.alone["second"].levels
+    ]
     assert worst_tre_mm(model, told.result, truth) < 2.0
     assert two.ever_together
 

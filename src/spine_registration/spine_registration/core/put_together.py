@@ -24,6 +24,7 @@ from spine_nav_common.core.types import (
 from .between import Between, SeenByBoth, checked, from_spine, in_first, of_first, offset
 from .error import predicted_tre_mm
 from .fusion import Biases, CameraPose, Fused, difference, fuse, moved
+from .identity import CONTRADICTED_NAT
 from .levels import RETURN_TRE
 from .model import SpineModel
 
@@ -165,7 +166,12 @@ class PutTogether:
         ]
 
     def _two_patients(self, here: Mapping[str, NavigationResult]) -> str:
-        refused = [n for n, r in here.items() if r.identity == "refused"]
+        """Whether a camera sees another spine; one that cannot tell says nothing against the other."""
+        refused = [
+            n
+            for n, r in here.items()
+            if r.identity == "refused" and (r.identity_margin_nat or 0.0) < CONTRADICTED_NAT
+        ]
         if not refused:
             return ""
         reasons = [e.reason for e in here[refused[0]].levels if e.reason]
