@@ -75,7 +75,7 @@ def test_what_one_camera_sees_and_nobody_shows_is_missing_and_what_none_sees_is_
     assert not verdicts(scene(gone))[0]
     covered = [(200, 200)] * 5 + [(90, 90)]
     assert verdicts(scene(gone, pixels=covered))[0]
-    beside_one = [(200, 200)] * 5 + [(90, 110)]
+    beside_one = [(200, 200)] * 5 + [(90, 160)]
     assert not verdicts(scene(gone, pixels=beside_one))[0]
     late = [Shown(None)] * 2 + [at(0.5, FIRST)] * 4  # from the first pose on
     assert record(scene(late))["pooled"][BOTH]["availability"] == 1.0

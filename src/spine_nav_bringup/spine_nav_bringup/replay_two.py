@@ -156,7 +156,7 @@ def replay_two(
             if c.gone or c.found.incomplete
         )
         if not two.ever_together:
-            why = run.why_never()
+            why = two.dropped or run.why_never()
             stopped = "; ".join(filter(None, (stopped, f"the second camera took no part: {why}")))
     except KeyboardInterrupt:
         stopped = "stopped by the user"

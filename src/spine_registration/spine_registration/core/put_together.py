@@ -104,6 +104,11 @@ class PutTogether:
         self._otherwise = ""
 
     @property
+    def dropped(self) -> str:
+        """Why the second camera is not believed; "" = it was not contradicted."""
+        return self._dropped
+
+    @property
     def trusted(self) -> Between | None:
         """How the cameras stand, where the spine bears it out and the second is not dropped."""
         usable = self.borne_out and not self._dropped and not self._otherwise

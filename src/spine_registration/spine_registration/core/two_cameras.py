@@ -124,6 +124,11 @@ class TwoCameras:
         """How the cameras stand, where it is borne out."""
         return self._together.trusted
 
+    @property
+    def dropped(self) -> str:
+        """Why the second camera is not believed; "" = it was not contradicted."""
+        return self._together.dropped
+
     def request_registration(self) -> None:
         """Register both from scratch with the next frame, and forget what was learned of the cameras."""
         for navigator in self.navigators.values():
