@@ -64,9 +64,10 @@ def in_first(e: LevelEstimate, between: Between, anchor_ct_m: np.ndarray) -> Cam
     """The second camera's pose in the first one's frame; what the transform errs by is bias."""
     own = total(e)
     noise = np.zeros((6, 6)) if e.noise is None else e.noise
-    T = between.T_first_second @ e.T_camera_ct
+    T_second_ct = np.asarray(e.T_camera_ct)
+    T = between.T_first_second @ T_second_ct
     R = between.T_first_second[:3, :3]
-    at_second = e.T_camera_ct[:3, :3] @ anchor_ct_m + e.T_camera_ct[:3, 3]
+    at_second = T_second_ct[:3, :3] @ anchor_ct_m + T_second_ct[:3, 3]
     J = np.zeros((6, 6))
     J[:3, :3] = J[3:, 3:] = R
     J[:3, 3:] = -R @ skew(at_second)
