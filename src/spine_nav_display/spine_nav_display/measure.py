@@ -21,7 +21,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,6 +39,7 @@ _SETTLE_PICTURES = 10
 _FAULTS = (Status.LOST, Status.OCCLUDED, Status.REJECTED, Status.REGISTERING, Status.SEARCHING)
 _LASTS = 4  # messages of a fault, and between two
 _STAMP = "spinenav.state.picture?.stamp_ns"  # a text: it is longer than a number of the page's
+_WAY = ("to_display", "to_page", "decoded", "on_screen")  # medians of the parts of a delay
 _TICKS = 100.0  # of /proc/*/stat, per second on Linux
 
 
@@ -119,7 +121,9 @@ async def _look(running: Browser, url: str, args: argparse.Namespace) -> dict[st
     tabs += [await running.open(url) for _ in range(args.pages - 1)]
     for tab in tabs:
         await tab.until(f"window.spinenav?.pictures >= {_SETTLE_PICTURES}", 60.0)
-        await tab.evaluate("spinenav.delays.length = 0; spinenav.at = spinenav.pictures")
+        await tab.evaluate(
+            "spinenav.delays.length = spinenav.ways.length = 0; spinenav.at = spinenav.pictures"
+        )
     heap = await heap_mb(tabs[0])
     first_ns = await tabs[0].evaluate(_STAMP)
     cpu, start = _cpu_s(running.pid), time.monotonic()
@@ -128,15 +132,20 @@ async def _look(running: Browser, url: str, args: argparse.Namespace) -> dict[st
     wall = time.monotonic() - start
     cores, own_cores = (_cpu_s(running.pid) - cpu) / wall, (time.process_time() - own) / wall
     last_ns = await tabs[0].evaluate(_STAMP)
-    delays, shown = [], []
+    delays, ways, shown = [], [], []
     for tab in tabs:
         delays += await tab.evaluate("spinenav.delays")
+        ways += await tab.evaluate("spinenav.ways")
         shown.append(await tab.evaluate("spinenav.pictures - spinenav.at") / wall)
     if not delays:
         raise BrowserError("no picture was shown, or its age is not known")
     median, p99 = np.percentile(delays, [50, 99])
     return {
         "delay_ms": {"median": round(median, 1), "p99": round(p99, 1), "count": len(delays)},
+        "way_ms": {
+            k: round(float(np.median(w)), 1)
+            for k, w in zip(_WAY, zip(*ways, strict=True), strict=True)
+        },
         "stamps_ns": [first_ns, last_ns],
         "pictures_per_s": [round(s, 1) for s in shown],
         "first_picture_s": round(first_s, 2),
@@ -194,17 +203,30 @@ async def heap_mb(tab: Tab) -> float:
     return round(used["usedSize"] / 1e6, 2)
 
 
-def _cpu_s(leader: int) -> float:
-    """CPU time of a session's processes in s."""
-    total = 0.0
+def of_session(leader: int) -> Iterator[tuple[Path, list[str]]]:
+    """The processes of a session, and the fields of their stat after the name."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it has ended
-        if int(fields[3]) == leader:  # session
-            total += (int(fields[11]) + int(fields[12])) / _TICKS
-    return total
+        if int(fields[3]) == leader:
+            yield stat.parent, fields
+
+
+def _cpu_s(leader: int) -> float:
+    """CPU time of a session's processes in s."""
+    return sum((int(f[11]) + int(f[12])) / _TICKS for _, f in of_session(leader))
+
+
+def session_mb(leader: int) -> float:
+    """Memory of a session's processes, what they share counted once."""
+    total = 0.0
+    for process, _ in of_session(leader):
+        with suppress(OSError):
+            lines = (process / "smaps_rollup").read_text().splitlines()
+            total += sum(float(x.split()[1]) for x in lines if x.startswith("Pss:")) / 1e3
+    return round(total, 1)
 
 
 if __name__ == "__main__":

@@ -80,14 +80,15 @@ def result(
     return NavigationResult(stamp_ns, tuple(levels), identity="proven", identity_margin_nat=9.0)
 
 
-def counted_jpeg(number: int) -> bytes:
-    """A picture whose upper left corner holds a number: black and white cells, least bit first."""
+def counted_jpeg(number: int, small: bool = False) -> bytes:
+    """A picture whose upper left corner holds a number: black and white cells, least bit first.
+    small: of a quarter of its width and height."""
     image = np.full((HEIGHT, WIDTH, 3), (60, 70, 110), np.uint8)
     cv2.circle(image, (320, 240), 120, (40, 40, 160), -1)
     for bit in range(COUNTER_BITS):
         cell = 255 if number >> bit & 1 else 0
         image[:CELL, CELL * bit : CELL * (bit + 1)] = cell
-    done, data = cv2.imencode(".jpg", image)
+    done, data = cv2.imencode(".jpg", image[::4, ::4] if small else image)
     assert done
     return data.tobytes()
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from spine_nav_common.core.types import Status
 from spine_nav_display.browser import Browser, Tab, browser
 from spine_nav_display.core.questions import Question
 from spine_nav_display.core.scene import plan_lines
+from spine_nav_display.measure import of_session
 from spine_nav_display.rehearsal import LEVELS, READ_COUNTER, Feed, tile_grey
 from spine_nav_display.server import Limits
 from spine_nav_display.surgeon import CLICK
@@ -30,6 +33,17 @@ def test_the_page_shows_the_newest_picture_and_asks_nobody_else() -> None:
         ours = feed.server.url.partition("://")[2]
         assert tab.requests
         assert all(r.partition("://")[2].startswith(ours) for r in tab.requests)
+
+    browsed(scenario)
+
+
+def test_a_browser_that_is_measured_goes_before_nobody() -> None:
+    async def scenario(feed: Feed, stream: Stream, running: Browser, _: Tab) -> None:
+        threads = [t for p, _ in of_session(running.pid) for t in (p / "task").iterdir()]
+        assert len(threads) > 10
+        for thread in threads:
+            with suppress(OSError):  # it has ended
+                assert os.getpriority(os.PRIO_PROCESS, int(thread.name)) >= 0
 
     browsed(scenario)
 

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from rod_bending_ar.core.screw_check import ScrewCheck, ScrewChecks
 from spine_nav_common.core.implant_outputs import RodCurve, ScrewRow
 from spine_nav_common.core.types import Rejected, ScrewPlan, Status
 from spine_nav_common.parameters import ParameterError
+from spine_nav_display import endurance
+from spine_nav_display.browser import BrowserError
 from spine_nav_display.core.binding import Exposure, check_display, exposure
 from spine_nav_display.core.checks import check_message, check_word
 from spine_nav_display.core.messages import (
@@ -375,3 +380,40 @@ def test_a_leak_over_a_night_is_seen_in_a_quarter_of_an_hour_and_noise_is_none()
     assert 0.05 < over_a_night(pictures, leak) < 0.12
     once = 3.6 + noise + 0.2 * (pictures > 10_000)  # gathered once
     assert abs(over_a_night(pictures, once)) < 0.05
+
+
+class _LateTab:
+    """A page that shows ten pictures between two looks, and leaves every third question unanswered."""
+
+    def __init__(self, silent: bool = False) -> None:
+        self.pictures, self._asked, self._silent = 0, 0, silent
+
+    async def _answer(self) -> None:
+        self._asked += 1
+        if self._silent or self._asked % 3 == 0:
+            raise asyncio.TimeoutError
+
+    async def evaluate(self, script: str) -> int:
+        await self._answer()
+        self.pictures += 10
+        return self.pictures
+
+    async def call(self, method: str) -> dict[str, int]:
+        await self._answer()
+        return {"usedSize": 3_000_000, "nodes": 200}
+
+    async def until(self, script: str, timeout_s: float) -> int:
+        return await self.evaluate(script)
+
+
+def test_a_night_outlives_answers_that_come_too_late():
+    looks = asyncio.run(endurance._watched(_LateTab(), os.getpid(), 1000, math.inf, 0.0))
+    assert [look.pictures for look in looks] == sorted(look.pictures for look in looks)
+    assert len(looks) == endurance._LOOKS
+    assert asyncio.run(endurance._ask(_LateTab(), 5)) > 0
+
+
+def test_a_page_that_never_answers_again_ends_the_night(monkeypatch):
+    monkeypatch.setattr(endurance, "_PATIENCE_S", 0.0)
+    with pytest.raises(BrowserError, match="does not answer"):
+        asyncio.run(endurance._watched(_LateTab(silent=True), os.getpid(), 1000, math.inf, 0.0))

@@ -64,12 +64,13 @@ export class Video {
   connect() {
     this.socket = open("/video", () => { if (this.name) this.show(this.name); });
     this.socket.onmessage = async (event) => {
-      const socket = this.socket;
+      const socket = this.socket, heard = performance.now();
       const length = new DataView(event.data).getUint32(0, true);
       const words = JSON.parse(new TextDecoder().decode(new Uint8Array(event.data, 4, length)));
       try {
         const jpeg = new Blob([new Uint8Array(event.data, 4 + length)], { type: "image/jpeg" });
-        this.onPicture(words, await createImageBitmap(jpeg));
+        const bitmap = await createImageBitmap(jpeg);
+        this.onPicture({ ...words, heard, decoded: performance.now() }, bitmap);
       } finally {
         requestAnimationFrame(() => {
           if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ shown: words.n }));

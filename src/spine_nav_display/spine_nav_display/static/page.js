@@ -23,7 +23,8 @@ const state = {
 };
 const clock = new Clock();
 const delays = [];        // ms from the camera's stamp to the frame after the picture was drawn
-window.spinenav = { state, delays, clock, pictures: 0, covered: true };  // for tests and measurements
+const ways = [];          // ms of each part of it: to the display, to the page, decoded, on the screen
+window.spinenav = { state, delays, ways, clock, pictures: 0, covered: true };  // for tests and measurements
 
 // What may be shown now. Every answer is a reason against, or "".
 
@@ -201,8 +202,10 @@ const video = new Video((words, bitmap) => {
   watch();
   requestAnimationFrame(() => requestAnimationFrame(() => {
     if (words.age_ms === null || !clock.known) return;
-    delays.push(words.age_ms + clock.now() - words.arrived_ms);
-    if (delays.length > KEPT_DELAYS) delays.shift();
+    const drawn = performance.now(), heard = words.heard + clock.offset;
+    delays.push(words.age_ms + drawn + clock.offset - words.arrived_ms);
+    ways.push([words.age_ms, heard - words.arrived_ms, words.decoded - words.heard, drawn - words.decoded]);
+    if (delays.length > KEPT_DELAYS) { delays.shift(); ways.shift(); }
   }));
 });
 
