@@ -383,14 +383,14 @@ def test_a_leak_over_a_night_is_seen_in_a_quarter_of_an_hour_and_noise_is_none()
 
 
 class _LateTab:
-    """A page that shows ten pictures between two looks, and leaves every third question unanswered."""
+    """A page that shows ten pictures between two looks, and leaves every seventh question unanswered."""
 
     def __init__(self, silent: bool = False) -> None:
         self.pictures, self._asked, self._silent = 0, 0, silent
 
     async def _answer(self) -> None:
         self._asked += 1
-        if self._silent or self._asked % 3 == 0:
+        if self._silent or self._asked % 7 == 0:
             raise asyncio.TimeoutError
 
     async def evaluate(self, script: str) -> int:
