@@ -135,12 +135,16 @@ def test_a_picture_is_passed_on_as_it_came_and_asked_for_only_while_a_page_is_op
     assert overlay.get_subscription_count() == 0
     page = display.page()
     world.until(overlay.get_subscription_count)
-    stamp = time.time_ns() - 80_000_000
-    overlay.publish(jpeg_message(JPEG, stamp, "camera"))
-    world.until(lambda: page.pictures)
-    words, jpeg = page.pictures[0]
-    assert jpeg == JPEG and words["stamp_ns"] == str(stamp) and words["age_sure"]
-    assert words["age_ms"] >= 80.0
+    stamps = []
+
+    def sure():  # one that this machine delivers late may be of any clock
+        stamps.append(str(time.time_ns() - 80_000_000))
+        overlay.publish(jpeg_message(JPEG, int(stamps[-1]), "camera"))
+        return any(words["age_sure"] for words, _ in page.pictures)
+
+    world.until(sure)
+    words, jpeg = next(p for p in page.pictures if p[0]["age_sure"])
+    assert jpeg == JPEG and words["stamp_ns"] in stamps and words["age_ms"] >= 80.0
     page.close()
     world.until(lambda: overlay.get_subscription_count() == 0)
 
