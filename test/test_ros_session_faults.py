@@ -206,8 +206,8 @@ def test_answers_and_requests_are_in_the_record(case, noise, tmp_path):
         assignments=("navigation.max_stamp_age_ms=60000",),
     )  # fmt: skip
     run_live(options, None, make)
-    (life,) = open_session(session).lives
-    asked = [n.values for n in life if n.op == "asked"]
+    # More than one where a busy machine lets the navigation begin anew.
+    asked = [n.values for life in open_session(session).lives for n in life if n.op == "asked"]
     assert [(a["what"], a["accept"], a["id"]) for a in asked] == [
         ("confirm", False, "ZZZZ"),
         ("confirm", True, "AAAA"),

@@ -229,6 +229,9 @@ def test_a_rod_guidance_that_is_gone_takes_its_plan_from_the_next_picture(
         index += 1
         assert index < 100, "the guidance tells nothing"
         show(world, screen, tracker, index)
+        stamp_ns = support.frame(index).stamp_ns
+        world.until(lambda now=stamp_ns: guidance.node.results.stamp_ns == now)
+    world.until(lambda: guidance.node.idle)  # a dead one does not speak after its withdrawal
     world.executor.remove_node(guidance.node)
     markers = world.listen(MarkerArray, topics.BENDING, qos.LATCHED)
     withdrawal.of("rod_guidance", "rod_guidance was ended")
