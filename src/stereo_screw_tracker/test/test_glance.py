@@ -69,16 +69,11 @@ def off_mm(points: np.ndarray, curve: np.ndarray) -> np.ndarray:
 def test_settled_heads_and_rods_get_a_glance_where_the_picture_is_not_searched() -> None:
     world = Glancing(confidence=0.99, sigma_px=0.1, rods=[rod_m("left"), rod_m("right")])
     t, k = watched(world)
-    places = []
-    for j in range(12):
-        world.refined = world.glanced = world.rod_places = 0
-        world.move((1.0, 0.5, -0.5), (0.1, 0.2, 0.1))
-        result = rows(t, k + j)
-        assert (world.glanced, world.refined) == (10, 0)
-        places.append(world.rod_places)
-    # of two rods of 150 mm, at every 3 mm and beyond them: 150; one in turn is measured so
-    assert all(0 < n < 45 or 45 < n < 110 for n in places)
-    assert 1 <= sum(n > 45 for n in places) <= 4
+    world.refined = world.glanced = world.rod_places = 0
+    world.move((1.0, 0.5, -0.5), (0.1, 0.2, 0.1))
+    result = rows(t, k)
+    assert (world.glanced, world.refined) == (10, 0)
+    assert 0 < world.rod_places < 45  # of two rods of 150 mm, at every 3 mm and beyond them: 150
     assert len(result.rods) == 2 and not any(s.hidden for s in result.screws)
     for rod, truth in zip(result.rods, world.rods_now(), strict=True):
         assert off_mm(rod.centreline_m, truth).max() < 1.5
@@ -110,9 +105,9 @@ def test_a_glance_does_not_bring_back_what_a_full_look_disowned() -> None:
     world = Glancing(confidence=0.99, sigma_px=0.1)
     t, k = watched(world)
     world.doubted_at = (3,)
-    seen = [sum(not s.hidden for s in rows(t, k + j).screws) for j in range(21)]
+    seen = [sum(not s.hidden for s in rows(t, k + j).screws) for j in range(7)]
     assert seen[0] == 10  # glanced at
-    assert seen[16:] == [9] * 5  # searched within a second, and then not in every pair
+    assert seen[2:] == [9] * 5  # the picture was searched once, and then was not
 
 
 def bent(rod: np.ndarray, by_mm: float) -> np.ndarray:

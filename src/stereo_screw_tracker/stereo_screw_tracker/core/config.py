@@ -233,8 +233,4 @@ class StereoConfig:
         3, "pairs from one search of the picture to the next; between them known heads and rods are"
         " looked at where they are", "", 1, 30,
     )  # fmt: skip
-    search_calm_s: float = param(
-        1.0, "time from one search to the next, if longer, while no head comes, goes or is hidden",
-        "s", 0.0, 10.0,
-    )  # fmt: skip
     find_rods: bool = param(True, "rods are measured too")

@@ -37,7 +37,6 @@ FOLLOW_S = (
 )
 LEAST_FOLLOWED = 0.6  # share of the heads seen before; when fewer are found the picture is searched
 SETTLED_PAIRS = 3  # a head is followed without a search once it was in as many pairs
-CALM_PAIRS = 5  # a head that is younger may bring others with it
 DISOWNED = 0.5  # by the refiner: what the finder sees there is looked at anew
 GLANCE_LOOKS, GLANCE_CONFIDENCE = 5, 0.95  # of a track; a glance that says less is none
 GLANCE_SIGMAS = 3.0  # farther from where the others say that it went, a head is refined
@@ -80,7 +79,6 @@ class HeadLooks:
     def reset(self) -> None:
         """Forget the picture before, and search the next one."""
         self.since_search = self._searches = 0
-        self._searched_ns = 0
         self._thumbnail: np.ndarray | None = None
         self._scores: dict[int, float] = {}
 
@@ -89,7 +87,7 @@ class HeadLooks:
     ) -> tuple[Found | None, tuple[Head3D, ...] | Rejected]:
         """Heads of a pair, and what the finder saw where the picture was searched."""
         places = self._expected(pair)
-        due = self._due(pair)
+        due = self.since_search >= self.config.search_every - 1
         search = None
         if places and due:
             search = self._beside.submit(self._finder.find, pair.frame, self._look(pair, places))
@@ -108,7 +106,7 @@ class HeadLooks:
             found = self._finder.find(pair.frame, self._look(pair, places))
         clock.lap("find")
         self._searches += 1
-        self.since_search, self._searched_ns = 0, pair.frame.stamp_ns
+        self.since_search = 0
         if isinstance(found, Rejected):
             return None, found
         if pair.tracks.stamp_ns is None or not found.heads:
@@ -119,14 +117,6 @@ class HeadLooks:
         heads = self._searched(pair, list(places), known, found.heads)
         clock.lap("heads")
         return found, heads
-
-    def _due(self, pair: Pair) -> bool:
-        """Whether the picture is searched: every few pairs while heads come, go or are hidden, and
-        else when something new could have waited for as long as the configuration says."""
-        if self.since_search < self.config.search_every - 1:
-            return False
-        waited_s = (pair.frame.stamp_ns - self._searched_ns) * NS
-        return not _calm(pair.tracks) or not 0.0 <= waited_s < self.config.search_calm_s
 
     def _expected(self, pair: Pair) -> dict[int, Place]:
         """By number of the track: where settled heads should be, from the picture's shift alone.
@@ -342,11 +332,6 @@ def _settled(track: Track, state: Tracks) -> bool:
         and track.seen_ns == state.stamp_ns
         and probability(track.odds) >= GLANCE_CONFIDENCE
     )
-
-
-def _calm(state: Tracks) -> bool:
-    """Whether all heads are known for long and were seen in the pair before."""
-    return all(t.age >= CALM_PAIRS and t.seen_ns == state.stamp_ns for t in state.tracks)
 
 
 def _with_the_others(predicted: Track, head: Head3D, common_share: float) -> bool:

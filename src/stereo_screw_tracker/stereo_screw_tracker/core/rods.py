@@ -29,7 +29,6 @@ _MOST_OF_IT = 0.6  # of a known rod's length; where less is measured, the rest m
 _NEAR_MM = 3.0
 _MOST_LONE = 2  # rods without a head that are believed at a time
 _PROVEN_PAIRS = 2
-_GLANCES = 8  # in a row; they tell how a rod moved, not its shape anew
 _WANDER_MM_PER_SQRT_S = 1.6  # of a covered rod against the heads, as for heads
 
 
@@ -44,15 +43,12 @@ class RodsSeen:
 
 @dataclass(frozen=True)
 class _Known:
-    """A rod as it was last measured, in the camera of the last pair, the heads that held it, in how
-    many pairs in turn it was measured, how many of the last of them were glances, and the heads that
-    were seen when it was last measured in full."""
+    """A rod as it was last measured, in the camera of the last pair, the heads that held it, and in
+    how many pairs in turn it was measured."""
 
     fitted: FittedRod
     seen_ns: int
     pairs: int = 1
-    glances: int = 0
-    beside: frozenset[int] = frozenset()
 
     @property
     def rod(self) -> RodFit:
@@ -89,9 +85,9 @@ class Rods:
         """The rods of one pair.
 
         Args:
-            seeds: the finder's cells, None where the picture was not searched. Known rods are
-                looked at where they should be: at a glance, or measured anew where that does not
-                find all of them, where the search brought a head, and one in turn.
+            seeds: the finder's cells, None where the picture was not searched: then known rods
+                alone are looked at, where they should be: at a glance, or measured anew where that
+                does not find all of them.
             T_now_before: (4, 4) motion of the camera since the last pair.
             screws: heads shown in this pair.
             cranial: unit vector (3,) towards the patient's head.
@@ -100,17 +96,9 @@ class Rods:
         events: list[str] = []
         fitted: list[FittedRod] = []
         of: list[FittedRod | None] = []  # what was measured of each known rod
-        turn = _whose_turn(known, searched=seeds is not None)
-        seen = frozenset(s.track_id for s in screws if not s.hidden)
-        glanced: dict[int, tuple[int, frozenset[int]]] = {}
         for k in known:
-            # a glance moves a rod's saddles, it joins no head to it
-            brought = seeds is not None and bool(seen - k.beside)
-            own = None if k is turn or brought else self._glanced(frame, k, screws)
-            if own is not None:
-                glanced[id(own)] = k.glances + 1, k.beside
-            else:
-                own = self._fitted(frame, rough_curve(k.rod), 1, screws, cranial, events)
+            own = self._glanced(frame, k, screws) if seeds is None else None
+            own = own or self._fitted(frame, rough_curve(k.rod), 1, screws, cranial, events)
             of.append(own)
             fitted += [rod for rod in of[-1:] if rod is not None]
         for curve in self._new(frame, seeds, [rough_curve(k.rod) for k in known], screws):
@@ -124,10 +112,7 @@ class Rods:
         gone = [own for _, own in covered]
         rods = [r for r in rods if not any(r is g for g in gone)]
         pairs = {id(own): k.pairs + 1 for k, own in zip(known, of, strict=True)}
-        self._known = [
-            _Known(r, frame.stamp_ns, pairs.get(id(r), 1), *glanced.get(id(r), (0, seen)))
-            for r in rods
-        ]
+        self._known = [_Known(r, frame.stamp_ns, pairs.get(id(r), 1)) for r in rods]
         self._known += [k for k, _ in covered]
         lone = [r for r in rods if not r.held]
         if len(lone) > _MOST_LONE:
@@ -232,14 +217,6 @@ class Rods:
             ):
                 out.append((k, mine))
         return out
-
-
-def _whose_turn(known: Sequence[_Known], searched: bool) -> _Known | None:
-    """The rod that is measured in full though a glance might find it; rather not in a pair that is
-    searched, which takes longest."""
-    longest = max(known, key=lambda k: k.glances, default=None)
-    most = 2 * _GLANCES if searched else _GLANCES
-    return longest if longest is not None and longest.glances >= most else None
 
 
 def _length(rod: RodFit) -> float:
