@@ -31,7 +31,7 @@ from training.spine_unet.generate import split_list, training_anatomy, validatio
 
 SIZES = (*((640, 480),) * 5, (848, 480), (800, 600))
 # Long arms hide how deep the saddle lies: what the networks err in most is what they see most.
-FAMILIES_TAUGHT = (*FAMILIES_SCHOOL, "reduction", "reduction")
+FAMILIES_TAUGHT = (*FAMILIES_SCHOOL, "reduction", "reduction", "mixed", "mixed")
 TOWERS_TAUGHT = 0.16
 
 

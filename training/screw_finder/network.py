@@ -51,7 +51,9 @@ class ScrewFinder(nn.Module):
             # Every pixel is seen, but only a fourth of the columns and rows is computed on.
             nn.PixelUnshuffle(4),
             ConvBlock(16, stem),
+            Residual(stem),
             ConvBlock(stem, shared, 2),
+            Residual(shared),
             Residual(shared),
         )
         joined = shared
@@ -61,13 +63,17 @@ class ScrewFinder(nn.Module):
             # A cosine of 0.1 more is already much: the decoder sees them spread.
             self.spread = nn.Parameter(torch.tensor(6.0))
             joined += BINS
-        self.join = nn.Sequential(ConvBlock(joined, fine, kernel=1), ConvBlock(fine, fine))
-        self.down16 = nn.Sequential(ConvBlock(fine, middle, 2), Residual(middle))
-        self.down32 = nn.Sequential(ConvBlock(middle, coarse, 2), Residual(coarse))
+        self.join = nn.Sequential(
+            ConvBlock(joined, fine, kernel=1), ConvBlock(fine, fine), Residual(fine)
+        )
+        self.down16 = nn.Sequential(ConvBlock(fine, middle, 2), Residual(middle), Residual(middle))
+        self.down32 = nn.Sequential(
+            ConvBlock(middle, coarse, 2), Residual(coarse), Residual(coarse)
+        )
         self.up16 = nn.Sequential(ConvBlock(coarse, middle, kernel=1), Upsample())
         self.mix16 = ConvBlock(middle, middle)
         self.up8 = nn.Sequential(ConvBlock(middle, fine, kernel=1), Upsample())
-        self.mix8 = ConvBlock(fine, fine)
+        self.mix8 = nn.Sequential(ConvBlock(fine, fine), Residual(fine))
         self.maps = nn.Sequential(ConvBlock(fine, fine, kernel=1), nn.Conv2d(fine, len(MAPS), 1))
         for name in ("head", "rod"):
             if mono:

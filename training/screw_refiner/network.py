@@ -53,13 +53,19 @@ class HeadNet(nn.Module):
     def __init__(self, narrow: int = 24, wide: int = 48, deep: int = 96, reach: int = 4) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(2), ConvBlock(4, narrow), Residual(narrow), ConvBlock(narrow, narrow)
+            nn.PixelUnshuffle(2),
+            ConvBlock(4, narrow),
+            Residual(narrow),
+            ConvBlock(narrow, narrow),
+            Residual(narrow),
         )
         self.correlation = Correlation(narrow, refiner.CROP_SIZE // 2, reach)
         self.join = nn.Sequential(
-            ConvBlock(2 * narrow + 2 * reach + 1, wide, 2), Residual(wide), Residual(wide)
+            ConvBlock(2 * narrow + 2 * reach + 1, wide, 2), *(Residual(wide) for _ in range(3))
         )
-        self.deepen = nn.Sequential(ConvBlock(wide, deep, 2), Residual(deep), Residual(deep))
+        self.deepen = nn.Sequential(
+            ConvBlock(wide, deep, 2), *(Residual(deep) for _ in range(3))
+        )
         self.widen = ConvBlock(deep, wide, kernel=1)
         self.vote = nn.Sequential(ConvBlock(wide, wide), nn.Conv2d(wide, 8, 1))
         cells = refiner.CROP_SIZE // 8

@@ -214,7 +214,7 @@ def test_the_correlation_is_the_product_at_each_disparity():
 
 @pytest.mark.parametrize("pupil_", (pupil.PUPIL, pupil.MONO), ids=lambda p: p.name)
 def test_training_resumes_and_the_export_agrees(data, tmp_path, pupil_):
-    fast = replace(pupil_, rate=0.03)
+    fast = replace(pupil_, rate=0.01)
     stream = pupil.Pairs(data / "train", np.random.default_rng(0), batch=2, rows=64)
 
     def course() -> Course:

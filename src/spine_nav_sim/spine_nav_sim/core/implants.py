@@ -18,7 +18,7 @@ FAMILIES_TRAIN = ("round", "flats", "slim", "reduction", "monoaxial", "modular")
 # never used for training: the judge's screws must look different from all that was learnt
 FAMILIES_JUDGE = ("closed_ring", "square_flared")
 # beside FAMILIES_TRAIN where networks learn: operations, demo and calibration keep to the ones above
-FAMILIES_SCHOOL = (*FAMILIES_TRAIN, "winged")
+FAMILIES_SCHOOL = (*FAMILIES_TRAIN, "winged", "mixed")
 ROD_DIAMETERS_M = (0.00475, 0.0055, 0.006)
 
 
@@ -120,7 +120,16 @@ def random_screw_design(
     winged = family == "winged"
     if winged:  # short tabs that spread, as they are bent open for the rod
         tabs = rng.uniform(4.0, 12.0) * MM
+    mixed = family == "mixed"  # every measure by itself, beyond what the named families have
+    if mixed:
+        diameter = rng.uniform(least, 17.0 * MM)
+        wall = 0.5 * diameter - 0.5 * channel - rng.uniform(0.6, 1.1) * MM
+        radius = 0.5 * diameter
+        tabs = rng.uniform(2.0, 16.0) * MM if rng.uniform() < 0.4 else 0.0
+        monoaxial = bool(rng.uniform() < 0.3)
     top = max(0.5 * rod + rng.uniform(3.4, 6.0) * MM, 13.0 * MM - saddle_to_ball - 1.8 * MM)
+    if mixed:
+        top += rng.uniform(-0.5, 2.5) * MM
     bottom = saddle_to_ball + rng.uniform(0.3, 0.6) * ball_radius
     bottom = min(max(bottom, 13.0 * MM - top), 19.0 * MM - top)
     if modular:  # nothing but the ball
@@ -129,6 +138,10 @@ def random_screw_design(
     if family in ("monoaxial", "reduction") and rng.uniform() < 0.5:
         flat_x = radius * rng.uniform(0.78, 0.95)
     flat_y = radius * (rng.uniform(0.88, 0.97) if family == "flats" else 1.05)
+    if mixed:
+        flat_x = radius * (rng.uniform(0.74, 0.98) if rng.uniform() < 0.5 else 1.05)
+        flat_y = radius * (rng.uniform(0.85, 0.98) if rng.uniform() < 0.5 else 1.05)
+    rounded = winged or (mixed and rng.uniform() < 0.5)
     return ScrewDesign(
         family=family,
         shank_diameter_m=rng.uniform(4.5, 8.5) * MM,
@@ -148,7 +161,7 @@ def random_screw_design(
         max_tilt_rad=0.0 if monoaxial or modular else float(np.deg2rad(rng.uniform(20.0, 35.0))),
         flat_x_m=flat_x,
         flat_y_m=flat_y,
-        squareness=rng.uniform(3.5, 6.0) if squared else rng.uniform(2.3, 3.0) if winged else 2.0,
+        squareness=rng.uniform(3.5, 6.0) if squared else rng.uniform(2.3, 3.0) if rounded else 2.0,
         taper=rng.uniform(0.66, 0.8) if squared else rng.uniform(0.8, 1.0),
         crown=str(rng.choice(["chamfer", "round"])),
         chamfer_m=rng.uniform(0.3, 1.4) * MM,
