@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,9 +46,26 @@ PERIOD_NS = 66_666_667
 START_NS = 1_700_000_000_000_000_000
 
 
+_domain = None
+
+
 def own_domain() -> None:
     """One ROS domain per test process, so that parallel runs do not hear each other."""
-    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+    global _domain
+    first = os.getpid()
+    for number in (1 + (first + k) % 100 for k in range(100)):
+        if _domain is not None:
+            break
+        lock = Path(tempfile.gettempdir()) / f"spinenav-test-domain-{number}-{os.getuid()}"
+        file = lock.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        _domain = number, file  # until this process ends
+    assert _domain is not None, "all 100 ROS domains are in use by other test runs"
+    os.environ["ROS_DOMAIN_ID"] = str(_domain[0])
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 

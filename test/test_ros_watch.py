@@ -2,6 +2,7 @@
 """The supervisor's view of one process, and what it tells in place of a dead node."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -33,12 +34,24 @@ pytestmark = pytest.mark.ros
 LATE_S = 60.0  # so that only what a test does makes anything late
 
 
-@pytest.fixture
-def process():
-    child = subprocess.Popen(["sleep", "600"])
+def asleep(program):
+    child = subprocess.Popen([program, "600"])
     yield child
     child.kill()
     child.wait()
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Named as a guardian names a node's process; `stranger` is not."""
+    program = tmp_path / "spinenav-node"
+    shutil.copy(shutil.which("sleep"), program)
+    yield from asleep(program)
+
+
+@pytest.fixture
+def stranger():
+    yield from asleep("sleep")
 
 
 def watched(child, **changes):
@@ -81,6 +94,17 @@ def test_a_process_that_is_held_is_late_and_can_be_ended(process):
     assert node.kill()
     until(lambda: node.look(0.05))
     assert node.life == DEAD
+
+
+def test_a_process_that_only_a_heartbeat_calls_a_node_is_never_ended(stranger):
+    """Any publisher can send a heartbeat with the number of any process of this machine."""
+    node, _ = watched(stranger)
+    stranger.send_signal(signal.SIGSTOP)
+    until(lambda: node.look(0.05))
+    assert node.life == LATE and node.stopped
+    assert not node.kill()
+    stranger.send_signal(signal.SIGCONT)
+    assert stranger.poll() is None
 
 
 def test_who_waits_for_a_core_is_given_time_and_who_is_stuck_is_not(process, monkeypatch):

@@ -63,9 +63,7 @@ class HeadNet(nn.Module):
         self.join = nn.Sequential(
             ConvBlock(2 * narrow + 2 * reach + 1, wide, 2), *(Residual(wide) for _ in range(3))
         )
-        self.deepen = nn.Sequential(
-            ConvBlock(wide, deep, 2), *(Residual(deep) for _ in range(3))
-        )
+        self.deepen = nn.Sequential(ConvBlock(wide, deep, 2), *(Residual(deep) for _ in range(3)))
         self.widen = ConvBlock(deep, wide, kernel=1)
         self.vote = nn.Sequential(ConvBlock(wide, wide), nn.Conv2d(wide, 8, 1))
         cells = refiner.CROP_SIZE // 8

@@ -34,7 +34,8 @@ from .core.runtime import fix_threads
 PARENT_PID = "SPINENAV_PARENT_PID"  # the guardian and its node end when this process is gone
 _ORPHAN_S = 10.0  # for a clean end without the parent
 _LOOK_S = 1.0  # how soon a guardian notices that it is an orphan
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_DIE_WITH_PARENT, _SET_NAME = 1, 15  # PR_SET_PDEATHSIG, PR_SET_NAME
+_NODE = "spinenav-node"  # what the system calls a node's process, at most 15 letters
 _NICE = 5
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _noted: list[str] = []
@@ -138,6 +139,15 @@ def left() -> dict[str, Any]:
     return dict(json.loads(data))
 
 
+def has_guardian(pid: int) -> bool:
+    """Whether a process is a node's that a guardian starts again. A heartbeat alone does not tell: any
+    publisher can put any process's number into one."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == _NODE
+    except (OSError, ValueError):
+        return False
+
+
 def yield_cpu() -> None:
     """Lower the priority of this node's process, by both ways: where the kernel groups sessions, the
     group's value counts. Nothing happens in a process that is not a node's alone."""
@@ -167,6 +177,7 @@ def _as_child(main: Callable[[], int], parent: int, tell: int) -> int:
     # Also a process that is held, or hangs, ends with its guardian.
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_SET_NAME, _NODE.encode())
     if os.getppid() != parent:
         return 0
     _began = tell

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+from spine_nav_common.guardian import has_guardian
 from spine_nav_common.ros.heartbeat import GOODBYE, Beat, this_machine
 
 ABSENT, ALIVE, LATE, DEAD, ENDED = "not there", "alive", "hangs", "died", "has ended"
@@ -107,9 +108,9 @@ class Watched:
         return stat.rpartition(")")[2].split()[0] == "T"
 
     def kill(self) -> bool:
-        """End a process that hangs, so that whoever started it starts it again; False where it was
-        ended before, or cannot be."""
-        if not self._mine() or self._pidfd < 0 or self._killed:
+        """End a process that hangs, so that its guardian starts it again; False where it was ended
+        before, cannot be, or is no node's that a guardian keeps."""
+        if not self._mine() or self._pidfd < 0 or self._killed or not has_guardian(self.beat.pid):
             return False
         try:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
