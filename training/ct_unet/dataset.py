@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples and whole scans of a unit, on the network's grid."""
+"""Samples of a unit, on the network's grid."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from spine_nav_sim.core.ct_bones import RIB, Bones
+from spine_nav_sim.core.ct_paint import Look, paint
+from spine_nav_sim.core.ct_scan import Placed, look, place
 from spine_planning.core.ct_network import CENTRE_SCALE_MM, STEP_MM, ct_features
-from training.ct_unet.generate import FAR_MM, RIB, UNIT_MM, Unit
-from training.ct_unet.generate import STEP_MM as UNIT_STEP_MM
-from training.ct_unet.paint import Look, paint
 
 SIZE = 64  # voxels per side of a training sample
 PADS_HU = (-1024.0, -1000.0, -2000.0, -3024.0, 0.0)
@@ -30,38 +29,7 @@ class Sample:
     holds: np.ndarray
 
 
-@dataclass(frozen=True)
-class Placed:
-    """A grid laid into a unit. points (3, Z, Y, X) mm of the unit; turn (3, 3) and scale: unit =
-    middle + scale * turn @ grid, both x y z; mirrored grids have a determinant of -1."""
-
-    points: np.ndarray
-    turn: np.ndarray
-    scale: float
-
-
-def place(middle_mm: np.ndarray, shape: tuple[int, ...], turn: np.ndarray, scale: float) -> Placed:
-    """A grid of `shape` (Z, Y, X) voxels about a point of the unit."""
-    axes = [STEP_MM * (np.arange(n) - 0.5 * (n - 1)) for n in shape[::-1]]
-    A = scale * turn
-    x, y, z = axes[0][None, None, :], axes[1][None, :, None], axes[2][:, None, None]
-    points = np.stack([
-        (A[k, 0] * x + A[k, 1] * y + A[k, 2] * z + middle_mm[k]).astype(np.float32)
-        for k in range(3)
-    ])  # fmt: skip
-    return Placed(points, turn, scale)
-
-
-def look(unit: Unit, placed: Placed) -> Look:
-    """The unit's bones at the grid's voxels; distances in the grid's own, scaled millimetres."""
-    index = (placed.points - unit.origin_mm.reshape(3, 1, 1, 1).astype(np.float32)) / UNIT_STEP_MM
-    at = index[::-1]
-    d = ndimage.map_coordinates(unit.distance, at, np.float32, order=1, cval=FAR_MM / UNIT_MM)
-    who = ndimage.map_coordinates(unit.who, at, order=0, cval=0)
-    return Look(placed.points, d * UNIT_MM, who, STEP_MM * placed.scale)
-
-
-def targets(unit: Unit, placed: Placed, seen: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def targets(unit: Bones, placed: Placed, seen: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """masks (3, ...) bool, vectors (3, half) and holds (half) bool."""
     bone = seen.distance_mm < 0.0
     rows = len(unit.levels)
@@ -84,7 +52,7 @@ def targets(unit: Unit, placed: Placed, seen: Look) -> tuple[np.ndarray, np.ndar
     return masks, (vectors * holds).astype(np.float32), holds
 
 
-def random_placed(unit: Unit, rng: np.random.Generator, size: int = SIZE) -> Placed:
+def random_placed(unit: Bones, rng: np.random.Generator, size: int = SIZE) -> Placed:
     """Mostly near a vertebra; turned as patients lie, scaled, mirrored in half of the cases."""
     centre = unit.centres_mm[rng.integers(len(unit.levels))]
     spread = 18.0 if rng.random() < 0.75 else 70.0
@@ -92,7 +60,7 @@ def random_placed(unit: Unit, rng: np.random.Generator, size: int = SIZE) -> Pla
     turn = Rotation.from_euler("xyz", rng.normal(0.0, [14.0, 7.0, 8.0]), degrees=True).as_matrix()
     if rng.random() < 0.5:
         turn = turn @ np.diag([-1.0, 1.0, 1.0])
-    return place(middle, (size,) * 3, turn, float(np.exp(rng.normal(0.0, 0.09))))
+    return place(middle, (size,) * 3, turn, float(np.exp(rng.normal(0.0, 0.09))), STEP_MM)
 
 
 def field_of_view(hu: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +83,7 @@ def field_of_view(hu: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     return hu, valid
 
 
-def make_sample(unit: Unit, rng: np.random.Generator, size: int = SIZE) -> Sample:
+def make_sample(unit: Bones, rng: np.random.Generator, size: int = SIZE) -> Sample:
     """One patch of a patient and scanner of its own."""
     placed = random_placed(unit, rng, size)
     seen = look(unit, placed)
@@ -126,38 +94,3 @@ def make_sample(unit: Unit, rng: np.random.Generator, size: int = SIZE) -> Sampl
         ct_features(hu, valid), masks.astype(np.float32), valid.astype(np.float32), vectors,
         (holds & half).astype(np.float32),
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A whole scan on the network's grid. hu, who (Z, Y, X): who is 1 + row of unit.levels in a
-    vertebra, else 0; cut: rows that the border cuts off or that are not in it."""
-
-    hu: np.ndarray
-    who: np.ndarray
-    unit: Unit
-    cut: frozenset[int]
-
-
-def make_whole(unit: Unit, rng: np.random.Generator) -> Whole:
-    """A scan of 160 to 300 mm height, 200 mm square, in which vertebrae may be cut."""
-    last = len(unit.levels) - 1
-    low, high = unit.centres_mm[last, 2] - 75.0, unit.centres_mm[0, 2] + 25.0
-    tall = min(float(rng.uniform(160.0, 320.0)), high - low)
-    bottom = rng.uniform(low, high - tall)
-    middle = unit.centres_mm.mean(axis=0) + [0.0, -22.0, 0.0]
-    middle[2] = bottom + 0.5 * tall
-    turn = Rotation.from_euler("xyz", rng.normal(0.0, [5.0, 3.0, 3.0]), degrees=True).as_matrix()
-    if rng.random() < 0.5:
-        turn = turn @ np.diag([-1.0, 1.0, 1.0])
-    shape = tuple(2 * (n // 2) for n in (int(tall / STEP_MM), *rng.integers(80, 112, 2).tolist()))
-    placed = place(middle, shape, turn, float(np.exp(rng.normal(0.0, 0.05))))
-    seen = look(unit, placed)
-    spine = (seen.distance_mm < 0.0) & (seen.who >= 1) & (seen.who <= len(unit.levels))
-    who = np.where(spine, seen.who, 0).astype(np.uint8)
-    cut = set()
-    for row in range(len(unit.levels)):
-        mine = np.argwhere(who == row + 1)
-        if len(mine) == 0 or (mine.min(0) == 0).any() or (mine.max(0) == np.array(shape) - 1).any():
-            cut.add(row)
-    return Whole(paint(unit, seen, rng), who, unit, frozenset(cut))

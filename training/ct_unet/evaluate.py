@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from spine_nav_sim.core.ct_scan import Whole, make_whole
 from spine_planning.core.classical import classical_vertebrae
 from spine_planning.core.ct_network import STEP_MM, OnnxCtNetwork
 from spine_planning.core.level_names import Named, name_levels
 from spine_planning.core.vertebrae import Found, find_vertebrae
-from training.ct_unet.dataset import Whole, make_whole
 from training.ct_unet.generate import find_units, load_unit
 
 MATCH = 0.5  # Dice from which on a vertebra counts as found
@@ -39,7 +39,7 @@ def evaluate(method: Method, folder: Path, limit: int = 0) -> dict[str, float]:
     dice: list[float] = []
     spent = []
     for path in paths:
-        whole = make_whole(load_unit(path), np.random.default_rng([int(path.stem), 11]))
+        whole = make_whole(load_unit(path), np.random.default_rng([int(path.stem), 11]), STEP_MM)
         begun = time.perf_counter()
         found = method(whole.hu)
         spent.append(time.perf_counter() - begun)

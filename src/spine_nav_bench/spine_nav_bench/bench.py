@@ -47,6 +47,7 @@ from .bench_precision import SCENES as PRECISION_SCENES
 from .bench_precision import SECONDS as PRECISION_SECONDS
 from .bench_precision import precision_record, precision_scenes
 from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
+from .bench_segmentation import segmentation_record
 from .bench_stereo import foreign_record, judged_record, stereo_timing_record
 from .bench_stereo_faults import faults_record
 from .bench_timing import timing_record
@@ -70,6 +71,7 @@ PARTS = (
     "overlay",
     "cameras",
     "planning",
+    "segmentation",
 )
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
@@ -192,6 +194,9 @@ def _measure(
         return overlay_record(args.smoke, progress)
     if part == "planning":
         return planning_record(**({"count": 1} if args.smoke else {}), progress=progress)
+    if part == "segmentation":
+        few = {"count": 1} if args.smoke else {}
+        return segmentation_record(args.data, progress=progress, **few)
     if part == "cameras":
         return cameras_record(args.smoke)
     if part == "stereo_timing":

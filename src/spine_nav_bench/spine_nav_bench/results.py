@@ -13,6 +13,7 @@ from . import results_stereo, targets_stereo
 from .bench_gaps import GAPS_TARGETS, gaps_section, gaps_table
 from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .bench_planning import PLANNING_TARGETS, planning_section, planning_table
+from .bench_segmentation import SEGMENTATION_TARGETS, segmentation_section, segmentation_table
 from .bench_two_cameras import TWO_CAMERAS_TARGETS, two_cameras_section, two_cameras_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
 from .results_bridges import BRIDGES_TARGETS, bridges_section, bridges_table
@@ -199,6 +200,7 @@ SHOWN_TARGETS = (
     *DEPTH_TARGETS,
     *TWO_CAMERAS_TARGETS,
     *PLANNING_TARGETS,
+    *SEGMENTATION_TARGETS,
 )
 PARTS = (
     "accuracy",
@@ -215,6 +217,7 @@ PARTS = (
     "depth_calibration",
     "two_cameras",
     "planning",
+    "segmentation",
 )
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
@@ -445,6 +448,8 @@ def render(folder: Path) -> str:
         out += overlay_section(newest["overlay"])
     if "planning" in newest:
         out += planning_section(newest["planning"])
+    if "segmentation" in newest:
+        out += segmentation_section(newest["segmentation"])
     if "cameras" in newest:
         out += cameras_section(newest["cameras"])
     if "depth_calibration" in newest:
@@ -477,6 +482,8 @@ def table_text(record: Record) -> str:
         body = overlay_table(record)
     elif record["part"] == "planning":
         body = planning_table(record)
+    elif record["part"] == "segmentation":
+        body = segmentation_table(record)
     elif record["part"] == "cameras":
         body = cameras_time_table(record)
     elif record["part"] == "depth_calibration":

@@ -423,11 +423,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--implants", type=Path, action="append", default=[], metavar="DIR",
         help="folder of real screw meshes, judged as well; repeat for more",
     )  # fmt: skip
-    bench.add_argument("--data", type=Path, metavar="DIR", help="real stereo calibration images")
+    bench.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="real stereo calibration images, and real CTs with masks (segmentation)",
+    )
     bench.add_argument("--smoke", action="store_true", help="one short scene, nothing is recorded")
     bench.add_argument(
         "--only", metavar="PART",
-        help="accuracy, foreign, timing, precision, identity, gaps, alive, stereo, stereo_foreign, stereo_faults, stereo_timing, live_stereo, rod, calibration, bridges, display, overlay, cameras, depth_calibration or planning",
+        help="accuracy, foreign, timing, precision, identity, gaps, alive, stereo, stereo_foreign, stereo_faults, stereo_timing, live_stereo, rod, calibration, bridges, display, overlay, cameras, depth_calibration, planning or segmentation",
     )  # fmt: skip
     bench.add_argument(
         "--results", type=Path, metavar="DIR",

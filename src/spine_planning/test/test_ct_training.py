@@ -19,15 +19,17 @@ sys.path.insert(0, str(ROOT))
 
 from spine_nav_common.core.surface import signed_distance_m
 from spine_nav_common.core.types import LEVELS
+from spine_nav_sim.core import ct_bones
 from spine_nav_sim.core.anatomy import make_anatomy
+from spine_nav_sim.core.ct_paint import paint
+from spine_nav_sim.core.ct_scan import look, make_whole, place
 from spine_nav_sim.core.splits import anatomy_seeds
 from spine_planning.core.ct_network import CENTRE_SCALE_MM, STEP_MM, OnnxCtNetwork
 from spine_planning.core.vertebrae import assembled
 from training.ct_unet import generate
-from training.ct_unet.dataset import look, make_sample, make_whole, place, targets
+from training.ct_unet.dataset import make_sample, targets
 from training.ct_unet.evaluate import compare
 from training.ct_unet.network import CtUNet, fold, unfold
-from training.ct_unet.paint import paint
 from training.ct_unet.pupil import LIMITS, PUPIL, errors, gate, losses
 from training.onnx_export import export
 
@@ -39,7 +41,7 @@ def spine():
 
 @pytest.fixture(scope="module")
 def unit(spine):
-    return generate.make_bones(spine, np.random.default_rng(1))
+    return ct_bones.make_bones(spine, np.random.default_rng(1))
 
 
 def test_the_grid_holds_each_bone_to_a_tenth_of_a_millimetre(unit, spine):
@@ -49,9 +51,9 @@ def test_the_grid_holds_each_bone_to_a_tenth_of_a_millimetre(unit, spine):
     for level, mesh in spine.items():
         own = np.argwhere((unit.who == rows[level] + 1) & (np.abs(unit.distance) < 100))
         at = own[rng.integers(len(own), size=300)]
-        points = unit.origin_mm + generate.STEP_MM * at[:, ::-1]
+        points = unit.origin_mm + ct_bones.STEP_MM * at[:, ::-1]
         truth = 1e3 * signed_distance_m(mesh, 1e-3 * points)
-        told = generate.UNIT_MM * unit.distance[tuple(at.T)]
+        told = ct_bones.UNIT_MM * unit.distance[tuple(at.T)]
         assert np.percentile(np.abs(truth - told), 98) < 0.1
 
 
@@ -59,7 +61,7 @@ def test_votes_point_to_the_centre_and_masks_are_the_bone(unit, spine):
     """Also in a grid that is turned, scaled and mirrored."""
     turn = np.diag([-1.0, 1.0, 1.0]) @ np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     row = unit.levels.index("L4")
-    placed = place(unit.centres_mm[row], (48, 48, 48), turn, 1.1)
+    placed = place(unit.centres_mm[row], (48, 48, 48), turn, 1.1, STEP_MM)
     seen = look(unit, placed)
     masks, vectors, holds = targets(unit, placed, seen)
     cell = np.argwhere(holds)
@@ -77,7 +79,7 @@ def test_votes_point_to_the_centre_and_masks_are_the_bone(unit, spine):
 
 
 def test_a_scan_looks_like_one_and_another_patient_each_time(unit):
-    placed = place(unit.centres_mm[0], (32, 64, 64), np.eye(3), 1.0)
+    placed = place(unit.centres_mm[0], (32, 64, 64), np.eye(3), 1.0, STEP_MM)
     seen = look(unit, placed)
     looks = [paint(unit, seen, np.random.default_rng(k)) for k in range(6)]
     bone = (seen.distance_mm < -1.5) & (seen.who <= len(unit.levels))
@@ -122,7 +124,7 @@ def test_the_card_must_be_of_this_input(tmp_path):
 
 
 def test_truth_itself_is_without_error_and_a_lost_vertebra_is_not(unit):
-    whole = make_whole(unit, np.random.default_rng(3))
+    whole = make_whole(unit, np.random.default_rng(3), STEP_MM)
     rows = [r for r in range(len(unit.levels)) if (whole.who == r + 1).any()]
     kept = [(whole.who == r + 1, unit.levels[r] == "S1") for r in rows]
     bone = (whole.who > 0).astype(float)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from training.ct_unet.generate import PELVIS, RIB, Unit
+from .ct_bones import PELVIS, RIB, Bones
 
 Rng = np.random.Generator
 AIR_HU, MOST_HU = -1024.0, 3071.0
@@ -30,7 +30,7 @@ class Look:
 
 
 def noise(rng: Rng, shape: tuple[int, ...], cells: float) -> np.ndarray:
-    """Unit-variance field, correlated over about `cells` voxels."""
+    """Bones-variance field, correlated over about `cells` voxels."""
     coarse = [max(2, int(np.ceil(n / cells)) + 1) for n in shape]
     values = rng.standard_normal(coarse, dtype=np.float32)
     for axis, n in enumerate(shape):
@@ -42,7 +42,7 @@ def noise(rng: Rng, shape: tuple[int, ...], cells: float) -> np.ndarray:
     return values / max(float(values.std()), 1e-6)
 
 
-def paint(unit: Unit, look: Look, rng: Rng) -> np.ndarray:
+def paint(unit: Bones, look: Look, rng: Rng) -> np.ndarray:
     """(Z, Y, X) float32 of one patient on one scanner."""
     x, y, z = look.points
     order = np.argsort(unit.centres_mm[:, 2])
@@ -64,7 +64,7 @@ def _ellipse(u: np.ndarray, v: np.ndarray, at: tuple[float, float], half: tuple[
     return ((u - at[0]) / half[0]) ** 2 + ((v - at[1]) / half[1]) ** 2 < 1.0
 
 
-def _body(unit: Unit, u, v, x, y, z, rough, grain, rng: Rng) -> np.ndarray:
+def _body(unit: Bones, u, v, x, y, z, rough, grain, rng: Rng) -> np.ndarray:
     """Everything but bone and metal."""
     back = rng.uniform(62.0, 115.0)  # from the spine to the skin
     wide, deep = rng.uniform(135.0, 205.0), rng.uniform(95.0, 160.0)
@@ -102,7 +102,7 @@ def _body(unit: Unit, u, v, x, y, z, rough, grain, rng: Rng) -> np.ndarray:
     return hu
 
 
-def _organs(unit: Unit, hu, u, v, z, inside, rng: Rng) -> None:
+def _organs(unit: Bones, hu, u, v, z, inside, rng: Rng) -> None:
     top, bottom = unit.centres_mm[0, 2], unit.centres_mm[-1, 2]
     if rng.random() < 0.7:  # lungs down to the diaphragm
         level = rng.uniform(0.55, 1.1) * (top - bottom) + bottom
@@ -148,7 +148,7 @@ def _vessels(hu, u, v, z, rng: Rng) -> None:
     hu[np.hypot(u + 15.0, v + 46.0 + 3.0 * np.sin(z / 50.0)) < b] = rng.uniform(0.4, 1.0) * blood
 
 
-def _bone(unit: Unit, look: Look, hu, rough, grain, rng: Rng) -> np.ndarray:
+def _bone(unit: Bones, look: Look, hu, rough, grain, rng: Rng) -> np.ndarray:
     """Bone over soft tissue: cortex of a thickness, cancellous texture, the blur in closed form."""
     d, who = look.distance_mm, look.who
     blur = max(look.step_mm * rng.uniform(0.5, 1.3), rng.uniform(0.8, 3.0))
@@ -177,7 +177,7 @@ def _bone(unit: Unit, look: Look, hu, rough, grain, rng: Rng) -> np.ndarray:
     return hu * (1.0 - whole) + core * canc + (whole - core) * cortical
 
 
-def _spot(unit: Unit, look: Look, canc: np.ndarray, rng: Rng) -> None:
+def _spot(unit: Bones, look: Look, canc: np.ndarray, rng: Rng) -> None:
     row = rng.integers(len(unit.levels))
     at = unit.centres_mm[row] + rng.normal(0.0, [12.0, 8.0, 9.0]) + [0.0, -15.0, 0.0]
     r2 = sum((p - a) ** 2 for p, a in zip(look.points, at, strict=True))
@@ -185,7 +185,7 @@ def _spot(unit: Unit, look: Look, canc: np.ndarray, rng: Rng) -> None:
     canc += np.float32(added) * np.exp(-r2 / (2.0 * rng.uniform(2.0, 9.0) ** 2))
 
 
-def _metal(unit: Unit, look: Look, hu: np.ndarray, rng: Rng) -> np.ndarray:
+def _metal(unit: Bones, look: Look, hu: np.ndarray, rng: Rng) -> np.ndarray:
     """Pedicle screws and rods, and what they do to their slices."""
     x, y, z = look.points
     first = int(rng.integers(len(unit.levels)))
