@@ -18,6 +18,7 @@ from spine_nav_common.core.run import Progress
 from spine_nav_common.core.statistics import statistics
 from spine_nav_common.core.surface import distance_field, signed_distance_m
 from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
+from spine_nav_common.core.voxels import inside_grid
 from spine_nav_sim.core.anatomy import make_anatomy
 from spine_nav_sim.core.anatomy_frame import find_frame
 from spine_nav_sim.core.planning import plan_level
@@ -96,9 +97,8 @@ def voxelised(mesh: Mesh, rng: np.random.Generator) -> tuple[sitk.Image, np.ndar
     """A vertebra as its mask (Z, Y, X) in a grid that lies anyhow to it, and that grid."""
     low = 1e3 * mesh.vertices_m.min(axis=0) - 3.0 - rng.uniform(0.0, VOXEL_MM, 3)
     high = 1e3 * mesh.vertices_m.max(axis=0) + 3.0
-    axes = [np.arange(a, b, VOXEL_MM) for a, b in zip(low, high, strict=True)]
-    grid = np.stack(np.meshgrid(*axes[::-1], indexing="ij"), axis=-1)[..., ::-1]
-    mask = signed_distance_m(mesh, 1e-3 * grid.reshape(-1, 3)).reshape(grid.shape[:3]) < 0.0
+    shape = tuple(np.ceil((high - low) / VOXEL_MM).astype(int))
+    mask = inside_grid(1e3 * mesh.vertices_m, mesh.faces, low, VOXEL_MM, shape).T
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing([VOXEL_MM] * 3)
     image.SetOrigin([float(v) for v in low])

@@ -33,7 +33,7 @@ GRADES = ("A", "B", "C", "D", "E")
 _GRADE_EDGES_MM = (2.0, 4.0, 6.0)  # Gertzbein-Robbins: B < 2, C < 4, D < 6
 _VOXEL_M = 1.25e-3
 _TUBE_M = 0.012  # about the planned lines; farther off a screw is none of theirs
-_BEYOND_M = 0.5  # where the distance is not known
+BEYOND = 0.5  # of a field, in its unit: there the distance is not known
 _SEED = 20261127  # the same pose says the same twice
 
 
@@ -88,27 +88,39 @@ def from_tangents(
 ) -> np.ndarray:
     """Distances (N,) of points (N, 3) from a grid of distances and slopes (X, Y, Z, 4): the tangents
     of the eight corners, weighed as in linear interpolation, which alone would round off the ridge
-    between two walls. Within an eighth of a voxel on a ridge, exact beside it."""
+    between two walls. Within an eighth of a voxel on a ridge, exact beside it. Corners at BEYOND and
+    more are not known."""
     out = np.empty(len(points))
     for i in range(len(points)):
-        cell = (points[i] - low) / voxel
-        base = np.floor(cell).astype(np.int64)
-        total = weights = 0.0
-        for k in range(8):
-            x, y, z = base[0] + (k & 1), base[1] + (k >> 1 & 1), base[2] + (k >> 2)
-            if not (
-                0 <= x < field.shape[0] and 0 <= y < field.shape[1] and 0 <= z < field.shape[2]
-            ):
-                continue
-            f = field[x, y, z]
-            if f[0] >= _BEYOND_M:
-                continue
-            off_x, off_y, off_z = cell[0] - x, cell[1] - y, cell[2] - z
-            weight = (1.0 - abs(off_x)) * (1.0 - abs(off_y)) * (1.0 - abs(off_z))
-            total += weight * (f[0] + voxel * (f[1] * off_x + f[2] * off_y + f[3] * off_z))
-            weights += weight
-        out[i] = total / weights if weights > 0.0 else _BEYOND_M
+        out[i] = tangents_at(points[i, 0], points[i, 1], points[i, 2], field, low, voxel)
     return out
+
+
+@compiled
+def tangents_at(
+    at_x: float, at_y: float, at_z: float, field: np.ndarray, low: np.ndarray, voxel: float
+) -> float:
+    """`from_tangents` of one point."""
+    cell_x, cell_y, cell_z = (
+        (at_x - low[0]) / voxel,
+        (at_y - low[1]) / voxel,
+        (at_z - low[2]) / voxel,
+    )
+    base_x, base_y, base_z = int(np.floor(cell_x)), int(np.floor(cell_y)), int(np.floor(cell_z))
+    total = weights = 0.0
+    for k in range(8):
+        x, y, z = base_x + (k & 1), base_y + (k >> 1 & 1), base_z + (k >> 2)
+        if not (0 <= x < field.shape[0] and 0 <= y < field.shape[1] and 0 <= z < field.shape[2]):
+            continue
+        distance = field[x, y, z, 0]
+        if distance >= BEYOND:
+            continue
+        off_x, off_y, off_z = cell_x - x, cell_y - y, cell_z - z
+        weight = (1.0 - abs(off_x)) * (1.0 - abs(off_y)) * (1.0 - abs(off_z))
+        slope = field[x, y, z, 1] * off_x + field[x, y, z, 2] * off_y + field[x, y, z, 3] * off_z
+        total += weight * (distance + voxel * slope)
+        weights += weight
+    return total / weights if weights > 0.0 else BEYOND
 
 
 class Cortex:
@@ -134,7 +146,7 @@ class Cortex:
             along = np.clip((grid - entry) @ way / (way @ way), 0.0, 1.0)
             off = np.linalg.norm(grid - entry - along[..., None] * way, axis=-1)
             wanted |= off <= _TUBE_M
-        field = np.full((*wanted.shape, 4), _BEYOND_M, np.float32)
+        field = np.full((*wanted.shape, 4), BEYOND, np.float32)
         distances, slopes = distances_and_slopes(self.mesh, grid[wanted])
         field[wanted] = np.concatenate([distances[:, None], slopes], axis=1)
         return field, low
@@ -145,7 +157,7 @@ class Cortex:
 
     def holds(self, points_m: np.ndarray) -> bool:
         """Whether points (N, 3) lie about the planned screws, where distances are known."""
-        return bool((self.near_m(points_m) < _BEYOND_M).all())
+        return bool((self.near_m(points_m) < BEYOND).all())
 
     def near_m(self, points_m: np.ndarray) -> np.ndarray:
         """Signed distances of points (..., 3) from the grid; for many points."""

@@ -136,11 +136,15 @@ def distance_field(mesh: Mesh) -> Field:
     return distances
 
 
-def distances_and_slopes(mesh: Mesh, points_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `signed_distance_m`, and its gradient (N, 3), a unit vector away from the bone."""
+def distances_and_slopes(
+    mesh: Mesh, points_m: np.ndarray, outside: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `signed_distance_m`, and its gradient (N, 3), a unit vector away from the bone. outside (N,)
+    bool: where that is known already."""
     scene, points = _ray_scene(mesh), _tensor(points_m)
     nearest = scene.compute_closest_points(points, nthreads=1)
-    outside = scene.compute_occupancy(points, nthreads=1, nsamples=3).numpy() < 0.5
+    if outside is None:
+        outside = scene.compute_occupancy(points, nthreads=1, nsamples=3).numpy() < 0.5
     away = np.ascontiguousarray(points_m, np.float32) - nearest["points"].numpy()
     length = np.linalg.norm(away, axis=1)
     sign = np.where(outside, 1.0, -1.0).astype(np.float32)

@@ -12,6 +12,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from spine_nav_common.core.types import Mesh, Rejected
+from spine_nav_common.core.voxels import inside_grid
 
 RayScene = Any  # open3d.t.geometry.RaycastingScene, which has no types
 
@@ -62,8 +63,7 @@ def depth_inside(scene: RayScene, points: np.ndarray) -> np.ndarray:
 
 def find_frame(mesh: Mesh) -> VertebraFrame | Rejected:
     """Locate body, endplates and canal of a vertebra (also S1) in LPS within about 40 degrees."""
-    scene = raycasting_scene(mesh)
-    centre, radius = _body_sphere(mesh, scene)
+    centre, radius = _body_sphere(mesh)
     if not _BODY_RADIUS[0] <= radius <= _BODY_RADIUS[1]:
         return Rejected(
             f"the largest sphere in the bone has {2e3 * radius:.0f} mm diameter: no body"
@@ -73,6 +73,7 @@ def find_frame(mesh: Mesh) -> VertebraFrame | Rejected:
         return Rejected("no pair of endplates found above and below the body")
     left, centre = _symmetry_axis(mesh, centre, up)
     back = np.cross(up, left)
+    scene = raycasting_scene(mesh)
     R = np.column_stack([left, back, up])
     # centre the body between its walls, seen from the sphere
     for _ in range(2):
@@ -88,13 +89,11 @@ def find_frame(mesh: Mesh) -> VertebraFrame | Rejected:
     return VertebraFrame(T, float(wall + front), float(spread[4] + spread[5]))
 
 
-def _body_sphere(mesh: Mesh, scene: RayScene) -> tuple[np.ndarray, float]:
+def _body_sphere(mesh: Mesh) -> tuple[np.ndarray, float]:
     """Centre and radius of the largest sphere inside the bone, on a 1.5 mm grid."""
     low = mesh.vertices_m.min(0) - 2 * _VOXEL
     size = np.ceil((np.ptp(mesh.vertices_m, axis=0) + 4 * _VOXEL) / _VOXEL).astype(int) + 1
-    axes = [low[k] + _VOXEL * np.arange(size[k]) for k in range(3)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    bone = inside(scene, grid)
+    bone = inside_grid(mesh.vertices_m, mesh.faces, low, _VOXEL, tuple(size))
     distance = ndimage.distance_transform_edt(bone, sampling=_VOXEL)
     radius = float(distance.max())
     near = np.argwhere(distance > 0.97 * radius)

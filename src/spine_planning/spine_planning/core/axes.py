@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rod_bending_ar.core.cortex import CAP_M, from_tangents
+from rod_bending_ar.core.cortex import CAP_M, tangents_at
 from spine_nav_common.core.compiled import compiled
 
 CAP_MM = 1e3 * CAP_M
@@ -39,31 +39,30 @@ def score_axes(
     """
     out = np.full((len(axes), 4), -np.inf)
     steps = int((_BACK_MM + _FRONT_MM) / _STEP_MM) + 1
-    points = np.empty((steps, 3))
+    phi = np.empty(steps)
     zero = int(_BACK_MM / _STEP_MM)
     for k in range(len(axes)):
         converge, tilt = axes[k, 3], axes[k, 4]
-        way = np.array([
-            -side * np.sin(converge) * np.cos(tilt), -np.cos(converge) * np.cos(tilt), np.sin(tilt)
-        ])  # fmt: skip
-        for i in range(steps):
-            s = (i - zero) * _STEP_MM
-            for j in range(3):
-                points[i, j] = axes[k, j] + s * way[j]
-        phi = from_tangents(points, field, low, voxel)
-        if phi[zero] >= 0.0:
-            continue
-        back = zero
-        while back > 0 and phi[back - 1] < 0.0:
-            back -= 1
-        if back == 0:
+        x, y, z = axes[k, 0], axes[k, 1], axes[k, 2]
+        way_x = -side * np.sin(converge) * np.cos(tilt)
+        way_y, way_z = -np.cos(converge) * np.cos(tilt), np.sin(tilt)
+        # from the point to either side, as far as there is bone
+        back, front = zero, zero
+        for way in (-1, 1):
+            i = zero
+            while 0 <= i < steps:
+                s = (i - zero) * _STEP_MM
+                phi[i] = tangents_at(x + s * way_x, y + s * way_y, z + s * way_z, field, low, voxel)
+                if phi[i] >= 0.0:
+                    break
+                i += way
+            if way < 0:
+                back = i + 1
+            else:
+                front = i - 1
+        if not 0 < back <= front < steps - 1:
             continue
         entry = back - phi[back] / (phi[back] - phi[back - 1])
-        front = zero
-        while front < steps - 1 and phi[front + 1] < 0.0:
-            front += 1
-        if front == steps - 1:
-            continue
         leaves = front + phi[front] / (phi[front] - phi[front + 1])
         room = (leaves - entry) * _STEP_MM - limits[0]
         clear = np.inf
@@ -78,8 +77,8 @@ def score_axes(
             whole = int(np.floor(tip))
             share = tip - whole
             clear_tip = min(clear, -(phi[whole] * (1.0 - share) + phi[whole + 1] * share))
-            tip_x = axes[k, 0] + (tip - zero) * _STEP_MM * way[0]
-            tip_y = axes[k, 1] + (tip - zero) * _STEP_MM * way[1]
+            tip_x = x + (tip - zero) * _STEP_MM * way_x
+            tip_y = y + (tip - zero) * _STEP_MM * way_y
             if tip_y > -limits[1] or side * tip_x < limits[3]:
                 continue
             score = (

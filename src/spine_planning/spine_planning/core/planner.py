@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
-from rod_bending_ar.core.cortex import CAP_M, Cortex
+from rod_bending_ar.core.cortex import BEYOND, CAP_M, Cortex
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.surface import distances_and_slopes
 from spine_nav_common.core.types import Mesh, Rejected, ScrewPlan
+from spine_nav_common.core.voxels import inside_grid
 from spine_nav_sim.core.anatomy_frame import VertebraFrame, find_frame
 
 from .axes import score_axes, way_of
@@ -113,17 +115,21 @@ def plan_vertebra(
 
 
 def _field(mesh: Mesh, frame: VertebraFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distances and slopes (X, Y, Z, 4), mm, over body and arch; first voxel's place."""
+    """Signed distances and slopes (X, Y, Z, 4), mm, in the bone of body and arch and one voxel about
+    it, BEYOND elsewhere; first voxel's place."""
     depth = 1e3 * frame.body_depth
     low = np.array([-32.0, -depth - 6.0, -18.0])
     high = np.array([32.0, 40.0, 26.0])
-    axes = [np.arange(a, b + _VOXEL_MM, _VOXEL_MM) for a, b in zip(low, high, strict=True)]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    points = transform_points(frame.T_mesh_vertebra, 1e-3 * grid.reshape(-1, 3))
-    distance, slope = distances_and_slopes(mesh, points)
-    slope = slope @ frame.T_mesh_vertebra[:3, :3]
-    field = np.concatenate([1e3 * distance[:, None], slope], axis=1).astype(np.float32)
-    return field.reshape(*grid.shape[:3], 4), low
+    T = frame.T_mesh_vertebra
+    vertices = 1e3 * transform_points(np.linalg.inv(T), mesh.vertices_m)
+    shape = tuple(np.ceil((high - low) / _VOXEL_MM).astype(int) + 1)
+    bone = inside_grid(vertices, mesh.faces, low, _VOXEL_MM, shape)
+    wanted = ndimage.binary_dilation(bone)
+    points = transform_points(T, 1e-3 * (low + _VOXEL_MM * np.argwhere(wanted)))
+    distance, slope = distances_and_slopes(mesh, points, ~bone[wanted])
+    field = np.full((*shape, 4), BEYOND, np.float32)
+    field[wanted] = np.concatenate([1e3 * distance[:, None], slope @ T[:3, :3]], axis=1)
+    return field, low
 
 
 def _starts(field: np.ndarray, low: np.ndarray, side: float) -> np.ndarray:
