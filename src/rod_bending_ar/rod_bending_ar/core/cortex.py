@@ -31,7 +31,7 @@ BEFORE_M, BEHIND_M = 0.008, 0.015  # about the planned entry the axis must go in
 DRAWS = 400
 GRADES = ("A", "B", "C", "D", "E")
 _GRADE_EDGES_MM = (2.0, 4.0, 6.0)  # Gertzbein-Robbins: B < 2, C < 4, D < 6
-_VOXEL_M = 1.25e-3
+VOXEL_M = 1.25e-3
 _TUBE_M = 0.012  # about the planned lines; farther off a screw is none of theirs
 BEYOND = 0.5  # of a field, in its unit: there the distance is not known
 _SEED = 20261127  # the same pose says the same twice
@@ -132,13 +132,13 @@ class Cortex:
         self.exact_m = distance_field(mesh)  # of points (N, 3)
 
     @cached_property
-    def _grid(self) -> tuple[np.ndarray, np.ndarray]:
+    def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """(X, Y, Z, 4) signed distances and their slopes in a tube about each planned line, and
         the first voxel's place."""
         ends = np.array([(p.entry_m, p.target_m) for p in self.plans])
         low = ends.min(axis=(0, 1)) - _TUBE_M
         high = ends.max(axis=(0, 1)) + _TUBE_M
-        axes = [np.arange(a, b + _VOXEL_M, _VOXEL_M) for a, b in zip(low, high, strict=True)]
+        axes = [np.arange(a, b + VOXEL_M, VOXEL_M) for a, b in zip(low, high, strict=True)]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         wanted = np.zeros(grid.shape[:3], bool)
         for entry, target in ends:
@@ -153,7 +153,7 @@ class Cortex:
 
     def prepare(self) -> None:
         """Compute the distances (a fifth of a second), so that nobody waits for them later."""
-        _ = self._grid
+        _ = self.grid
 
     def holds(self, points_m: np.ndarray) -> bool:
         """Whether points (N, 3) lie about the planned screws, where distances are known."""
@@ -161,9 +161,9 @@ class Cortex:
 
     def near_m(self, points_m: np.ndarray) -> np.ndarray:
         """Signed distances of points (..., 3) from the grid; for many points."""
-        field, low = self._grid
+        field, low = self.grid
         points = np.ascontiguousarray(points_m.reshape(-1, 3), np.float64)
-        return from_tangents(points, field, low, _VOXEL_M).reshape(points_m.shape[:-1])
+        return from_tangents(points, field, low, VOXEL_M).reshape(points_m.shape[:-1])
 
     def toward(self, plan: ScrewPlan, point_m: np.ndarray, axis: np.ndarray) -> str:
         """Which way the cortex is nearest from a place (3,) on a screw's axis (3,)."""
