@@ -14,20 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rod_bending_ar.core.cortex import BEFORE_M, BEHIND_M, CAP_M, VOXEL_M, Cortex, from_tangents
-from spine_nav_common.core.compiled import compiled
+from rod_bending_ar.core.cortex import Cortex
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.types import Rejected, ScrewPlan
 
-from .safety import Belief, Drill, Limits, exact_reach, on_plan, sigmas_across
+from .clearance import Reach, across_of, reach, walked
+from .safety import Belief, Drill, Limits, on_plan
 
-_WALK_M = 1.5e-3
-_ENOUGH = 5.0  # sigmas of margin beyond which more of it is no better
-_PER_DEG, _PER_MM = 0.02, 0.05  # sigmas that a lean and a shift must gain
-_RINGS, _SHIFTS = 4, 2
-_ROUNDS = 4
-_LOOKED_AT = 4
-_PER_REACH = 1e5  # sigmas per metre: depth that is safe comes first
+_PER_DEG, _PER_MM = 0.03, 0.15  # mm of slack that a degree of leaning and a mm of shift must gain
+_PER_REACH = 100.0  # mm of slack per mm of depth: depth that is safe comes first
+_RINGS, _SHIFTS = 3, 1
+_ROUNDS, _LOOKED_AT = 5, 3
 
 
 @dataclass(frozen=True)
@@ -35,28 +32,29 @@ class Freedom:
     """What a new trajectory may be. lean_deg: about the planned axis, or about the hole's; shift_mm: of
     the entry, before the bone is entered; play_mm: what a drill in its hole gives way. least_mm: a
     trajectory that is not safe for so much more is none. whole: before the bone is entered, one that
-    is not safe down to the planned depth is none either."""
+    is not safe down to the planned depth is none either. enough_mm: of margin beyond what the error
+    asks for; more is no better."""
 
     lean_deg: float = 8.0
     shift_mm: float = 3.0
     play_mm: float = 0.6
     least_mm: float = 1.0
     whole: bool = True
+    enough_mm: float = 1.0
 
 
 @dataclass(frozen=True)
 class Replanned:
     """plan: in the mesh, from the level of the entry to where the tip may go. entry_camera_m,
     target_camera_m (3,): the same in the camera's frame. complete: whether that is the planned depth.
-    margin_mm, sigma_mm: where distance over uncertainty is least. lean_deg, shift_mm: off the planned
-    axis, or the hole's."""
+    margin_mm, needed_mm: as of `Advance`. lean_deg, shift_mm: off the planned axis, or the hole's."""
 
     plan: ScrewPlan
     entry_camera_m: np.ndarray
     target_camera_m: np.ndarray
     complete: bool
     margin_mm: float
-    sigma_mm: float
+    needed_mm: float
     lean_deg: float
     shift_mm: float
 
@@ -88,25 +86,26 @@ def replan(
     if length - depth < 1e-3 * freedom.least_mm:
         return Rejected(f"{plan.level} {plan.side}: the planned depth is reached")
     found = _searched(
-        cortex, belief, (start, way, depth), length, diameter_mm, limits.sigmas, float(lean), shift
-    )
+        cortex, belief, (start, way, depth), length, 0.5e-3 * diameter_mm, limits.sigmas,
+        float(lean), shift, 1e-3 * freedom.enough_mm,
+    )  # fmt: skip
     if isinstance(found, Rejected):
         return Rejected(f"{plan.level} {plan.side}: {found.reason}")
-    origin, into, (reach, margin, sigma) = found
+    origin, into, safe = found
     least = 1e-3 * freedom.least_mm if begun or not freedom.whole else length
-    if reach - depth < least - 1e-9:
+    if safe.end_m - depth < least - 1e-9:
         return Rejected(
             f"{plan.level} {plan.side}: no trajectory is safe for {1e3 * least:.0f} mm more; the"
-            f" best leaves {1e3 * margin:.1f} mm to the wall and needs"
-            f" {1e3 * limits.sigmas * sigma:.1f} mm"
+            f" best leaves {1e3 * safe.margin_m:.1f} mm to the wall and needs"
+            f" {1e3 * safe.needed_m:.1f} mm"
         )
-    target = origin + reach * into
+    target = origin + safe.end_m * into
     turned = float(np.degrees(np.arccos(np.clip(into @ way, -1.0, 1.0))))
     off = 0.0 if depth > 0.0 else float(np.linalg.norm(origin - start))
     return Replanned(
         ScrewPlan(plan.level, plan.side, origin, target),
         transform_points(belief.T_camera_ct, origin), transform_points(belief.T_camera_ct, target),
-        reach >= length - 1e-9, 1e3 * margin, 1e3 * sigma, turned, 1e3 * off,
+        safe.end_m >= length - 1e-9, 1e3 * safe.margin_m, 1e3 * safe.needed_m, turned, 1e3 * off,
     )  # fmt: skip
 
 
@@ -115,34 +114,32 @@ def _searched(
     belief: Belief,
     now: tuple[np.ndarray, np.ndarray, float],
     length: float,
-    diameter_mm: float,
+    radius: float,
     sigmas: float,
     lean: float,
     shift: float,
-) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]] | Rejected:
-    """The best start and direction, and their `exact_reach`: a coarse look at all that is free, then
+    enough: float,
+) -> tuple[np.ndarray, np.ndarray, Reach] | Rejected:
+    """The best start and direction, and how far they reach: a coarse look at all that is free, then
     ever smaller steps about the best; the grid proposes, exact distances choose."""
     start, way, depth = now
-    u = np.cross(way, np.eye(3)[int(np.abs(way).argmin())])
-    u /= np.linalg.norm(u)
-    across = np.stack([u, np.cross(way, u)])
-    tip = start + depth * way
-    field, low = cortex.grid
+    across, tip = across_of(way), start + depth * way
 
     def placed(free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ways = way + np.tan(free[:, :2]) @ across
         ways /= np.linalg.norm(ways, axis=1, keepdims=True)
         return tip + free[:, 2:] @ across - depth * ways, ways
 
-    def cost(free: np.ndarray) -> np.ndarray:
-        degrees = np.degrees(np.hypot(free[:, 0], free[:, 1]))
-        return np.asarray(_PER_DEG * degrees + 1e3 * _PER_MM * np.hypot(free[:, 2], free[:, 3]))
+    def worth(end: np.ndarray, slack: np.ndarray, free: np.ndarray) -> np.ndarray:
+        cost = _PER_DEG * np.degrees(np.hypot(free[:, 0], free[:, 1]))
+        cost += 1e3 * _PER_MM * np.hypot(free[:, 2], free[:, 3])
+        gain = _PER_REACH * np.maximum(end - depth, 0.0) + np.minimum(slack, enough)
+        return np.asarray(1e3 * gain - cost)
 
     def scored(free: np.ndarray) -> np.ndarray:
-        return np.asarray(walk(
-            *placed(free), depth, length, 0.5e-3 * diameter_mm, sigmas, field, low, VOXEL_M,
-            belief.covariance, belief.anchor_m,
-        )) - cost(free)  # fmt: skip
+        found = walked(cortex, belief.covariance, belief.anchor_m, *placed(free), depth, length,
+                       radius, sigmas, enough)  # fmt: skip
+        return worth(found[:, 0], found[:, 1], free)
 
     leans = lean * _disc(_RINGS)
     shifts = shift * _disc(_SHIFTS) if shift > 0.0 else np.zeros((1, 2))
@@ -155,22 +152,22 @@ def _searched(
     step = np.array([lean / _RINGS] * 2 + [shift / _SHIFTS] * 2)
     moves = np.concatenate([np.eye(4), -np.eye(4)])[[0, 1, 4, 5] if shift == 0.0 else slice(None)]
     for _ in range(_ROUNDS):
-        step = 0.5 * step
+        step = 0.6 * step
         tried = _within(kept + moves * step, lean, shift)
         score = scored(tried)
         if score.max() > best:
             best, kept = float(score.max()), tried[int(score.argmax())]
     proposed = np.concatenate([np.zeros((1, 4)), kept[None], free[order]])
-    chosen: tuple[np.ndarray, np.ndarray, tuple[float, float, float]] | Rejected
+    chosen: tuple[np.ndarray, np.ndarray, Reach] | Rejected
     chosen, most = Rejected("no axis that is left enters the bone near the planned entry"), -np.inf
-    for origin, into, costs in zip(*placed(proposed), cost(proposed), strict=True):
-        found = exact_reach(cortex, belief, origin, into, depth, length, diameter_mm, sigmas)
+    for free_one, origin, into in zip(proposed, *placed(proposed), strict=True):
+        found = reach(cortex, belief.covariance, belief.anchor_m, origin, into, depth, length, radius,
+                      sigmas)  # fmt: skip
         if isinstance(found, Rejected):
             continue
-        reach, margin, sigma = found
-        worth = _PER_REACH * max(reach - depth, 0.0) + min(margin / sigma, _ENOUGH) - costs
-        if worth > most:
-            chosen, most = (origin, into, found), worth
+        value = float(worth(np.array(found.end_m), np.array(found.slack_m), free_one[None])[0])
+        if value > most:
+            chosen, most = (origin, into, found), value
     return chosen
 
 
@@ -188,55 +185,4 @@ def _within(free: np.ndarray, lean: float, shift: float) -> np.ndarray:
     for part, most in ((slice(0, 2), lean), (slice(2, 4), shift)):
         long = np.linalg.norm(out[:, part], axis=1, keepdims=True)
         out[:, part] *= np.minimum(1.0, most / np.maximum(long, 1e-12))
-    return out
-
-
-@compiled
-def walk(
-    starts: np.ndarray,
-    ways: np.ndarray,
-    depth: float,
-    length: float,
-    radius: float,
-    sigmas: float,
-    field: np.ndarray,
-    low: np.ndarray,
-    voxel: float,
-    covariance: np.ndarray,
-    anchor: np.ndarray,
-) -> np.ndarray:
-    """(N,) scores of trajectories (N, 3) twice: how far past `depth` is safe, and the least margin over
-    sigma on that way, as far as more is better; -inf where the axis does not enter the bone."""
-    count = int(np.ceil((length + BEFORE_M) / _WALK_M)) + 1
-    s = np.linspace(-BEFORE_M, length, count)
-    out = np.empty(len(starts))
-    points = np.empty((count, 3))
-    for i in range(len(starts)):
-        for j in range(count):
-            for k in range(3):
-                points[j, k] = starts[i, k] + s[j] * ways[i, k]
-        phi = from_tangents(points, field, low, voxel)
-        first = np.inf
-        for j in range(count - 1):
-            if s[j + 1] > BEHIND_M:
-                break
-            if phi[j] >= 0.0 and phi[j + 1] < 0.0:
-                first = s[j] + (s[j + 1] - s[j]) * phi[j] / (phi[j] - phi[j + 1]) + CAP_M
-                break
-        if first == np.inf:
-            out[i] = -np.inf
-            continue
-        sigma = sigmas_across(points, ways[i], covariance, anchor)
-        reach, least = length, _ENOUGH
-        for j in range(count):
-            if s[j] < max(first, depth - radius) or s[j] > length - radius:
-                continue
-            ratio = -(phi[j] + radius) / sigma[j]
-            if ratio < sigmas:
-                reach = max(s[j - 1] + radius, depth)
-                # where nothing is safe, what leaves most is still the best of them
-                least = min(least, ratio)
-                break
-            least = min(least, ratio)
-        out[i] = _PER_REACH * max(reach - depth, 0.0) + least
     return out

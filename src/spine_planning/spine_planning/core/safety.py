@@ -2,9 +2,7 @@
 """What may be drilled along a pose that is known only so well: the probability that a screw breaches,
 and how far and how fast a tip may go. Whatever is not known is a `Rejected`, and that means stop.
 
-The wall, the shaft and the exempt entry are `rod_bending_ar.core.cortex`'s. Across the axis a place is
-safe where the distance to the wall leaves k sigma of the pose's error there, in its worst direction
-across; along the axis the advance ends k sigma before the first place that is not.
+The wall, the shaft and the exempt entry are `rod_bending_ar.core.cortex`'s; how far is safe, `clearance`'s.
 """
 
 from __future__ import annotations
@@ -15,9 +13,6 @@ from math import erfc, sqrt
 import numpy as np
 
 from rod_bending_ar.core.cortex import (
-    BEFORE_M,
-    BEHIND_M,
-    CAP_M,
     DIAMETER_MM,
     Cortex,
     normal_draws,
@@ -25,14 +20,13 @@ from rod_bending_ar.core.cortex import (
 )
 from rod_bending_ar.core.error_shape import usable_covariance
 from spine_nav_common.core.clock import GUIDANCE_MS
-from spine_nav_common.core.compiled import compiled
 from spine_nav_common.core.geometry import invert, transform_points
 from spine_nav_common.core.statistics import SIGMAS_3D_95
 from spine_nav_common.core.types import LevelEstimate, Rejected, ScrewPlan, Status
 
+from .clearance import across_of, reach, spreads
+
 SIGMAS = {0.95: 1.645, 0.995: 2.576}  # one wall, one side
-STEP_M = 0.5e-3
-_LEAST_SIGMA_M = 1e-6  # no pose is known better: a direction without error is none that is known
 
 
 @dataclass(frozen=True)
@@ -65,11 +59,7 @@ class Belief:
 
     def spread(self, point_m: np.ndarray) -> np.ndarray:
         """Covariance (3, 3) of a point of the mesh, m^2."""
-        x, y, z = point_m - self.anchor_m
-        moves = np.zeros((3, 6))  # a point moves by d + w x arm
-        moves[:, :3] = np.eye(3)
-        moves[:, 3:] = [[0.0, z, -y], [-z, 0.0, x], [y, -x, 0.0]]
-        return np.asarray(moves @ self.covariance @ moves.T)
+        return np.asarray(spreads(point_m[None], self.covariance, self.anchor_m)[0])
 
 
 @dataclass(frozen=True)
@@ -94,13 +84,13 @@ class Breach:
 
 @dataclass(frozen=True)
 class Advance:
-    """How far and fast the tip may go. margin_mm: nominal, of the drill to the wall, where distance over
-    uncertainty is least on that way; sigma_mm: there. limit: "plan" or "wall"."""
+    """How far and fast the tip may go. margin_mm: nominal, of the drill to the wall, where least is left
+    of it beside needed_mm, what the error asks for there. limit: "plan" or "wall"."""
 
     advance_mm: float
     speed_mm_s: float
     margin_mm: float
-    sigma_mm: float
+    needed_mm: float
     limit: str
 
 
@@ -151,9 +141,8 @@ def breach(
     found = shaft(cortex, plan, plan.entry_m, way, (starts, ways), diameter_mm)
     if isinstance(found, Rejected):
         return found
-    sigmas_mm = 1e3 * sigmas_across(
-        plan.entry_m + found.s_m[:, None] * way, way, belief.covariance, belief.anchor_m
-    )
+    points = plan.entry_m + found.s_m[:, None] * way
+    sigmas_mm = 1e3 * _toward_wall(cortex, points, way, belief)
     k = int((found.margin_mm / sigmas_mm).argmin())
     # Draws count all walls at once, but their share is 0 where one in thousand breaches.
     alone = 0.5 * erfc(float(found.margin_mm[k] / sigmas_mm[k]) / sqrt(2.0))
@@ -161,6 +150,21 @@ def breach(
         max(found.draws.p_breach, alone), float(found.margin_mm[k]), float(sigmas_mm[k]),
         found.toward,
     )  # fmt: skip
+
+
+def _toward_wall(cortex: Cortex, points: np.ndarray, way: np.ndarray, belief: Belief) -> np.ndarray:
+    """(N,) sigma of points (N, 3) of a shaft toward their nearest wall, metres."""
+    across = across_of(way)
+    step = 0.25e-3 * np.concatenate([across, -across])
+    d = cortex.exact_m((points[:, None] + step).reshape(-1, 3)).reshape(-1, 4)
+    slope = (d[:, :2] - d[:, 2:]).astype(float) @ across
+    long = np.linalg.norm(slope, axis=1, keepdims=True)
+    # on a ridge between walls, or with the wall ahead, no direction across is nearest
+    slope = np.where(long > 1e-9, slope / np.maximum(long, 1e-9), across[0])
+    squares = np.einsum(
+        "ni,nij,nj->n", slope, spreads(points, belief.covariance, belief.anchor_m), slope
+    )
+    return np.sqrt(np.maximum(squares, 1e-12))
 
 
 def allowed_advance(
@@ -175,25 +179,26 @@ def allowed_advance(
     """How far the tip may go straight on, to the planned depth at most, by exact distances.
 
     The speed lets the tip come to rest within that way even if no further pose comes before this one
-    is too old, and falls to nothing as the margin falls from twice k sigma to k sigma.
+    is too old, and falls with it over what the error asks for.
     """
     placed = on_plan(plan, belief, drill)
     if isinstance(placed, Rejected):
         return placed
     start, way, depth = placed
     length = float(np.linalg.norm(plan.target_m - plan.entry_m))
-    left = length - depth
-    if left <= 0.0:
-        return Advance(0.0, 0.0, *_here(cortex, belief, drill, diameter_mm), "plan")
-    found = exact_reach(cortex, belief, start, way, depth, length, diameter_mm, limits.sigmas)
+    radius = 0.5e-3 * diameter_mm
+    found = reach(
+        cortex, belief.covariance, belief.anchor_m, start, way, depth, length, radius, limits.sigmas
+    )
     if isinstance(found, Rejected):
-        return found
-    reach, margin, sigma = found
-    advance = float(np.clip(reach - depth, 0.0, left))
-    room = float(np.clip(margin / (limits.sigmas * sigma) - 1.0, 0.0, 1.0))
-    speed = min(wanted_mm_s * room if room > 0.0 else 0.0, 1e6 * advance / limits.max_age_ms)
-    limit = "plan" if reach >= length else "wall"
-    return Advance(1e3 * advance, speed, 1e3 * margin, 1e3 * sigma, limit)
+        return Rejected(f"{plan.level} {plan.side}: {found.reason}")
+    advance = float(np.clip(found.end_m - depth, 0.0, max(length - depth, 0.0)))
+    speed = 0.0
+    if advance > 0.0:
+        room = min(advance / max(found.needed_m, 1e-9), 1.0)
+        speed = min(wanted_mm_s * room, 1e6 * advance / limits.max_age_ms)
+    limit = "plan" if found.end_m >= length else "wall"
+    return Advance(1e3 * advance, speed, 1e3 * found.margin_m, 1e3 * found.needed_m, limit)
 
 
 def on_plan(
@@ -208,78 +213,3 @@ def on_plan(
     way = belief.T_camera_ct[:3, :3].T @ drill.into / n
     depth = float((tip - plan.entry_m) @ way)
     return tip - depth * way, way, depth
-
-
-def exact_reach(
-    cortex: Cortex,
-    belief: Belief,
-    start: np.ndarray,
-    way: np.ndarray,
-    depth: float,
-    length: float,
-    diameter_mm: float,
-    sigmas: float,
-) -> tuple[float, float, float] | Rejected:
-    """How far past `start` the tip may go (metres, `length` at most), and margin and sigma (metres)
-    where distance over uncertainty is least up to there."""
-    radius = 0.5e-3 * diameter_mm
-    spread = belief.spread(start + min(max(depth, 0.0), length) * way)
-    ahead = sigmas * sqrt(max(float(way @ spread @ way), _LEAST_SIGMA_M**2))
-    s = np.arange(-BEFORE_M, length + ahead + STEP_M, STEP_M)
-    points = start + s[:, None] * way
-    phi = cortex.exact_m(points).astype(float)
-    into = (phi[:-1] >= 0.0) & (phi[1:] < 0.0) & (s[1:] <= BEHIND_M)
-    if not into.any():
-        return Rejected("the drill's axis does not enter the bone near the planned entry")
-    first = s[int(into.argmax())] + CAP_M
-    asked = (s >= max(first, depth - radius)) & (s <= length + ahead - radius + STEP_M)
-    if not asked.any():
-        return Rejected("the screw ends where its shaft would begin")
-    margin = -(phi[asked] + radius)
-    sigma = sigmas_across(points[asked], way, belief.covariance, belief.anchor_m)
-    bad = np.flatnonzero(margin < sigmas * sigma)
-    end = float(s[asked][bad[0]] - STEP_M + radius - ahead) if len(bad) else length
-    passed = slice(0, max(int(bad[0]), 1) if len(bad) else None)
-    k = int((margin[passed] / sigma[passed]).argmin())
-    return min(end, length), float(margin[passed][k]), float(sigma[passed][k])
-
-
-def _here(cortex: Cortex, belief: Belief, drill: Drill, diameter_mm: float) -> tuple[float, float]:
-    """Margin and sigma at the tip's end, mm."""
-    T = invert(belief.T_camera_ct)
-    radius, way = 0.5e-3 * diameter_mm, T[:3, :3] @ drill.into
-    centre = transform_points(T, drill.tip_m) - radius * way
-    sigma = sigmas_across(centre[None], way, belief.covariance, belief.anchor_m)[0]
-    return -1e3 * (float(cortex.exact_m(centre[None])[0]) + radius), 1e3 * float(sigma)
-
-
-@compiled
-def sigmas_across(
-    points: np.ndarray, way: np.ndarray, covariance: np.ndarray, anchor: np.ndarray
-) -> np.ndarray:
-    """(N,) standard deviation of points (N, 3) in the worst direction across `way` (3,), metres."""
-    across = np.zeros((2, 3))
-    flat = int(np.abs(way).argmin())
-    helper = np.zeros(3)
-    helper[flat] = 1.0
-    across[0] = np.cross(way, helper)
-    across[0] /= np.sqrt((across[0] ** 2).sum())
-    across[1] = np.cross(way, across[0])
-    out = np.empty(len(points))
-    h = np.empty((2, 6))
-    for i in range(len(points)):
-        x, y, z = points[i, 0] - anchor[0], points[i, 1] - anchor[1], points[i, 2] - anchor[2]
-        for k in range(2):
-            u, v, w = across[k, 0], across[k, 1], across[k, 2]
-            h[k, 0], h[k, 1], h[k, 2] = u, v, w
-            h[k, 3], h[k, 4], h[k, 5] = y * w - z * v, z * u - x * w, x * v - y * u
-        aa = bb = ab = 0.0
-        for m in range(6):
-            for n in range(6):
-                c = covariance[m, n]
-                aa += h[0, m] * c * h[0, n]
-                bb += h[1, m] * c * h[1, n]
-                ab += h[0, m] * c * h[1, n]
-        largest = 0.5 * (aa + bb) + np.sqrt((0.5 * (aa - bb)) ** 2 + ab * ab)
-        out[i] = np.sqrt(max(largest, _LEAST_SIGMA_M**2))
-    return out
