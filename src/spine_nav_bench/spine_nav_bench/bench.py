@@ -46,6 +46,7 @@ from .bench_planning import planning_record
 from .bench_precision import SCENES as PRECISION_SCENES
 from .bench_precision import SECONDS as PRECISION_SECONDS
 from .bench_precision import precision_record, precision_scenes
+from .bench_replanning import replanning_record
 from .bench_scenes import SECONDS, foreign_scenes, judged_scenes
 from .bench_segmentation import segmentation_record
 from .bench_stereo import foreign_record, judged_record, stereo_timing_record
@@ -72,6 +73,7 @@ PARTS = (
     "cameras",
     "planning",
     "segmentation",
+    "replanning",
 )
 NEEDS = {"foreign": "scenes", "stereo_foreign": "scenes", "calibration": "data"}
 SMOKE_SECONDS = 1.0
@@ -197,6 +199,8 @@ def _measure(
     if part == "segmentation":
         few = {"count": 1} if args.smoke else {}
         return segmentation_record(args.data, progress=progress, **few)
+    if part == "replanning":
+        return replanning_record(**({"count": 1} if args.smoke else {}), progress=progress)
     if part == "cameras":
         return cameras_record(args.smoke)
     if part == "stereo_timing":

@@ -13,6 +13,7 @@ from . import results_stereo, targets_stereo
 from .bench_gaps import GAPS_TARGETS, gaps_section, gaps_table
 from .bench_identity import IDENTITY_TARGETS, identity_section, identity_table
 from .bench_planning import PLANNING_TARGETS, planning_section, planning_table
+from .bench_replanning import REPLANNING_TARGETS, replanning_section, replanning_table
 from .bench_segmentation import SEGMENTATION_TARGETS, segmentation_section, segmentation_table
 from .bench_two_cameras import TWO_CAMERAS_TARGETS, two_cameras_section, two_cameras_table
 from .results_alive import ALIVE_TARGETS, alive_section, alive_table
@@ -201,6 +202,7 @@ SHOWN_TARGETS = (
     *TWO_CAMERAS_TARGETS,
     *PLANNING_TARGETS,
     *SEGMENTATION_TARGETS,
+    *REPLANNING_TARGETS,
 )
 PARTS = (
     "accuracy",
@@ -218,6 +220,7 @@ PARTS = (
     "two_cameras",
     "planning",
     "segmentation",
+    "replanning",
 )
 TARGETS = (
     Target("levels registered (< 5° and < 4 mm), automatically", "≥ 98 %",
@@ -450,6 +453,8 @@ def render(folder: Path) -> str:
         out += planning_section(newest["planning"])
     if "segmentation" in newest:
         out += segmentation_section(newest["segmentation"])
+    if "replanning" in newest:
+        out += replanning_section(newest["replanning"])
     if "cameras" in newest:
         out += cameras_section(newest["cameras"])
     if "depth_calibration" in newest:
@@ -484,6 +489,8 @@ def table_text(record: Record) -> str:
         body = planning_table(record)
     elif record["part"] == "segmentation":
         body = segmentation_table(record)
+    elif record["part"] == "replanning":
+        body = replanning_table(record)
     elif record["part"] == "cameras":
         body = cameras_time_table(record)
     elif record["part"] == "depth_calibration":

@@ -254,6 +254,7 @@ def test_the_plain_bench_holds_all_parts_that_need_no_folder():
         "accuracy", "timing", "precision", "identity", "gaps", "alive",
         "depth_calibration", "two_cameras", "stereo", "stereo_faults", "stereo_timing", "live_stereo",
         "rod", "bridges", "display", "overlay", "cameras", "planning", "segmentation",
+        "replanning",
     )  # fmt: skip
     assert set(parts("--scenes", "x", "--data", "y")) == {
         *parts(), "foreign", "stereo_foreign", "calibration",

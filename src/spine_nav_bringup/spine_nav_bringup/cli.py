@@ -432,7 +432,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--smoke", action="store_true", help="one short scene, nothing is recorded")
     bench.add_argument(
         "--only", metavar="PART",
-        help="accuracy, foreign, timing, precision, identity, gaps, alive, stereo, stereo_foreign, stereo_faults, stereo_timing, live_stereo, rod, calibration, bridges, display, overlay, cameras, depth_calibration, planning or segmentation",
+        help="accuracy, foreign, timing, precision, identity, gaps, alive, stereo, stereo_foreign, stereo_faults, stereo_timing, live_stereo, rod, calibration, bridges, display, overlay, cameras, depth_calibration, planning, segmentation or replanning",
     )  # fmt: skip
     bench.add_argument(
         "--results", type=Path, metavar="DIR",

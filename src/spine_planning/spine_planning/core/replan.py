@@ -23,8 +23,8 @@ from .safety import Belief, Drill, Limits, on_plan
 
 _PER_DEG, _PER_MM = 0.03, 0.15  # mm of slack that a degree of leaning and a mm of shift must gain
 _PER_REACH = 100.0  # mm of slack per mm of depth: depth that is safe comes first
-_RINGS, _SHIFTS = 3, 1
-_ROUNDS, _LOOKED_AT = 5, 3
+_RINGS, _SHIFTS = 2, 1
+_ROUNDS, _LOOKED_AT = 7, 3
 
 
 @dataclass(frozen=True)
