@@ -63,6 +63,10 @@ ARGUMENTS = {
         "false",
         "serve Foxglove, at ws://127.0.0.1:8765 (with pictures: 8766) unless parameters say otherwise",
     ),
+    "safety": (
+        "false",
+        "watch the planned screws by the poses' covariance: planning/safety, service replan",
+    ),
     "session": ("", "folder for the record of the session, which is new; empty = no record"),
     "exit_at_end": ("false", "end the launch after the last frame of a recording"),
     "log_level": ("info", "of all nodes"),
@@ -160,6 +164,7 @@ def nodes(context: LaunchContext) -> list:
         "display": ("spine_nav_display", case, display_topics),
         "openigtlink": ("spine_nav_display", case),
         "foxglove": ("spine_nav_display", case),
+        "safety": ("spine_planning", case),
     }
     names = [name for scene in scenes for name in SCENES[scene]]
     names += [name for name in EXTRAS if given[name].lower() == "true"]

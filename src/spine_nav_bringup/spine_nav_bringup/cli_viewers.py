@@ -37,9 +37,13 @@ def add_viewer_options(live: argparse.ArgumentParser) -> None:
         "--foxglove-port", type=_port, metavar="N",
         help=f"of Foxglove (default: {FOXGLOVE_PORT}, with pictures one above; 0: any)",
     )  # fmt: skip
+    live.add_argument(
+        "--safety", action="store_true",
+        help="watch the planned screws by the poses' covariance: planning/safety, service replan",
+    )  # fmt: skip
 
 
 def viewer_values(args: argparse.Namespace) -> dict[str, Any]:
     """For LiveOptions."""
-    names = ("display", "port", "openigtlink", "igtl_port", "foxglove", "foxglove_port")
+    names = ("display", "port", "openigtlink", "igtl_port", "foxglove", "foxglove_port", "safety")
     return {name: getattr(args, name) for name in names}

@@ -93,6 +93,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
     from spine_nav_display.ros.session_recorder import SessionRecorder
     from spine_perception.ros.camera_source import CameraSource
     from spine_perception.ros.depth_aligner import DepthAligner
+    from spine_planning.ros.safety_node import SafetyNode
     from spine_registration.ros.navigation import NavigationNode
     from stereo_screw_tracker.ros.stereo_tracker import StereoTrackerNode
 
@@ -109,6 +110,7 @@ def default_nodes(values: dict[str, dict[str, Any]], namespace: str) -> dict[str
         "display": DisplayNode,
         "openigtlink": OpenIgtLink,
         "foxglove": FoxgloveBridge,
+        "safety": SafetyNode,
         "camera_source": CameraSource,
         "depth_aligner": DepthAligner,
     }

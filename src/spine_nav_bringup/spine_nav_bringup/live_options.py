@@ -85,6 +85,7 @@ class LiveOptions:
     igtl_port: int | None = None
     foxglove: bool = False
     foxglove_port: int | None = None
+    safety: bool = False
     session: Path | None = None
     depth_aligner: bool = False
     names: Mapping[str, str] | None = None
@@ -111,6 +112,7 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         "display": {**case, "snapshots": str(options.out / "snapshots")},
         "openigtlink": {**case},
         "foxglove": {**case},
+        "safety": {**case},
         "camera_source": {},
         "depth_aligner": {},
     }
@@ -185,6 +187,11 @@ def configure(options: LiveOptions) -> tuple[str, dict[str, dict[str, Any]]]:
         check_openigtlink(values["openigtlink"])
     if "foxglove" in values:
         check_foxglove(values["foxglove"])
+    if "safety" in values and "navigation" not in values:
+        raise ParameterError(
+            f"--safety: {options.source} has no RGB-D camera, and screws are watched by the vertebrae"
+            " that one sees"
+        )
     if not options.case and "navigation" in values:
         raise ParameterError(
             f"--source {options.source}: an RGB-D camera needs --case; only a stereo pair goes"

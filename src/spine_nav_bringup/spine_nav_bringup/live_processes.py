@@ -65,6 +65,10 @@ _NODES = {
         "spine_nav_display.executables:openigtlink",
         "spine_nav_display.ros.openigtlink_config:OpenIgtLinkConfig",
     ),
+    "safety": (
+        "spine_planning.executables:safety",
+        "spine_planning.ros.safety_config:SafetyConfig",
+    ),
     "foxglove": (
         "spine_nav_display.executables:foxglove",
         "spine_nav_display.ros.foxglove_config:FoxgloveConfig",

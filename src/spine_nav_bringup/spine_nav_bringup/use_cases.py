@@ -19,6 +19,7 @@ from spine_nav_display.ros.foxglove_config import FoxgloveConfig
 from spine_nav_display.ros.openigtlink_config import OpenIgtLinkConfig
 from spine_perception.ros.camera_source import CameraSourceConfig
 from spine_perception.ros.depth_aligner import DepthAlignerConfig
+from spine_planning.ros.safety_config import SafetyConfig
 from spine_registration.ros.navigation_core import NavigationConfig
 from stereo_screw_tracker.ros.stereo_config import StereoTrackerConfig
 
@@ -34,6 +35,7 @@ CONFIGS = {
     "display": DisplayConfig,
     "openigtlink": OpenIgtLinkConfig,
     "foxglove": FoxgloveConfig,
+    "safety": SafetyConfig,
     "camera_source": CameraSourceConfig,
     "depth_aligner": DepthAlignerConfig,
 }

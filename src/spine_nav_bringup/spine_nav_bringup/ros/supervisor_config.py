@@ -25,6 +25,7 @@ class SupervisorConfig:
             "display",
             "openigtlink",
             "foxglove",
+            "safety",
             "session_recorder",
         ),
         "nodes that the operation goes on without; a tracker that is alone is never one of them",

@@ -18,6 +18,7 @@ EXTRAS = (
     "display",
     "openigtlink",
     "foxglove",
+    "safety",
 )  # of any scene, where they are asked for
 NODES = (*SCENES["rgbd"], *SCENES["stereo"], *EXTRAS, "camera_source")
 
@@ -56,6 +57,7 @@ _PACED_MS = {
     "rod_guidance.silence_ms": 1000.0,
     "overlay.max_image_age_ms": GUIDANCE_MS,
     "stereo_overlay.max_image_age_ms": 400.0,
+    "safety.max_age_ms": GUIDANCE_MS,
     "display.max_picture_age_ms": GUIDANCE_MS,
     "display.max_stereo_age_ms": 500.0,
 }

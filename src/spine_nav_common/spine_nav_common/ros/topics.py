@@ -39,6 +39,10 @@ TOOL_POSE = "tool/pose"  # of a tracked tool or drill guide: origin at its tip, 
 DISPLAY_EVENTS = "display/events"  # what the pages showed and what they asked, in JSON
 PLAN_STATE = "plan/state"  # the live plan, and what is asked of the surgeon about it, in JSON
 PLAN_PROPOSAL = "plan/proposal"  # somebody would plan a screw elsewhere, in JSON
+PLAN_TRAJECTORIES = "planning/trajectories"  # where screws go by the newest poses
+PLAN_SAFETY = (
+    "planning/safety"  # of each of them: probability of a breach, allowed advance, or stop
+)
 HEALTH = "health"
 HEARTBEAT = "heartbeat"
 GONE = "supervisor/gone"  # the nodes that died or hang, and are not back yet
