@@ -46,6 +46,7 @@ class Condition:
 CONDITIONS = (
     Condition("drill"),
     Condition("drill, true error 1.5 times the stated", scale=1.5),
+    Condition("drill, stated error 1.5 times the true", scale=1.0 / 1.5, rough=1.5),
     Condition("drill, twice the noise", rough=2.0),
     Condition("hole as thick as the screw", thick=True),
 )
@@ -189,6 +190,7 @@ def replanning_section(r: Record) -> list[str]:
          f" {r['drill_mm']:g} mm thick, or as the screw. Safe: no wall is touched from 8 mm behind the"
          " surface on. The noise is ours, at the size of our own errors, not that of SafeRPlan, whose"
          " code and data are not public; its learnt agent is not run beside."
+         " Our navigator states its error about 1.5 times too wide (median bound over median error)."
          f" TRE drawn, medians of episodes, mm (mean / median / 95 %): {errors}."), "",
         *replanning_table(r), "",
     ]  # fmt: skip
