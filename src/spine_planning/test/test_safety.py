@@ -17,8 +17,16 @@ from spine_nav_common.core.geometry import (
     transform,
     transform_points,
 )
-from spine_nav_common.core.types import LevelEstimate, Rejected, ScrewPlan, Status
+from spine_nav_common.core.types import (
+    Case,
+    LevelEstimate,
+    NavigationResult,
+    Rejected,
+    ScrewPlan,
+    Status,
+)
 from spine_nav_sim.core.anatomy import make_anatomy
+from spine_planning.core import screw_guard
 from spine_planning.core.clearance import Reach, reach, walked
 from spine_planning.core.implants import Implants
 from spine_planning.core.planner import plan_vertebra
@@ -32,6 +40,7 @@ from spine_planning.core.safety import (
     breach,
     usable_pose,
 )
+from spine_planning.core.screw_guard import ScrewGuard
 
 T = transform(exp_so3(np.array([1.9, 0.4, -0.3])), (0.02, -0.03, 0.55))
 DRILL_MM = 3.5
@@ -310,3 +319,49 @@ def test_a_new_pose_costs_milliseconds(bone):
 def test_a_confidence_that_is_none_is_refused():
     with pytest.raises(ValueError, match="confidence"):
         Limits(confidence=0.9)
+
+
+def test_a_probability_is_kept_while_the_pose_is_no_worse_and_never_beyond(bone, monkeypatch):
+    cortex, plan, diameter = bone
+    case = Case("c", "LPS", {"L3": cortex.mesh}, ("L3",), (plan,), "")
+    guard = ScrewGuard(case, DRILL_MM, diameter, LIMITS, Freedom(), 5.0)
+    counted = []
+
+    def counting(*given):
+        counted.append(given)
+        return breach(*given)
+
+    monkeypatch.setattr(screw_guard, "breach", counting)
+
+    def judged(shift_mm):
+        result = NavigationResult(0, (estimate(shift_mm=shift_mm),))
+        (screw,) = guard.judge(result, 50.0, None)
+        assert screw.stop == "" and screw.breach is not None
+        true = breach(cortex, plan, belief(plan, shift_mm=shift_mm), diameter)
+        assert screw.breach.p >= true.p and screw.breach.sigma_mm >= true.sigma_mm
+        return screw.breach
+
+    first = judged(0.5)
+    assert judged(0.51) is first and judged(0.49) is first and len(counted) == 1
+    worse = judged(0.8)
+    assert worse.p > first.p and len(counted) == 2
+    assert judged(0.3).p < worse.p and len(counted) == 3
+
+
+def test_a_guard_stops_every_screw_for_what_it_does_not_know(bone):
+    cortex, plan, diameter = bone
+    case = Case("c", "LPS", {"L3": cortex.mesh}, ("L3",), (plan,), "")
+    guard = ScrewGuard(case, DRILL_MM, diameter, LIMITS, Freedom(), 5.0)
+    fine, empty = NavigationResult(0, (estimate(),)), NavigationResult(0, ())
+    for result, age_ms, tool, why in (
+        (empty, 10.0, None, "nothing is known of L3"),
+        (fine, 900.0, None, "900 ms old"),
+        (fine, 10.0, Rejected("the tool is gone"), "the tool is gone"),
+    ):
+        (screw,) = guard.judge(result, age_ms, tool)
+        assert why in screw.stop and screw.line_camera_m is screw.breach is screw.advance is None
+        assert isinstance(guard.replan(result, age_ms, tool)["L3_left"], Rejected)
+    (held,) = guard.judge(fine, 10.0, None)
+    assert "planned anew" in held.stop
+    assert isinstance(guard.replan(fine, 10.0, None)["L3_left"], Replanned)
+    assert guard.judge(fine, 10.0, None)[0].stop == ""

@@ -12,6 +12,7 @@ from rod_bending_ar.core.cortex import Cortex
 from spine_nav_common.core.geometry import transform_points
 from spine_nav_common.core.types import Case, LevelEstimate, NavigationResult, Rejected, ScrewPlan
 
+from .clearance import spreads
 from .replan import Freedom, Replanned, replan
 from .safety import (
     Advance,
@@ -27,6 +28,7 @@ from .safety import (
 
 _OFF_M, _OFF_DEG = 0.015, 30.0  # a tool farther off a planned axis is not on that screw
 _BEFORE_M = 0.05
+_MORE, _FEWER = 1.2, 0.4  # a covariance is taken so many times; anew where it is so much smaller
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class ScrewGuard:
             for v in {p.level for p in self._plans}
         }
         self._anew: dict[tuple[str, str], Replanned | Rejected] = {}
+        self._known: dict[tuple[str, str], _Known] = {}
 
     def prepare(self) -> None:
         """Compute what takes long, compiled loops included."""
@@ -157,10 +160,9 @@ class ScrewGuard:
             return replace(now, stop=f"planned anew: {anew.reason}")
         plan = plan if anew is None else anew.plan
         cortex = self._cortices[plan.level]
-        found = breach(cortex, plan, belief, self._screw_mm)
+        found = self._breach(cortex, plan, belief)
         if isinstance(found, Rejected):
             return replace(now, stop=found.reason)
-        advance: Advance | Rejected | None = None
         if tool is not None and _is_on(plan, belief, tool.drill):
             advance = allowed_advance(
                 cortex, plan, _with(belief, tool), tool.drill, self._drill_mm, self._limits,
@@ -168,8 +170,36 @@ class ScrewGuard:
             )  # fmt: skip
             if isinstance(advance, Rejected):
                 return replace(now, stop=advance.reason)
+            now = replace(now, advance=advance)
         line = transform_points(belief.T_camera_ct, np.array([plan.entry_m, plan.target_m]))
-        return replace(now, line_camera_m=line, breach=found, advance=advance)
+        return replace(now, line_camera_m=line, breach=found)
+
+    def _breach(self, cortex: Cortex, plan: ScrewPlan, belief: Belief) -> Breach | Rejected:
+        """Of a covariance a little larger, and kept while that holds and says not much too much: draws
+        take milliseconds, and in a calm operation a pose's covariance hardly changes."""
+        places = np.array([plan.entry_m, 0.5 * (plan.entry_m + plan.target_m), plan.target_m])
+        spread = spreads(places, belief.covariance, belief.anchor_m)
+        known = self._known.get((plan.level, plan.side))
+        if known is not None and known.plan is plan:
+            left = known.spread - spread
+            near = np.trace(left, axis1=1, axis2=2) <= _FEWER * np.trace(
+                known.spread, axis1=1, axis2=2
+            )
+            if near.all() and np.linalg.eigvalsh(left).min() >= 0.0:
+                return known.found
+        more = replace(belief, covariance=_MORE * belief.covariance)
+        found = breach(cortex, plan, more, self._screw_mm)
+        self._known[plan.level, plan.side] = _Known(plan, _MORE * spread, found)
+        return found
+
+
+@dataclass(frozen=True)
+class _Known:
+    """spread (3, 3, 3): covariances of entry, middle and target that `found` holds for."""
+
+    plan: ScrewPlan
+    spread: np.ndarray
+    found: Breach | Rejected
 
 
 def _with(belief: Belief, tool: Tool) -> Belief:
