@@ -47,7 +47,7 @@ def report(method: str, scan_path: Path, mask: Path, names: str | None) -> dict:
     found: Found = classical_vertebrae(hu) if network is None else find_vertebrae(hu, network)
     codes = np.zeros(truth.codes.shape, np.uint8)
     count = len(found.vertebrae)
-    draw(found, LEVELS[:count], scan, codes)  # names that only number them
+    draw(found, LEVELS[:count], scan, hu, codes)  # names that only number them
     joint = np.zeros((len(LEVELS) + 1,) * 2)
     np.add.at(joint, (codes.ravel(), truth.codes.ravel()), 1.0)
     dice = 2.0 * joint / np.maximum(joint.sum(1)[:, None] + joint.sum(0)[None], 1.0)

@@ -131,7 +131,7 @@ def _judged(
         found = method(hu)
         codes = np.zeros(truth.shape, np.uint8)
         count = len(found.vertebrae)
-        draw(found, LEVELS[:count], scan, codes)  # names that only number them
+        draw(found, LEVELS[:count], scan, hu, codes)  # names that only number them
         spent = time.perf_counter() - begun
         row = compared(codes, truth, cut, count)
         row |= {"method": name, "s": round(spent, 2)}

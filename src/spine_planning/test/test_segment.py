@@ -23,8 +23,13 @@ from spine_planning.core.ct_network import BLOCK, BONE_HU, CENTRE_SCALE_MM, STEP
 from spine_planning.core.labels import load_labels
 from spine_planning.core.level_names import Asked, Named, check_names, name_levels
 from spine_planning.core.scan import Scan, load_scan
-from spine_planning.core.segment import on_network_grid, segment_scan, write_labels
-from spine_planning.core.vertebrae import Vertebra, ask, find_vertebrae
+from spine_planning.core.segment import (
+    draw,
+    on_network_grid,
+    segment_scan,
+    write_labels,
+)
+from spine_planning.core.vertebrae import Vertebra, ask, assembled, find_vertebrae
 
 LEVELS = ("L3", "L4")
 BONE = 260.0 / BONE_HU
@@ -155,6 +160,33 @@ def test_the_network_s_grid_lies_where_the_scan_lies(spacing):
     assert inner.sum() > 10000
     assert np.abs(hu - (7.0 * i + 3.0 * j - 5.0 * k))[inner].max() < 0.1
     assert all(n % 2 == 0 for n in hu.shape)
+
+
+def ball(path, inside_hu: float, outside_hu: float, noise_hu: float) -> float:
+    """Dice of a ball of 15 mm in a scan at 1 mm, which the network takes to be 1.5 mm wider."""
+    z, y, x = np.mgrid[:64, :64, :64]
+    far = np.sqrt((z - 32.0) ** 2 + (y - 32.0) ** 2 + (x - 32.0) ** 2) - 15.0
+    hu = np.where(far < 0, inside_hu, outside_hu)
+    hu = hu + np.random.default_rng(0).normal(0.0, noise_hu, hu.shape)
+    image = sitk.GetImageFromArray(hu.astype(np.int16))
+    sitk.WriteImage(image, str(path))
+    scan = load_scan(path)
+    grid = on_network_grid(scan)
+    place = np.mgrid[tuple(slice(n) for n in grid.shape)] * STEP_MM - 32.0
+    bone = 1.0 / (1.0 + np.exp((np.sqrt((place**2).sum(axis=0)) - 16.5) / 0.8))
+    found = assembled([(bone > 0.5, False)], bone, np.zeros(bone.shape, bool))
+    codes = np.zeros(hu.shape, np.uint8)
+    draw(found, ("L3",), scan, grid, codes)
+    return dice(codes > 0, far < 0)
+
+
+def test_the_scan_s_own_values_move_the_border_where_they_tell_and_only_there(tmp_path):
+    clear = ball(tmp_path / "a.nii.gz", 400.0, 40.0, 30.0)
+    dark = ball(tmp_path / "b.nii.gz", 40.0, 400.0, 30.0)  # bone is never darker: no use of it
+    same = ball(tmp_path / "c.nii.gz", 60.0, 60.0, 80.0)
+    assert clear > 0.98
+    assert same < 0.92
+    assert dark == pytest.approx(same, abs=0.01)
 
 
 def test_joined_blocks_say_what_each_says():

@@ -26,6 +26,10 @@ LEAST_CERTAINTY = 0.6  # of a whole vertebra, on average over its voxels and the
 _SOFT_HU = -40.0  # fat and air are in every CT
 _LEAST_ML = 8.0  # of all together
 _BEHIND_MM = 1.0  # arch and processes draw a vertebra's centre behind its thickest place
+_INSIDE = 0.6  # probability from which on a voxel is bone: the networks' masks are a little wide
+_NEAR_MM, _MOST_LOGIT = 3.0, 3.0  # how far, and how much, the scan's own values move the border
+_LEAST_SHARE = 1e-3  # of bone and of its surroundings nearby, for both to be known
+_VALUES_HU = (-200.0, 700.0)  # metal and air would take all contrast
 Progress = Callable[[str], None]
 
 
@@ -73,7 +77,7 @@ def segment_scan(
     named, because = _named(found.vertebrae, levels)
     told("border of each vertebra")
     codes = np.zeros(sitk.GetArrayViewFromImage(scan.upright).shape, np.uint8)
-    draw(found, named, scan, codes)
+    draw(found, named, scan, hu, codes)
     labels = check_labels(Path("segmentation"), codes, scan, [f"levels: {because}"])
     sure = {n: round(v.certainty, 3) for n, v in zip(named, found.vertebrae, strict=True)}
     return Segmented(labels, sure, because)
@@ -175,15 +179,54 @@ def _heights(vertebrae: tuple[Vertebra, ...]) -> str:
     )
 
 
-def draw(found: Found, levels: tuple[str, ...], scan: Scan, codes: np.ndarray) -> None:
+@dataclass(frozen=True)
+class Contrast:
+    """How bone and its surroundings differ near each voxel of the network's grid: the logit of bone
+    grows by gain * (HU - middle_hu)."""
+
+    middle_hu: np.ndarray
+    gain: np.ndarray
+
+
+def contrast(hu: np.ndarray, bone: np.ndarray) -> Contrast:
+    """Linear discriminant of bone against what lies about it, within _NEAR_MM. Where both look alike,
+    or noise hides the difference, the gain is near zero.
+
+    Args:
+        hu, bone (Z, Y, X): the scan and the probability of bone on the network's grid; NaN is outside.
+    """
+    values = np.clip(np.nan_to_num(hu), *_VALUES_HU)
+    inside = (bone > _INSIDE) & np.isfinite(hu)
+    sigma = _NEAR_MM / STEP_MM
+    near = ndimage.gaussian_filter(inside.astype(np.float32), sigma) > _LEAST_SHARE
+    outside = near & ~inside & np.isfinite(hu)
+    means, spreads, both = [], [], np.ones(hu.shape, bool)
+    for part in (inside, outside):
+        share = ndimage.gaussian_filter(part.astype(np.float32), sigma)
+        both &= share > _LEAST_SHARE
+        share = np.maximum(share, _LEAST_SHARE)
+        mean = ndimage.gaussian_filter(np.where(part, values, 0.0), sigma) / share
+        square = ndimage.gaussian_filter(np.where(part, values**2, 0.0), sigma) / share
+        means.append(mean)
+        spreads.append(np.maximum(square - mean**2, 0.0))
+    gain = np.maximum(means[0] - means[1], 0.0) / (0.5 * (spreads[0] + spreads[1]) + 100.0)
+    return Contrast(0.5 * (means[0] + means[1]), gain * both)
+
+
+def draw(
+    found: Found, levels: tuple[str, ...], scan: Scan, hu: np.ndarray, codes: np.ndarray
+) -> None:
     """Labels in the scan's own voxels: the border is where the probability, between the network's
-    voxels, passes one half; between two vertebrae the likelier has it."""
+    voxels and with what the scan's own values say, passes _INSIDE; between two vertebrae the
+    likelier has it."""
     factor = np.array(scan.upright.GetSpacing())[::-1] / STEP_MM
-    best = np.full(codes.shape, 0.5, np.float32)
+    values = sitk.GetArrayViewFromImage(scan.upright)
+    best = np.full(codes.shape, _logit(_INSIDE), np.float32)
     nearest = ndimage.distance_transform_edt(
         found.labels == 0, return_distances=False, return_indices=True
     )
     owner = found.labels[tuple(nearest)]
+    seen = contrast(hu, found.bone)
     boxes = ndimage.find_objects(found.labels)
     for k, level in enumerate(levels):
         box = boxes[k]
@@ -197,13 +240,28 @@ def draw(found: Found, levels: tuple[str, ...], scan: Scan, codes: np.ndarray) -
         first = np.ceil(low / factor).astype(int)
         last = np.minimum(np.floor((high - 1) / factor).astype(int) + 1, codes.shape)
         shape = tuple(int(n) for n in np.maximum(last - first, 0))
-        fine = ndimage.affine_transform(
-            own, factor, first * factor - low, shape, order=1, mode="nearest"
-        )
         target = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
-        better = fine > best[target]
-        best[target][better] = fine[better]
+
+        def fine(
+            coarse: np.ndarray, first: np.ndarray = first, low: np.ndarray = low,
+            shape: tuple[int, ...] = shape,
+        ) -> np.ndarray:  # fmt: skip
+            return ndimage.affine_transform(
+                coarse, factor, first * factor - low, shape, np.float32, order=1, mode="nearest"
+            )
+
+        off = np.clip(values[target], *_VALUES_HU) - fine(seen.middle_hu[window])
+        told = np.clip(fine(seen.gain[window]) * off, -_MOST_LOGIT, _MOST_LOGIT)
+        likely = fine(own)
+        score = np.where(likely > 0.02, _logit(likely) + told, -np.inf)
+        better = score > best[target]
+        best[target][better] = score[better]
         codes[target][better] = LEVEL_CODE[level]
+
+
+def _logit(p: np.ndarray | float) -> np.ndarray:
+    p = np.clip(p, 1e-3, 1.0 - 1e-3)
+    return np.log(p / (1.0 - p))
 
 
 def check_out(path: Path) -> None:
