@@ -202,8 +202,8 @@ PUPIL = Pupil(
     },
     publish=publish,
     weight=1.5,
-    enough=600,
-    reuse=60.0,
+    enough=1500,
+    reuse=30.0,
     refit=REFIT,
 )
 MONO = replace(
