@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from spine_nav_sim.core.ct_bones import RIB, Bones
+from spine_nav_sim.core.ct_bones import STEP_MM as UNIT_STEP_MM
 from spine_nav_sim.core.ct_paint import Look, paint
 from spine_nav_sim.core.ct_scan import Placed, look, place
 from spine_planning.core.ct_network import CENTRE_SCALE_MM, STEP_MM, ct_features
@@ -53,10 +54,13 @@ def targets(unit: Bones, placed: Placed, seen: Look) -> tuple[np.ndarray, np.nda
 
 
 def random_placed(unit: Bones, rng: np.random.Generator, size: int = SIZE) -> Placed:
-    """Mostly near a vertebra; turned as patients lie, scaled, mirrored in half of the cases."""
+    """Mostly near a vertebra, else anywhere: hips and ribs have to be told from vertebrae; turned as
+    patients lie, scaled, mirrored in half of the cases."""
     centre = unit.centres_mm[rng.integers(len(unit.levels))]
-    spread = 18.0 if rng.random() < 0.75 else 70.0
-    middle = centre + rng.normal(0.0, spread, 3) + [0.0, -8.0, 0.0]
+    draw = rng.random()
+    middle = centre + rng.normal(0.0, 18.0 if draw < 0.65 else 70.0, 3) + [0.0, -8.0, 0.0]
+    if draw > 0.85:
+        middle = unit.origin_mm + UNIT_STEP_MM * rng.uniform(0.0, unit.who.shape[::-1])
     turn = Rotation.from_euler("xyz", rng.normal(0.0, [14.0, 7.0, 8.0]), degrees=True).as_matrix()
     if rng.random() < 0.5:
         turn = turn @ np.diag([-1.0, 1.0, 1.0])

@@ -29,7 +29,13 @@ from spine_planning.core.segment import (
     segment_scan,
     write_labels,
 )
-from spine_planning.core.vertebrae import Vertebra, ask, assembled, find_vertebrae
+from spine_planning.core.vertebrae import (
+    Vertebra,
+    ask,
+    assembled,
+    find_vertebrae,
+    in_column,
+)
 
 LEVELS = ("L3", "L4")
 BONE = 260.0 / BONE_HU
@@ -243,6 +249,39 @@ def column(count: int, ribs: int, sacrum: bool = True, gap: int | None = None):
     if sacrum:
         made.append(Vertebra(np.array([0.0, 20.0, z - 50.0]), 200.0, 0.95, True, False, True))
     return tuple(made)
+
+
+def at(x, y, z, ml=60.0, sacrum=False, border=False):
+    return Vertebra(np.array([x, y, z], float), ml, 0.9, sacrum, False, border)
+
+
+def test_hips_and_crumbs_are_no_vertebrae_and_a_lost_one_leaves_its_gap():
+    spine = [at(0, 3 * k, 34.0 * (5 - k)) for k in range(5)]
+    sacrum = at(0, 40, -5, 170.0, sacrum=True)
+    hips = [at(side * 85, 10, z, ml) for side in (-1, 1) for z, ml in ((-40, 100), (-75, 90))]
+    rib, crumb = at(120, 20, 100, 6.0), at(20, 45, 0, 3.0)
+    kept = in_column((*spine, sacrum, *hips, rib, crumb))
+    assert kept.tolist() == [True] * 6 + [False] * 6
+    top = at(0, 0, 195, 6.0, border=True)  # what the border leaves of one
+    assert in_column((top, *spine, sacrum)).all()
+    gap = (*spine[:2], *spine[3:], sacrum)
+    assert in_column(gap).all() and isinstance(name_levels(gap), Asked)
+    wide = (
+        *spine[:1],
+        *spine[3:],
+        sacrum,
+    )  # two lost: the upper part is another chain, and is kept
+    assert in_column(wide).all() and "may be overlooked" in name_levels(wide).reason
+
+
+def test_a_rib_is_its_own_vertebra_s_though_it_passes_the_one_below():
+    upper, lower, ribs = (np.zeros((60, 40, 60), bool) for _ in range(3))
+    upper[36:48, 10:25, 20:40] = True
+    lower[14:28, 10:25, 20:40] = True
+    ribs[34:40, 12:16, 41:44] = True
+    ribs[24:36, 12:16, 43:46] = True  # and down beside the lower one
+    found = assembled([(upper, False), (lower, False)], np.zeros(upper.shape), ribs)
+    assert [v.has_ribs for v in found.vertebrae] == [True, False]
 
 
 def test_levels_are_named_only_where_sacrum_and_ribs_agree():

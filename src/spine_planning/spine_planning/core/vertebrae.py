@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 
 from .ct_network import BLOCK, CENTRE_SCALE_MM, MASKS, STEP_MM, CtNetwork, ct_features
 
@@ -23,6 +24,9 @@ _PEAK_MM = 18.0  # least distance of two vertebrae's centres
 _REACH_MM = 24.0  # of a vote from the centre that it counts for
 _LEAST_ML = 3.0
 _RIB_NEAR_MM, _RIB_ML = 14.0, 0.35
+_LINK_MM = 75.0  # of two neighbours' centres, at most
+_BESIDE_MM = 50.0  # off the spine's line: no vertebra's centre
+_CRUMB = 0.2  # of a vertebra's volume
 Step = Callable[[float], None]
 
 
@@ -147,13 +151,48 @@ def instances(answer: Answer) -> Found:
     kept = [(p, False) for p in parts if p.sum() * STEP_MM**3 >= 1e3 * _LEAST_ML]
     if is_sacrum.sum() * STEP_MM**3 >= 1e3 * _LEAST_ML:
         kept.append((is_sacrum, True))
+    found = assembled(kept, bone, rib > 0.5)
+    own = in_column(found.vertebrae)
+    if own.all():
+        return found
+    kept = [(found.labels == k + 1, v.is_sacrum) for k, v in enumerate(found.vertebrae) if own[k]]
     return assembled(kept, bone, rib > 0.5)
+
+
+def in_column(vertebrae: tuple[Vertebra, ...]) -> np.ndarray:
+    """(N,) bool: what is not beside the spine, as hips and ribs are that were taken for vertebrae.
+
+    The spine is the heaviest chain of neighbours. Crumbs are left out too. A vertebra that is lost
+    so leaves a gap, which `level_names` asks about.
+    """
+    n = len(vertebrae)
+    if n < 2:
+        return np.ones(n, bool)
+    centre = np.array([v.centre_mm for v in vertebrae])
+    volume = np.array([v.volume_ml for v in vertebrae])
+    apart = centre[:, None] - centre[None]
+    far = np.linalg.norm(apart, axis=2)
+    linked = (far < _LINK_MM) & (np.abs(apart[..., 2]) >= 0.5 * far)
+    _, part = connected_components(linked, directed=False)
+    spine = part == np.bincount(part, weights=volume).argmax()
+    line = centre[spine][np.argsort(centre[spine, 2])]
+    beside = np.hypot(
+        *(centre[:, k] - np.interp(centre[:, 2], line[:, 2], line[:, k]) for k in (0, 1))
+    )
+    crumb = volume < _CRUMB * np.median(volume[spine])
+    # At the column's ends the scan's border leaves crumbs of true vertebrae.
+    height = centre[:, 2]
+    middle = spine & ~crumb
+    end = (height > height[middle].max()) | (height < height[middle].min())
+    cut = end & np.array([v.at_border for v in vertebrae])
+    return np.asarray((spine | (beside < _BESIDE_MM)) & (~crumb | cut))
 
 
 def assembled(kept: list[tuple[np.ndarray, bool]], bone: np.ndarray, ribs: np.ndarray) -> Found:
     """Masks (Z, Y, X) with whether each is the sacrum, in order from head to foot and described."""
     described = []
-    for mask, is_sacrum in kept:
+    bears = _bear_ribs(kept, ribs)
+    for k, (mask, is_sacrum) in enumerate(kept):
         low, high = _box(mask, 2)
         window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         part = mask[window]
@@ -165,11 +204,8 @@ def assembled(kept: list[tuple[np.ndarray, bool]], bone: np.ndarray, ribs: np.nd
             (index.min(axis=0) + low == 0).any()
             or (index.max(axis=0) + low >= np.array(mask.shape) - 1).any()
         )
-        near = 0.0 if is_sacrum else _rib_ml(mask, ribs)
         volume = 1e-3 * STEP_MM**3 * float(part.sum())
-        described.append(
-            (mask, Vertebra(centre, volume, sure, is_sacrum, near >= _RIB_ML, touches))
-        )
+        described.append((mask, Vertebra(centre, volume, sure, is_sacrum, bears[k], touches)))
     # The sacrum is the last, however its centre lies to a steep L5's.
     described.sort(key=lambda d: (d[1].is_sacrum, -d[1].centre_mm[2]))
     labels = np.zeros(bone.shape, np.uint8)
@@ -178,15 +214,25 @@ def assembled(kept: list[tuple[np.ndarray, bool]], bone: np.ndarray, ribs: np.nd
     return Found(labels, tuple(v for _, v in described), bone)
 
 
-def _rib_ml(mask: np.ndarray, ribs: np.ndarray) -> float:
-    """Rib beside a vertebra."""
+def _bear_ribs(kept: list[tuple[np.ndarray, bool]], ribs: np.ndarray) -> list[bool]:
+    """Which vertebrae have a rib beside them that is nearest to them: the last rib passes the process
+    of the vertebra below its own."""
     pad = int(_RIB_NEAR_MM / STEP_MM) + 1
-    low, high = _box(mask, pad)
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    if not ribs[window].any():
-        return 0.0
-    far = STEP_MM * ndimage.distance_transform_edt(~mask[window])
-    return 1e-3 * STEP_MM**3 * float((ribs[window] & (far < _RIB_NEAR_MM)).sum())
+    parts, count = ndimage.label(ribs, np.ones((3, 3, 3)))
+    nearest = np.full((count + 1, len(kept)), np.inf)
+    close_ml = np.zeros((count + 1, len(kept)))
+    for k, (mask, is_sacrum) in enumerate(kept):
+        low, high = _box(mask, pad)
+        window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        beside = parts[window]
+        if is_sacrum or not beside.any():
+            continue
+        far = STEP_MM * ndimage.distance_transform_edt(~mask[window])
+        np.minimum.at(nearest[:, k], beside, far)
+        near = beside[far < _RIB_NEAR_MM]
+        close_ml[:, k] = 1e-3 * STEP_MM**3 * np.bincount(near, minlength=count + 1)
+    owner = nearest.argmin(axis=1) if kept else np.zeros(count + 1, int)
+    return [bool(close_ml[1:, k][owner[1:] == k].sum() >= _RIB_ML) for k in range(len(kept))]
 
 
 def _box(mask: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
