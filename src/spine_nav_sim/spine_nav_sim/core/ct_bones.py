@@ -141,7 +141,8 @@ def _ribs(centres: np.ndarray, ribs: np.ndarray, rng: np.random.Generator) -> li
 
 
 def _pelvis(meshes: dict[str, Mesh], rng: np.random.Generator) -> list[Tube]:
-    """Crude iliac wings beside the sacrum, and the heads of the femora."""
+    """Crude iliac wings beside the sacrum, hip joints, femora, the seat and the pubic bones: a network
+    that never saw them takes them for vertebrae."""
     if "S1" not in meshes:
         return []
     v = 1e3 * meshes["S1"].vertices_m
@@ -159,4 +160,28 @@ def _pelvis(meshes: dict[str, Mesh], rng: np.random.Generator) -> list[Tube]:
         tubes.append(Tube.of(points, [20, 38, 30], [8, 6, 5], _Z, 2.4, 4.0, cap=9.0))
         head = middle + [side * (half + 34), -52, top - middle[2] - 95]
         tubes.append(Tube.of([head], 24.0, 24.0, _X, 2.0, 4.0))
+        wide, thick = rng.uniform(0.85, 1.15, 2)
+        out = side * wide
+        socket = head + [-24.0 * side, 12.0, 14.0]
+        above = head + [-8.0 * side, 10.0, 42.0]
+        seat = head + [-26.0 * out, 42.0, -58.0]
+        front = np.array([middle[0] + 6.0 * side, head[1] - 40.0, head[2] - 12.0])
+        shaft = head + [46.0 * out, 8.0, -40.0]
+        for ends, size in (
+            ((above, socket, seat), [13.0, 15.0, 13.0]),  # around the joint, down to the seat
+            ((socket, front), [9.0, 8.0]),
+            ((front, seat), [6.0, 7.0]),
+            ((head, shaft, shaft + [-4.0 * side, 0.0, -90.0]), [12.0, 17.0, 14.0]),
+        ):
+            jitter = rng.normal(0.0, 2.5, (len(ends), 3))
+            tubes.append(
+                Tube.of(
+                    np.array(ends) + jitter,
+                    thick * np.array(size),
+                    thick * np.array(size),
+                    _X,
+                    2.0,
+                    4.0,
+                )
+            )
     return tubes
