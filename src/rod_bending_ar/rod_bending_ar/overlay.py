@@ -116,7 +116,7 @@ def _paint_plans(
     good = np.flatnonzero(chains[..., 2].min(axis=1) >= NEAR_M)
     if not len(good):
         return
-    guided, poses, chains = [guided[i] for i in good], poses[good], chains[good]
+    guided, poses, chains = [guided[int(i)] for i in good], poses[good], chains[good]
     plans, estimates = zip(*guided, strict=True)
     pixels = sheet.px(chains.reshape(-1, 3)).reshape(*chains.shape[:2], 2)
     near = chains[:, 0, 2] - OCCLUDER_MARGIN_M
@@ -227,13 +227,13 @@ def _paint_result(
     depth: np.ndarray | None,
     extras: Extras | None,
 ) -> None:
-    shown = [
-        e
-        for e in result.levels
-        if e.status in (Status.TRACKED, Status.OCCLUDED) and e.T_camera_ct is not None
-    ]
+    shown = [e for e in result.levels if e.status in (Status.TRACKED, Status.OCCLUDED)]
     # Far levels first, so that a near one lies over its neighbour.
-    found = {e.level: silhouette(case.meshes[e.level], e.T_camera_ct, sheet.lens) for e in shown}
+    found = {
+        e.level: silhouette(case.meshes[e.level], e.T_camera_ct, sheet.lens)
+        for e in shown
+        if e.T_camera_ct is not None
+    }
     renders = {level: s for level, s in found.items() if s is not None and s.nearness.any()}
     shown = [e for e in shown if e.level in renders]
     shown.sort(key=lambda e: -renders[e.level].far_m)

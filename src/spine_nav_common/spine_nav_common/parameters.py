@@ -65,9 +65,9 @@ class Parameter:
             value = float(value)
         if type(value) is not self.scalar:
             raise self._error(value, where)
-        if self.scalar is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ParameterError(f"{where}: '{self.name}' is {value}; give a finite number")
-        if self.scalar in (int, float):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
             if self.low is not None and value < self.low:
                 raise ParameterError(
                     f"{where}: '{self.name}' is {value}; give at least {self.low:g} {self.unit}".rstrip()
@@ -80,7 +80,7 @@ class Parameter:
             raise ParameterError(
                 f"{where}: '{self.name}' is '{value}'; give one of {', '.join(self.choices)}"
             )
-        return value
+        return typing.cast("Value", value)
 
     def _error(self, value: Any, where: str) -> ParameterError:
         return ParameterError(
@@ -112,7 +112,7 @@ def parameters(config: type, prefix: str = "") -> tuple[Parameter, ...]:
     for field in dataclasses.fields(config):
         hint, name = hints[field.name], prefix + field.name
         if dataclasses.is_dataclass(hint):
-            found += parameters(hint, f"{name}.")
+            found += parameters(typing.cast("type", hint), f"{name}.")
             continue
         is_list = typing.get_origin(hint) is tuple
         scalar = typing.get_args(hint)[0] if is_list else hint

@@ -15,6 +15,7 @@ from scipy import ndimage
 from .ct_bones import PELVIS, RIB, Bones
 
 Rng = np.random.Generator
+Array = np.ndarray
 AIR_HU, MOST_HU = -1024.0, 3071.0
 
 
@@ -60,11 +61,21 @@ def paint(unit: Bones, look: Look, rng: Rng) -> np.ndarray:
     return scanned(hu, look.step_mm, rng)
 
 
-def _ellipse(u: np.ndarray, v: np.ndarray, at: tuple[float, float], half: tuple[float, float]):
+def _ellipse(u: Array, v: Array, at: tuple[float, float], half: tuple[float, float]) -> Array:
     return ((u - at[0]) / half[0]) ** 2 + ((v - at[1]) / half[1]) ** 2 < 1.0
 
 
-def _body(unit: Bones, u, v, x, y, z, rough, grain, rng: Rng) -> np.ndarray:
+def _body(
+    unit: Bones,
+    u: Array,
+    v: Array,
+    x: Array,
+    y: Array,
+    z: Array,
+    rough: Array,
+    grain: Array,
+    rng: Rng,
+) -> Array:
     """Everything but bone and metal."""
     back = rng.uniform(62.0, 115.0)  # from the spine to the skin
     wide, deep = rng.uniform(135.0, 205.0), rng.uniform(95.0, 160.0)
@@ -102,7 +113,7 @@ def _body(unit: Bones, u, v, x, y, z, rough, grain, rng: Rng) -> np.ndarray:
     return hu
 
 
-def _organs(unit: Bones, hu, u, v, z, inside, rng: Rng) -> None:
+def _organs(unit: Bones, hu: Array, u: Array, v: Array, z: Array, inside: Array, rng: Rng) -> None:
     top, bottom = unit.centres_mm[0, 2], unit.centres_mm[-1, 2]
     if rng.random() < 0.7:  # lungs down to the diaphragm
         level = rng.uniform(0.55, 1.1) * (top - bottom) + bottom
@@ -122,7 +133,17 @@ def _organs(unit: Bones, hu, u, v, z, inside, rng: Rng) -> None:
             hu[big & inside] = rng.uniform(30, 140)
 
 
-def _muscles(hu, u, v, z, under, grain, muscle, fat_hu, rng: Rng) -> None:
+def _muscles(
+    hu: Array,
+    u: Array,
+    v: Array,
+    z: Array,
+    under: Array,
+    grain: Array,
+    muscle: float,
+    fat_hu: float,
+    rng: Rng,
+) -> None:
     infiltrated = grain > rng.uniform(0.6, 3.0)
     size = rng.uniform(0.7, 1.15)
     for side in (-1.0, 1.0):
@@ -135,7 +156,7 @@ def _muscles(hu, u, v, z, under, grain, muscle, fat_hu, rng: Rng) -> None:
     hu[lips] = np.where(grain[lips] > 0.3, fat_hu, muscle)
 
 
-def _vessels(hu, u, v, z, rng: Rng) -> None:
+def _vessels(hu: Array, u: Array, v: Array, z: Array, rng: Rng) -> None:
     blood = rng.uniform(30.0, 60.0) if rng.random() < 0.5 else rng.uniform(120.0, 450.0)
     phase = rng.uniform(0, 6.28, 2)
     a, b = rng.uniform(7.0, 14.0), rng.uniform(8.0, 13.0)
@@ -148,7 +169,7 @@ def _vessels(hu, u, v, z, rng: Rng) -> None:
     hu[np.hypot(u + 15.0, v + 46.0 + 3.0 * np.sin(z / 50.0)) < b] = rng.uniform(0.4, 1.0) * blood
 
 
-def _bone(unit: Bones, look: Look, hu, rough, grain, rng: Rng) -> np.ndarray:
+def _bone(unit: Bones, look: Look, hu: Array, rough: Array, grain: Array, rng: Rng) -> Array:
     """Bone over soft tissue: cortex of a thickness, cancellous texture, the blur in closed form."""
     d, who = look.distance_mm, look.who
     blur = max(look.step_mm * rng.uniform(0.5, 1.3), rng.uniform(0.8, 3.0))
@@ -223,7 +244,7 @@ def _metal(unit: Bones, look: Look, hu: np.ndarray, rng: Rng) -> np.ndarray:
     return hu + soft * (rng.uniform(2500.0, 9000.0) - hu)
 
 
-def _capsule(x, y, z, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _capsule(x: Array, y: Array, z: Array, a: Array, b: Array) -> Array:
     d = b - a
     t = np.clip(((x - a[0]) * d[0] + (y - a[1]) * d[1] + (z - a[2]) * d[2]) / (d @ d), 0.0, 1.0)
     return np.sqrt((x - a[0] - t * d[0]) ** 2 + (y - a[1] - t * d[1]) ** 2
