@@ -296,6 +296,7 @@ def test_who_never_reads_is_let_go_and_costs_nobody_else_anything() -> None:
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect(("127.0.0.1", served.server.port))
+    until(lambda: served.server.clients)  # else it could be counted for the reader
     reader = served.slicer()
     points, triangles = np.zeros((3000, 3)), np.zeros((6000, 3), int)
     body = ours.polydata_body(points, triangles)

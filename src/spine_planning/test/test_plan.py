@@ -247,9 +247,12 @@ def test_a_flipped_scan_is_no_case(spine, files, tmp_path):
     assert not (tmp_path / "case").exists() and not (tmp_path / "case.part").exists()
 
 
-def test_without_labels_the_way_is_told(files, tmp_path):
-    with pytest.raises(PlanError, match="--labels MASK"):
+def test_without_labels_the_shipped_network_looks_and_asks_for_levels(files, tmp_path):
+    """The whole scan holds two lumbar vertebrae: nothing in it tells which."""
+    with pytest.raises(ScanError, match="the sacrum is not in view.*name all 2 from head to foot"):
         plan_case(wanted(files, tmp_path, labels=None))
+    case = plan_case(wanted(files, tmp_path, labels=None, found=("L3", "L4")))
+    assert case is not None and (tmp_path / "case" / "L3.ply").is_file()
 
 
 def test_levels_that_are_not_there_and_a_folder_in_use(files, tmp_path):
