@@ -330,6 +330,7 @@ def test_a_plan_without_a_mask_uses_the_network_and_says_so(files, tmp_path, mon
     assert document["segmentation"]["network_sha256"] == "0" * 64
     assert set(document["segmentation"]["certainty"]) == set(LEVELS)
     assert document["screws"]
+    assert "learned from virtual CTs alone" in (tmp_path / "case" / "report.html").read_text()
 
 
 def test_without_a_network_a_mask_is_asked_for(files, tmp_path, monkeypatch):

@@ -22,6 +22,10 @@ from .vertebrae import Found, Vertebra, find_vertebrae
 
 NO_NETWORK = "no network that finds vertebrae is part of this version yet"
 NO_NETWORK_REMEDY = "give --labels MASK, made by TotalSegmentator, SPINEPS or by hand in 3D Slicer"
+_FOUND_BY = (
+    "the vertebrae were found by a network that learned from virtual CTs alone: look at every border"
+    " in the cuts; what it errs by is not in the margins, nor in the shares of poses that breach"
+)
 LEAST_CERTAINTY = 0.6  # of a whole vertebra, on average over its voxels and their rim
 _SOFT_HU = -40.0  # fat and air are in every CT
 _LEAST_ML = 8.0  # of all together
@@ -78,7 +82,7 @@ def segment_scan(
     told("border of each vertebra")
     codes = np.zeros(sitk.GetArrayViewFromImage(scan.upright).shape, np.uint8)
     draw(found, named, scan, hu, codes)
-    labels = check_labels(Path("segmentation"), codes, scan, [f"levels: {because}"])
+    labels = check_labels(Path("segmentation"), codes, scan, [_FOUND_BY, f"levels: {because}"])
     sure = {n: round(v.certainty, 3) for n, v in zip(named, found.vertebrae, strict=True)}
     return Segmented(labels, sure, because)
 
