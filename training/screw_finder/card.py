@@ -17,7 +17,7 @@ direction, the slope of its disparity and its disparity. The refiner measures fr
 **Network.** Shared encoder on both grey views, correlation of unit features along the row
 ({bins} disparities), U-shaped decoder on the reference view. Asked twice in one batch: for the left
 image, and through a mirror for the right one; a candidate's score is the mean of both. Where heads
-are small in the image, a second pass looks closer (`finder_look`). 0.6 M parameters, about 1 GMAC
+are small in the image, a second pass looks closer (`finder_look`). 1.1 M parameters, about 2 GMAC
 per view and pass, fp32, ONNX opset {opset}, {megabytes:.1f} MB, sha256 `{sha256}`.
 
 **Input.** {width} x {height} pixels: the whole image scaled by area, normalised to local mean and
