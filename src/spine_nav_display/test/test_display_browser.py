@@ -306,8 +306,8 @@ def test_a_change_of_the_plan_is_asked_where_it_is_seen_and_drawn_once_it_holds(
         stream.question = None
         feed.server.publish("plan", {"plan": [line, *plan_lines(feed.case)[1:]]})
         await tab.until(f"spinenav.state.plan[0].target[2] === {line['target'][2]}")
-        await tab.evaluate("location.reload()")
-        await tab.until("window.spinenav?.pictures > 2")
+        await tab.evaluate("window.before = true; location.reload()")
+        await tab.until("!window.before && window.spinenav?.pictures > 2")
         await tab.until(f"spinenav.state.plan[0]?.target[2] === {line['target'][2]}")
         assert tab.errors == []
 
