@@ -22,7 +22,7 @@ from .results_calibrate import CALIBRATE_TARGETS
 from .results_cameras import CAMERAS_TARGETS, cameras_section, cameras_time_table
 from .results_common import OURS, Record, Target, provenance, share, stat, table, targets_table
 from .results_depth import DEPTH_TARGETS, depth_section, depth_table
-from .results_display import DISPLAY_TARGETS, display_section
+from .results_display import DISPLAY_TARGETS, display_section, display_table
 from .results_live import LIVE_TARGETS, live_table
 from .results_overlay import OVERLAY_TARGETS, overlay_section, overlay_table
 from .results_precision import precision_section, precision_table
@@ -437,34 +437,30 @@ def render(folder: Path) -> str:
         ]  # fmt: skip
         if "growth_exponent" in r:
             out += ["![tracking step over the number of levels](img/update_time.png)", ""]
-    if "identity" in newest:
-        out += identity_section(newest["identity"])
-    if "gaps" in newest:
-        out += gaps_section(newest["gaps"])
-    if "two_cameras" in newest:
-        out += two_cameras_section(newest["two_cameras"])
-    if "alive" in newest:
-        out += alive_section(newest["alive"])
-    if "bridges" in newest:
-        out += bridges_section(newest["bridges"])
-    if "overlay" in newest:
-        out += overlay_section(newest["overlay"])
-    if "planning" in newest:
-        out += planning_section(newest["planning"])
-    if "segmentation" in newest:
-        out += segmentation_section(newest["segmentation"])
-    if "replanning" in newest:
-        out += replanning_section(newest["replanning"])
-    if "cameras" in newest:
-        out += cameras_section(newest["cameras"])
-    if "depth_calibration" in newest:
-        out += depth_section(newest["depth_calibration"])
-    if "precision" in newest:
-        out += precision_section(newest["precision"])
-    if "display" in newest:
-        out += display_section(newest["display"])
+    for part, (section, _) in _OWN.items():
+        if part in newest:
+            out += section(newest[part])
     out += results_stereo.sections(newest, {part: len(lines) for part, lines in lines_of.items()})
     return "\n".join(out).rstrip() + "\n"
+
+
+Lines = Callable[[Record], list[str]]
+# Parts with a module of their own, in the document's order: section there, table for a terminal.
+_OWN: dict[str, tuple[Lines, Lines]] = {
+    "identity": (identity_section, identity_table),
+    "gaps": (gaps_section, gaps_table),
+    "two_cameras": (two_cameras_section, two_cameras_table),
+    "alive": (alive_section, alive_table),
+    "bridges": (bridges_section, bridges_table),
+    "overlay": (overlay_section, overlay_table),
+    "planning": (planning_section, planning_table),
+    "segmentation": (segmentation_section, segmentation_table),
+    "replanning": (replanning_section, replanning_table),
+    "cameras": (cameras_section, cameras_time_table),
+    "depth_calibration": (depth_section, depth_table),
+    "precision": (precision_section, precision_table),
+    "display": (display_section, display_table),
+}
 
 
 def table_text(record: Record) -> str:
@@ -473,30 +469,8 @@ def table_text(record: Record) -> str:
         body = results_stereo.tables(record)
     elif record["part"] == "timing":
         body = [*timing_table(record), "", *live_table(record)]
-    elif record["part"] == "identity":
-        body = identity_table(record)
-    elif record["part"] == "gaps":
-        body = gaps_table(record)
-    elif record["part"] == "two_cameras":
-        body = two_cameras_table(record)
-    elif record["part"] == "alive":
-        body = alive_table(record)
-    elif record["part"] == "bridges":
-        body = bridges_table(record)
-    elif record["part"] == "overlay":
-        body = overlay_table(record)
-    elif record["part"] == "planning":
-        body = planning_table(record)
-    elif record["part"] == "segmentation":
-        body = segmentation_table(record)
-    elif record["part"] == "replanning":
-        body = replanning_table(record)
-    elif record["part"] == "cameras":
-        body = cameras_time_table(record)
-    elif record["part"] == "depth_calibration":
-        body = depth_table(record)
-    elif record["part"] == "precision":
-        body = precision_table(record)
+    elif record["part"] in _OWN:
+        body = _OWN[record["part"]][1](record)
     else:
         body = [*scenes_table(record), "", *cameras_table(record), "", *scratch_table(record)]
     return "\n".join([f"{record['part']}:", *body])

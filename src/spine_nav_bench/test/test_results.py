@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 
 from spine_nav_bench import targets_stereo
-from spine_nav_bench.results import LABEL_NOISE, SHOWN_TARGETS, TARGETS, render
+from spine_nav_bench.results import LABEL_NOISE, SHOWN_TARGETS, TARGETS, render, table_text
 from spine_nav_bench.results_bridges import BRIDGES_TARGETS
 from spine_nav_bench.results_common import NOT_MEASURED, targets_table
 from spine_nav_common.core import jsonl
@@ -188,3 +190,14 @@ def test_foreign_runs_are_counted(tmp_path):
     for _ in range(3):
         jsonl.append(tmp_path / "foreign.jsonl", {**ACCURACY, "part": "foreign"})
     assert "so far: 3." in render(tmp_path)
+
+
+LINES = sorted((Path(__file__).parents[3] / "docs" / "results").glob("*.jsonl"))
+
+
+@pytest.mark.skipif(not LINES, reason="docs/ is not part of this installation")
+@pytest.mark.parametrize("file", LINES, ids=lambda f: f.stem)
+def test_each_part_has_a_table_for_the_terminal(file):
+    """After a long measurement an error instead of the table is too late."""
+    line = json.loads(file.read_text(encoding="utf-8").splitlines()[-1])
+    assert table_text(line).startswith(f"{line['part']}:\n|")
